@@ -1,0 +1,17 @@
+"""Grouped-query attention of new tokens against cached keys and values (decode, and a prompt in pieces)."""
+
+from torch import Tensor
+
+from forklight_kernels.backend import uses_naive
+from forklight_kernels.cached_attention import naive, torch_cpu
+
+
+def cached_attention(
+    q_THD: Tensor, keys_BGLD: Tensor, values_BGLD: Tensor, cu_seqlens: Tensor, lengths_B: Tensor
+) -> Tensor:
+    """Output [T, H, D]. The new tokens are the last of each sequence's `lengths_B` cached ones; at least one each."""
+    implementation = naive if uses_naive() else torch_cpu
+    return implementation.cached_attention(q_THD, keys_BGLD, values_BGLD, cu_seqlens, lengths_B)
+
+
+__all__ = ["cached_attention"]

@@ -1,0 +1,15 @@
+"""MoE routing: softmax over all experts in fp32, top-k with ties to the lowest index, renormalised to 1."""
+
+from torch import Tensor
+
+from forklight_kernels.backend import uses_naive
+from forklight_kernels.moe_router import naive, torch_cpu
+
+
+def moe_router(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """Weights [T, K] (fp32, rows sum to 1) and expert numbers [T, K] (int64). Differentiable in the logits."""
+    implementation = naive if uses_naive() else torch_cpu
+    return implementation.moe_router(logits_TE, top_k)
+
+
+__all__ = ["moe_router"]

@@ -1,0 +1,75 @@
+"""Chosen-token log-probability and entropy, logits in pieces and recomputed in the backward.
+
+Legend: T tokens, S tokens of one piece, D width, V vocabulary.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from forklight_kernels.packing import accumulation_dtype
+
+MAX_PIECE_ELEMENTS = 1 << 18
+"""Logits held at once (1 MiB in fp32): a piece stays in a core's cache."""
+
+
+def token_stats(
+    hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    logprobs_T, entropy_T = _TokenStats.apply(hidden_TD, weight_VD, targets_T, temperature)
+    return logprobs_T, entropy_T
+
+
+class _TokenStats(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: torch.autograd.function.FunctionCtx,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        targets_T: Tensor,
+        temperature: float,
+    ) -> tuple[Tensor, Tensor]:
+        dtype = accumulation_dtype(hidden_TD)
+        wide_VD = weight_VD.to(dtype)
+        logprobs_T = hidden_TD.new_empty(len(hidden_TD), dtype=dtype)
+        entropy_T = torch.empty_like(logprobs_T)
+        for piece in _pieces(len(hidden_TD), len(weight_VD)):
+            logprobs_SV = _log_probabilities(hidden_TD[piece].to(dtype), wide_VD, temperature)
+            torch.gather(logprobs_SV, 1, targets_T[piece, None], out=logprobs_T[piece, None])
+            torch.neg(torch.linalg.vecdot(logprobs_SV.exp(), logprobs_SV), out=entropy_T[piece])
+        ctx.save_for_backward(hidden_TD, weight_VD, targets_T, entropy_T)
+        ctx.temperature = temperature  # type: ignore[attr-defined]
+        return logprobs_T, entropy_T
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_TD, weight_VD, targets_T, entropy_T = ctx.saved_tensors  # type: ignore[attr-defined]
+        dlogprobs_T, dentropy_T = gradients
+        dtype = entropy_T.dtype
+        wide_VD = weight_VD.to(dtype)
+        dhidden_TD = torch.empty_like(hidden_TD)
+        dweight_VD = torch.zeros_like(wide_VD)
+        temperature: float = ctx.temperature  # type: ignore[attr-defined]
+        for piece in _pieces(len(hidden_TD), len(weight_VD)):
+            hidden_SD = hidden_TD[piece].to(dtype)
+            logprobs_SV = _log_probabilities(hidden_SD, wide_VD, temperature)
+            # d entropy / d logit = -p (log p + entropy); d logprob / d logit = onehot - p
+            pull_SV = logprobs_SV.exp()
+            logprobs_SV.add_(entropy_T[piece, None]).mul_(dentropy_T[piece, None]).add_(dlogprobs_T[piece, None])
+            pull_SV.mul_(logprobs_SV).neg_()
+            pull_SV.scatter_add_(1, targets_T[piece, None], dlogprobs_T[piece, None])
+            pull_SV.div_(temperature)
+            dhidden_TD[piece] = torch.mm(pull_SV, wide_VD)
+            dweight_VD.addmm_(pull_SV.t(), hidden_SD)
+        return dhidden_TD, dweight_VD.to(weight_VD.dtype), None, None
+
+
+def _pieces(num_tokens: int, vocab_size: int) -> Iterator[slice]:
+    size = max(1, MAX_PIECE_ELEMENTS // vocab_size)
+    for start in range(0, num_tokens, size):
+        yield slice(start, min(start + size, num_tokens))
+
+
+def _log_probabilities(hidden_SD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
+    return torch.log_softmax(torch.mm(hidden_SD, weight_VD.t()).div_(temperature), dim=-1)

@@ -1,0 +1,372 @@
+from forklight.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class SubmitOutcome(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SUBMIT_OUTCOME_UNSPECIFIED: _ClassVar[SubmitOutcome]
+    SUBMIT_OUTCOME_ACCEPTED: _ClassVar[SubmitOutcome]
+    SUBMIT_OUTCOME_DUPLICATE: _ClassVar[SubmitOutcome]
+    SUBMIT_OUTCOME_DROPPED: _ClassVar[SubmitOutcome]
+
+class RunPhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    RUN_PHASE_UNSPECIFIED: _ClassVar[RunPhase]
+    RUN_PHASE_RUNNING: _ClassVar[RunPhase]
+    RUN_PHASE_PAUSED: _ClassVar[RunPhase]
+    RUN_PHASE_DRAINING: _ClassVar[RunPhase]
+    RUN_PHASE_FINISHED: _ClassVar[RunPhase]
+SUBMIT_OUTCOME_UNSPECIFIED: SubmitOutcome
+SUBMIT_OUTCOME_ACCEPTED: SubmitOutcome
+SUBMIT_OUTCOME_DUPLICATE: SubmitOutcome
+SUBMIT_OUTCOME_DROPPED: SubmitOutcome
+RUN_PHASE_UNSPECIFIED: RunPhase
+RUN_PHASE_RUNNING: RunPhase
+RUN_PHASE_PAUSED: RunPhase
+RUN_PHASE_DRAINING: RunPhase
+RUN_PHASE_FINISHED: RunPhase
+
+class SubmitTrajectoryRequest(_message.Message):
+    __slots__ = ("trajectory", "lease")
+    TRAJECTORY_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    trajectory: _types_pb2.Trajectory
+    lease: _types_pb2.Lease
+    def __init__(self, trajectory: _Optional[_Union[_types_pb2.Trajectory, _Mapping]] = ..., lease: _Optional[_Union[_types_pb2.Lease, _Mapping]] = ...) -> None: ...
+
+class SubmitReply(_message.Message):
+    __slots__ = ("outcome",)
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    outcome: SubmitOutcome
+    def __init__(self, outcome: _Optional[_Union[SubmitOutcome, str]] = ...) -> None: ...
+
+class GetPendingSamplesRequest(_message.Message):
+    __slots__ = ("run_id", "group_id", "lease")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    group_id: str
+    lease: _types_pb2.Lease
+    def __init__(self, run_id: _Optional[str] = ..., group_id: _Optional[str] = ..., lease: _Optional[_Union[_types_pb2.Lease, _Mapping]] = ...) -> None: ...
+
+class GetPendingSamplesReply(_message.Message):
+    __slots__ = ("indices",)
+    INDICES_FIELD_NUMBER: _ClassVar[int]
+    indices: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, indices: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class SubmitVerdictRequest(_message.Message):
+    __slots__ = ("verdict", "lease")
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    verdict: _types_pb2.Verdict
+    lease: _types_pb2.Lease
+    def __init__(self, verdict: _Optional[_Union[_types_pb2.Verdict, _Mapping]] = ..., lease: _Optional[_Union[_types_pb2.Lease, _Mapping]] = ...) -> None: ...
+
+class RestoreTrainerRequest(_message.Message):
+    __slots__ = ("run_id", "lineage", "step", "version", "commits")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    COMMITS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    lineage: str
+    step: int
+    version: int
+    commits: _containers.RepeatedCompositeFieldContainer[_types_pb2.CommitRecord]
+    def __init__(self, run_id: _Optional[str] = ..., lineage: _Optional[str] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., commits: _Optional[_Iterable[_Union[_types_pb2.CommitRecord, _Mapping]]] = ...) -> None: ...
+
+class RestoreTrainerReply(_message.Message):
+    __slots__ = ("epoch", "lineage", "num_redelivered", "num_recovered")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    NUM_REDELIVERED_FIELD_NUMBER: _ClassVar[int]
+    NUM_RECOVERED_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    lineage: str
+    num_redelivered: int
+    num_recovered: int
+    def __init__(self, epoch: _Optional[int] = ..., lineage: _Optional[str] = ..., num_redelivered: _Optional[int] = ..., num_recovered: _Optional[int] = ...) -> None: ...
+
+class LeaseBatchRequest(_message.Message):
+    __slots__ = ("run_id", "epoch", "step", "wait_s")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    WAIT_S_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    epoch: int
+    step: int
+    wait_s: float
+    def __init__(self, run_id: _Optional[str] = ..., epoch: _Optional[int] = ..., step: _Optional[int] = ..., wait_s: _Optional[float] = ...) -> None: ...
+
+class LeaseBatchReply(_message.Message):
+    __slots__ = ("batch", "phase", "reason")
+    BATCH_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    batch: _types_pb2.Batch
+    phase: RunPhase
+    reason: str
+    def __init__(self, batch: _Optional[_Union[_types_pb2.Batch, _Mapping]] = ..., phase: _Optional[_Union[RunPhase, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class CommitStepsRequest(_message.Message):
+    __slots__ = ("run_id", "epoch", "records")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    epoch: int
+    records: _containers.RepeatedCompositeFieldContainer[_types_pb2.CommitRecord]
+    def __init__(self, run_id: _Optional[str] = ..., epoch: _Optional[int] = ..., records: _Optional[_Iterable[_Union[_types_pb2.CommitRecord, _Mapping]]] = ...) -> None: ...
+
+class CommitStepsReply(_message.Message):
+    __slots__ = ("num_trained", "num_duplicates")
+    NUM_TRAINED_FIELD_NUMBER: _ClassVar[int]
+    NUM_DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    num_trained: int
+    num_duplicates: int
+    def __init__(self, num_trained: _Optional[int] = ..., num_duplicates: _Optional[int] = ...) -> None: ...
+
+class AnnounceVersionRequest(_message.Message):
+    __slots__ = ("run_id", "epoch", "weights")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    epoch: int
+    weights: _types_pb2.WeightsRef
+    def __init__(self, run_id: _Optional[str] = ..., epoch: _Optional[int] = ..., weights: _Optional[_Union[_types_pb2.WeightsRef, _Mapping]] = ...) -> None: ...
+
+class AnnounceVersionReply(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    def __init__(self, version: _Optional[int] = ...) -> None: ...
+
+class ReportLostSampleRequest(_message.Message):
+    __slots__ = ("run_id", "epoch", "sample_id", "reason")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    epoch: int
+    sample_id: str
+    reason: str
+    def __init__(self, run_id: _Optional[str] = ..., epoch: _Optional[int] = ..., sample_id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class SetRunPhaseRequest(_message.Message):
+    __slots__ = ("run_id", "phase", "reason")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    phase: RunPhase
+    reason: str
+    def __init__(self, run_id: _Optional[str] = ..., phase: _Optional[_Union[RunPhase, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class SetRunPhaseReply(_message.Message):
+    __slots__ = ("phase",)
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    phase: RunPhase
+    def __init__(self, phase: _Optional[_Union[RunPhase, str]] = ...) -> None: ...
+
+class GetStatusRequest(_message.Message):
+    __slots__ = ("run_id",)
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    def __init__(self, run_id: _Optional[str] = ...) -> None: ...
+
+class StateCount(_message.Message):
+    __slots__ = ("state", "reason", "num_samples")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    state: _types_pb2.SampleState
+    reason: str
+    num_samples: int
+    def __init__(self, state: _Optional[_Union[_types_pb2.SampleState, str]] = ..., reason: _Optional[str] = ..., num_samples: _Optional[int] = ...) -> None: ...
+
+class EvaluationResult(_message.Message):
+    __slots__ = ("version", "num_samples", "num_failed", "mean_reward", "complete")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    NUM_FAILED_FIELD_NUMBER: _ClassVar[int]
+    MEAN_REWARD_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    num_samples: int
+    num_failed: int
+    mean_reward: float
+    complete: bool
+    def __init__(self, version: _Optional[int] = ..., num_samples: _Optional[int] = ..., num_failed: _Optional[int] = ..., mean_reward: _Optional[float] = ..., complete: bool = ...) -> None: ...
+
+class QueueStatus(_message.Message):
+    __slots__ = ("name", "num_waiting", "num_leased", "oldest_age_s")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUM_WAITING_FIELD_NUMBER: _ClassVar[int]
+    NUM_LEASED_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_AGE_S_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    num_waiting: int
+    num_leased: int
+    oldest_age_s: float
+    def __init__(self, name: _Optional[str] = ..., num_waiting: _Optional[int] = ..., num_leased: _Optional[int] = ..., oldest_age_s: _Optional[float] = ...) -> None: ...
+
+class StuckSample(_message.Message):
+    __slots__ = ("sample_id", "state", "since", "where")
+    SAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    sample_id: str
+    state: _types_pb2.SampleState
+    since: float
+    where: str
+    def __init__(self, sample_id: _Optional[str] = ..., state: _Optional[_Union[_types_pb2.SampleState, str]] = ..., since: _Optional[float] = ..., where: _Optional[str] = ...) -> None: ...
+
+class GetStatusReply(_message.Message):
+    __slots__ = ("run_id", "phase", "reason", "version", "weights", "step", "counts", "queues", "evaluations", "num_open_groups", "num_ready_groups", "credit_tokens", "credit_bytes", "num_dead_letters", "stuck", "lineage")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    PHASE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    QUEUES_FIELD_NUMBER: _ClassVar[int]
+    EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
+    NUM_OPEN_GROUPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_READY_GROUPS_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CREDIT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NUM_DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
+    STUCK_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    phase: RunPhase
+    reason: str
+    version: int
+    weights: _types_pb2.WeightsRef
+    step: int
+    counts: _containers.RepeatedCompositeFieldContainer[StateCount]
+    queues: _containers.RepeatedCompositeFieldContainer[QueueStatus]
+    evaluations: _containers.RepeatedCompositeFieldContainer[EvaluationResult]
+    num_open_groups: int
+    num_ready_groups: int
+    credit_tokens: int
+    credit_bytes: int
+    num_dead_letters: int
+    stuck: _containers.RepeatedCompositeFieldContainer[StuckSample]
+    lineage: str
+    def __init__(self, run_id: _Optional[str] = ..., phase: _Optional[_Union[RunPhase, str]] = ..., reason: _Optional[str] = ..., version: _Optional[int] = ..., weights: _Optional[_Union[_types_pb2.WeightsRef, _Mapping]] = ..., step: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[StateCount, _Mapping]]] = ..., queues: _Optional[_Iterable[_Union[QueueStatus, _Mapping]]] = ..., evaluations: _Optional[_Iterable[_Union[EvaluationResult, _Mapping]]] = ..., num_open_groups: _Optional[int] = ..., num_ready_groups: _Optional[int] = ..., credit_tokens: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., num_dead_letters: _Optional[int] = ..., stuck: _Optional[_Iterable[_Union[StuckSample, _Mapping]]] = ..., lineage: _Optional[str] = ...) -> None: ...
+
+class ListSamplesRequest(_message.Message):
+    __slots__ = ("run_id", "state", "group_id", "limit", "after")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    state: _types_pb2.SampleState
+    group_id: str
+    limit: int
+    after: str
+    def __init__(self, run_id: _Optional[str] = ..., state: _Optional[_Union[_types_pb2.SampleState, str]] = ..., group_id: _Optional[str] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ...) -> None: ...
+
+class SampleRecord(_message.Message):
+    __slots__ = ("sample_id", "group_id", "prompt_id", "state", "reason", "reward", "num_response_tokens", "finish_reason", "min_version", "max_version", "lineage", "step", "payload", "updated_at", "purpose")
+    SAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    REWARD_FIELD_NUMBER: _ClassVar[int]
+    NUM_RESPONSE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
+    MAX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    sample_id: str
+    group_id: str
+    prompt_id: str
+    state: _types_pb2.SampleState
+    reason: str
+    reward: float
+    num_response_tokens: int
+    finish_reason: _types_pb2.FinishReason
+    min_version: int
+    max_version: int
+    lineage: str
+    step: int
+    payload: _types_pb2.BlobRef
+    updated_at: float
+    purpose: _types_pb2.Purpose
+    def __init__(self, sample_id: _Optional[str] = ..., group_id: _Optional[str] = ..., prompt_id: _Optional[str] = ..., state: _Optional[_Union[_types_pb2.SampleState, str]] = ..., reason: _Optional[str] = ..., reward: _Optional[float] = ..., num_response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[_types_pb2.FinishReason, str]] = ..., min_version: _Optional[int] = ..., max_version: _Optional[int] = ..., lineage: _Optional[str] = ..., step: _Optional[int] = ..., payload: _Optional[_Union[_types_pb2.BlobRef, _Mapping]] = ..., updated_at: _Optional[float] = ..., purpose: _Optional[_Union[_types_pb2.Purpose, str]] = ...) -> None: ...
+
+class ListSamplesReply(_message.Message):
+    __slots__ = ("samples", "next")
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    samples: _containers.RepeatedCompositeFieldContainer[SampleRecord]
+    next: str
+    def __init__(self, samples: _Optional[_Iterable[_Union[SampleRecord, _Mapping]]] = ..., next: _Optional[str] = ...) -> None: ...
+
+class DeadLetter(_message.Message):
+    __slots__ = ("id", "queue", "group_id", "sample_id", "reason", "num_deliveries", "at")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    NUM_DELIVERIES_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    queue: str
+    group_id: str
+    sample_id: str
+    reason: str
+    num_deliveries: int
+    at: float
+    def __init__(self, id: _Optional[str] = ..., queue: _Optional[str] = ..., group_id: _Optional[str] = ..., sample_id: _Optional[str] = ..., reason: _Optional[str] = ..., num_deliveries: _Optional[int] = ..., at: _Optional[float] = ...) -> None: ...
+
+class ListDeadLettersRequest(_message.Message):
+    __slots__ = ("run_id", "limit")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    limit: int
+    def __init__(self, run_id: _Optional[str] = ..., limit: _Optional[int] = ...) -> None: ...
+
+class ListDeadLettersReply(_message.Message):
+    __slots__ = ("letters",)
+    LETTERS_FIELD_NUMBER: _ClassVar[int]
+    letters: _containers.RepeatedCompositeFieldContainer[DeadLetter]
+    def __init__(self, letters: _Optional[_Iterable[_Union[DeadLetter, _Mapping]]] = ...) -> None: ...
+
+class RedriveDeadLettersRequest(_message.Message):
+    __slots__ = ("run_id", "ids")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    ids: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, run_id: _Optional[str] = ..., ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RedriveDeadLettersReply(_message.Message):
+    __slots__ = ("num_redriven",)
+    NUM_REDRIVEN_FIELD_NUMBER: _ClassVar[int]
+    num_redriven: int
+    def __init__(self, num_redriven: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,1 @@
+"""Forklight's ground floor: ids, envelopes, wire, queues, blobs, rpc, telemetry, errors, settings. No torch."""

@@ -1,0 +1,37 @@
+"""Names of what lives in Redis. All carry the hash tag {run}, so that one run is one cluster slot and Lua may touch all of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+WORKERS = "workers"
+"""The consumer group of every work queue."""
+
+BODY = b"body"
+"""The one field of a queue entry."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunKeys:
+    """Keys more than one service knows. A service's own keys are built with `own`."""
+
+    run_id: str
+
+    def own(self, name: str) -> str:
+        """A key of this run."""
+        return f"forklight:{{{self.run_id}}}:{name}"
+
+    @property
+    def tasks(self) -> str:
+        """Work queue of GenerationTask, taken by rollout."""
+        return self.own("tasks")
+
+    @property
+    def scoring(self) -> str:
+        """Work queue of ScoringTask, taken by reward."""
+        return self.own("scoring")
+
+    @property
+    def weights(self) -> str:
+        """Newest announced WeightsRef, written by the buffer."""
+        return self.own("weights")

@@ -1,0 +1,6 @@
+"""gRPC with one way to serve and one way to call; errors cross it as the tree they are."""
+
+from forklight_core.rpc.client import DEFAULT_DEADLINE_S, open_channel, open_sync_channel
+from forklight_core.rpc.server import Registration, RpcServer, serve
+
+__all__ = ["DEFAULT_DEADLINE_S", "Registration", "RpcServer", "open_channel", "open_sync_channel", "serve"]

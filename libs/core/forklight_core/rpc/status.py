@@ -1,0 +1,47 @@
+"""The error tree over gRPC: the status code, the message, and the error's class name in trailing metadata."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import grpc
+
+from forklight_core.errors import (
+    BusyError,
+    DataLossError,
+    DeadlineError,
+    FencedError,
+    ForklightError,
+    InvalidInputError,
+    NotFoundError,
+    PreconditionError,
+    UnavailableError,
+    all_errors,
+)
+
+ERROR_NAME = "forklight-error"
+
+_BY_CODE: dict[grpc.StatusCode, type[ForklightError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
+    grpc.StatusCode.NOT_FOUND: NotFoundError,
+    grpc.StatusCode.ABORTED: FencedError,
+    grpc.StatusCode.FAILED_PRECONDITION: PreconditionError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: BusyError,
+    grpc.StatusCode.UNAVAILABLE: UnavailableError,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineError,
+    grpc.StatusCode.CANCELLED: UnavailableError,
+    grpc.StatusCode.DATA_LOSS: DataLossError,
+}
+
+
+def status_of(error: BaseException) -> grpc.StatusCode:
+    """The status code of an error; what is not ours is INTERNAL."""
+    return grpc.StatusCode[error.code] if isinstance(error, ForklightError) else grpc.StatusCode.INTERNAL
+
+
+def error_of(code: grpc.StatusCode, details: str, metadata: Iterable[tuple[str, str | bytes]], where: str) -> ForklightError:
+    """The error a status stands for; the class name in the metadata wins over the code."""
+    names = {key: value for key, value in metadata}
+    name = str(names.get(ERROR_NAME, ""))
+    cls = all_errors().get(name) or _BY_CODE.get(code, ForklightError)
+    return cls(details if name else f"{where}: {code.name}: {details}")

@@ -1,0 +1,17 @@
+"""The run file: `load_run_file` reads and checks it, `dump_run_file` writes it back."""
+
+from forklight_core.runfile.dump import describe, dump_run_file
+from forklight_core.runfile.load import LoadedRunFile, load_run_file, load_with_sources, parse_override
+from forklight_core.runfile.rules import find_contradictions
+from forklight_core.runfile.schema import RunFile
+
+__all__ = [
+    "LoadedRunFile",
+    "RunFile",
+    "describe",
+    "dump_run_file",
+    "find_contradictions",
+    "load_run_file",
+    "load_with_sources",
+    "parse_override",
+]

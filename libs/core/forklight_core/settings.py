@@ -1,0 +1,66 @@
+"""Deployment settings: the only reader of the environment. A service lists its fields; names are FORKLIGHT_<FIELD>."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from forklight_core.errors import ConfigError
+
+PREFIX = "FORKLIGHT_"
+
+
+class ServiceSettings(BaseModel):
+    """What every service is told by its environment."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    run_file: Path
+    """Resolved run file (TOML)."""
+    run_folder: Path
+    """Folder of the run."""
+    run_id: str
+    """Id of the run."""
+    listen: str = "127.0.0.1:0"
+    """host:port of this process's own door."""
+    pod: str = ""
+    """Unique name of this process; empty: service name and process id."""
+    otlp_endpoint: str = ""
+    """OTLP/gRPC endpoint for traces and metrics; empty: nothing is exported."""
+
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def load_settings(cls: type[Settings], environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read a settings class from the environment; errors name the variable and what it is for."""
+    values = {
+        name: environ[PREFIX + name.upper()] for name in cls.model_fields if PREFIX + name.upper() in environ
+    }
+    try:
+        return cls.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(cls, error))) from None
+
+
+def _explain(cls: type[BaseModel], error: ValidationError) -> list[str]:
+    lines = ["the environment of this service is incomplete or wrong:"]
+    for problem in error.errors():
+        name = str(problem["loc"][0]) if problem["loc"] else "?"
+        field = cls.model_fields.get(name)
+        purpose = field.description if field is not None and field.description else "unknown setting"
+        lines.append(f"  {PREFIX}{name.upper()}: {problem['msg']} ({purpose})")
+    return lines
+
+
+def describe_settings(cls: type[BaseModel]) -> str:
+    """Every variable a service reads, one line each, for --help."""
+    lines = []
+    for name, field in cls.model_fields.items():
+        default = "required" if field.is_required() else f"default {field.get_default()!r}"
+        lines.append(f"  {PREFIX}{name.upper()}  {field.description or ''} ({default})")
+    return "\n".join(lines)

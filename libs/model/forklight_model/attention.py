@@ -1,0 +1,92 @@
+"""The two attention blocks: lightning (gated linear, decaying state) and softmax (grouped queries, rotary).
+
+Legend: T packed tokens, D hidden size, H heads, G key heads, P head size.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, silu
+
+from forklight_kernels import gated_norm, rope
+from forklight_model.attention_pass import AttentionPass
+from forklight_model.config import ModelConfig
+
+
+class NormWeight(nn.Module):
+    """Holds a norm's weight under the published name `<norm>.weight`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+
+
+class LightningAttention(nn.Module):
+    """Heads with a decaying state, one RMSNorm over all heads together, and a sigmoid output gate."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.num_heads, self.eps = layer, config.num_attention_heads, config.rms_norm_eps
+        width = config.num_attention_heads * config.head_dim
+        self.qkv_proj = nn.Linear(config.hidden_size, 3 * width, bias=False)
+        self.output_gate = nn.Linear(config.hidden_size, width, bias=False)
+        self.norm = NormWeight(width)
+        self.out_proj = nn.Linear(width, config.hidden_size, bias=False)
+        self.register_buffer("slopes_H", lightning_slopes(config, layer), persistent=False)
+        self.slopes_H: Tensor
+
+    def forward(self, x_TD: Tensor, attention_pass: AttentionPass) -> Tensor:
+        """Everything but the out projection, which the block fuses with its residual."""
+        # q | k | v lie side by side inside each head, not as three blocks of heads.
+        qkv_TH3P = silu(linear(x_TD, self.qkv_proj.weight)).view(len(x_TD), self.num_heads, 3, -1)
+        q_THP, k_THP, v_THP = qkv_TH3P.unbind(2)
+        o_THP = attention_pass.mix_lightning(self.layer, (q_THP, k_THP, v_THP), self.slopes_H)
+        gate = linear(x_TD, self.output_gate.weight)
+        return gated_norm(o_THP.flatten(1), gate, self.norm.weight, self.eps)
+
+    @property
+    def out_weight(self) -> Tensor:
+        return self.out_proj.weight
+
+
+class SoftmaxAttention(nn.Module):
+    """Causal grouped-query attention with rotary positions on the first dims of each head."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.head_dim = layer, config.head_dim
+        self.rotary_dim, self.rope_theta = config.rotary_dim, config.rope_theta
+        width, key_width = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
+        self.q_proj = nn.Linear(config.hidden_size, width, bias=False)
+        self.k_proj = nn.Linear(config.hidden_size, key_width, bias=False)
+        self.v_proj = nn.Linear(config.hidden_size, key_width, bias=False)
+        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+
+    def forward(self, x_TD: Tensor, attention_pass: AttentionPass) -> Tensor:
+        """Everything but the out projection, which the block fuses with its residual."""
+        q, k, v = (
+            linear(x_TD, projection.weight).view(len(x_TD), -1, self.head_dim)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = (rope(x, attention_pass.positions_T, self.rotary_dim, self.rope_theta) for x in (q, k))
+        return attention_pass.mix_softmax(self.layer, (q, k, v)).flatten(1)
+
+    @property
+    def out_weight(self) -> Tensor:
+        return self.o_proj.weight
+
+
+def lightning_slopes(config: ModelConfig, layer: int) -> Tensor:
+    """Decay rate of each head: its ALiBi slope, smaller in deeper layers (all layers counted)."""
+    depth = 1 - layer / max(1, config.num_hidden_layers - 1) + 1e-5
+    return torch.tensor(_alibi_slopes(config.num_attention_heads), dtype=torch.float32) * depth
+
+
+def _alibi_slopes(num_heads: int) -> list[float]:
+    """The geometric ALiBi series; for a head count that is no power of two, filled up from the next one."""
+    if math.log2(num_heads).is_integer():
+        ratio = 2.0 ** -(2.0 ** -(math.log2(num_heads) - 3))
+        return [ratio ** (head + 1) for head in range(num_heads)]
+    lower = 2 ** math.floor(math.log2(num_heads))
+    return _alibi_slopes(lower) + _alibi_slopes(2 * lower)[0::2][: num_heads - lower]

@@ -1,0 +1,39 @@
+"""Log-probabilities of given tokens under the model: what the trainer differentiates and scoring reports.
+
+Legend: T packed tokens of all sequences.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from forklight_kernels import token_stats
+from forklight_model.model import HybridModel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenStats:
+    """What the model thought of each token before seeing it, fp32."""
+
+    logprobs_T: Tensor
+    """log p(token | the tokens before it in its own sequence); 0 for a sequence's first token."""
+    entropy_T: Tensor
+    """Entropy of that same distribution; 0 for a sequence's first token."""
+
+
+def token_logprobs(
+    model: HybridModel, input_ids_T: Tensor, cu_seqlens: Tensor, temperature: float = 1.0
+) -> TokenStats:
+    """Score every token of packed sequences at a temperature. Differentiable in the model's parameters."""
+    hidden_TD = model.forward_hidden(input_ids_T, cu_seqlens)
+    logprobs_T, entropy_T = token_stats(
+        hidden_TD, model.lm_head.weight, input_ids_T.roll(-1), temperature
+    )
+    # Place i of the head speaks about token i + 1: shift right, and nothing speaks about a first token.
+    is_first_T = torch.zeros_like(input_ids_T, dtype=torch.bool)
+    is_first_T[cu_seqlens[:-1].to(torch.int64)] = True
+    return TokenStats(
+        logprobs_T=logprobs_T.roll(1).masked_fill(is_first_T, 0.0),
+        entropy_T=entropy_T.roll(1).masked_fill(is_first_T, 0.0),
+    )

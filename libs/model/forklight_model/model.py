@@ -1,0 +1,100 @@
+"""The hybrid mixture-of-experts language model, its modules named as the published checkpoint names them.
+
+Legend: T packed tokens of all sequences, D hidden size, V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+from torch.utils.checkpoint import checkpoint
+
+from forklight_kernels import rms_norm
+from forklight_model.attention import LightningAttention, NormWeight, SoftmaxAttention
+from forklight_model.attention_pass import AttentionPass, PackedPass
+from forklight_model.config import ModelConfig
+from forklight_model.moe import Routing, SparseMoe
+
+
+class HybridBlock(nn.Module):
+    """Attention, then experts, each as x = norm(x); x = alpha * x + beta * f(x)."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.self_attn: LightningAttention | SoftmaxAttention
+        if config.is_lightning(layer):
+            self.self_attn = LightningAttention(config, layer)
+            self.alpha, self.beta = config.layernorm_linear_attention_alpha, config.layernorm_linear_attention_beta
+        else:
+            self.self_attn = SoftmaxAttention(config, layer)
+            self.alpha, self.beta = config.layernorm_full_attention_alpha, config.layernorm_full_attention_beta
+        self.moe_alpha, self.moe_beta = config.layernorm_mlp_alpha, config.layernorm_mlp_beta
+        self.eps, self.has_postnorm = config.rms_norm_eps, config.postnorm
+        self.block_sparse_moe = SparseMoe(config, layer)
+        self.input_layernorm = NormWeight(config.hidden_size)
+        self.post_attention_layernorm = NormWeight(config.hidden_size)
+
+    def forward(self, x_TD: Tensor, attention_pass: AttentionPass, routing: Routing | None) -> Tensor:
+        normed_TD = rms_norm(x_TD, self.input_layernorm.weight, self.eps)
+        residual_TD = normed_TD if self.has_postnorm else x_TD
+        mixed = self.self_attn(normed_TD, attention_pass)
+        # One GEMM does the out projection, both scales and the residual sum.
+        x_TD = torch.addmm(residual_TD, mixed, self.self_attn.out_weight.t(), beta=self.alpha, alpha=self.beta)
+        normed_TD = rms_norm(x_TD, self.post_attention_layernorm.weight, self.eps)
+        residual_TD = normed_TD if self.has_postnorm else x_TD
+        expert_TD = self.block_sparse_moe(normed_TD, routing)
+        if self.moe_beta != 1:
+            expert_TD = expert_TD * self.moe_beta
+        return torch.add(expert_TD, residual_TD, alpha=self.moe_alpha)
+
+
+class HybridStack(nn.Module):
+    """Embedding, blocks and the final norm: everything below the head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(HybridBlock(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = NormWeight(config.hidden_size)
+
+
+class HybridModel(nn.Module):
+    """MiniMax-M1's architecture at any size. `state_dict()` has the published parameter names."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.recomputes_activations = False
+        """Keep only block inputs during the forward pass and run each block again in the backward pass."""
+        self.model = HybridStack(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.initialize()
+
+    @torch.no_grad()
+    def initialize(self, generator: torch.Generator | None = None) -> None:
+        """Fresh weights: matrices normal with the config's range, norms one."""
+        for parameter in self.parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)
+            elif not parameter.is_meta:
+                parameter.normal_(0.0, self.config.initializer_range, generator=generator)
+
+    def forward_hidden(
+        self, input_ids_T: Tensor, cu_seqlens: Tensor, routing: Routing | None = None
+    ) -> Tensor:
+        """Hidden states after the final norm, [T, D], of sequences packed one after another."""
+        return self.run_stack(input_ids_T, PackedPass.over(cu_seqlens), routing)
+
+    def run_stack(self, input_ids_T: Tensor, attention_pass: AttentionPass, routing: Routing | None) -> Tensor:
+        """As forward_hidden, for any way of mixing tokens (training, prefill, decode)."""
+        x_TD = embedding(input_ids_T, self.model.embed_tokens.weight)
+        for block in self.model.layers:
+            if self.recomputes_activations and torch.is_grad_enabled():
+                x_TD = checkpoint(block, x_TD, attention_pass, routing, use_reentrant=False)
+            else:
+                x_TD = block(x_TD, attention_pass, routing)
+        return rms_norm(x_TD, self.model.norm.weight, self.config.rms_norm_eps)
+
+    def logits(self, hidden_TD: Tensor) -> Tensor:
+        """fp32 logits [T, V] (fp64 for an fp64 model)."""
+        dtype = torch.float64 if hidden_TD.dtype == torch.float64 else torch.float32
+        return torch.mm(hidden_TD.to(dtype), self.lm_head.weight.to(dtype).t())

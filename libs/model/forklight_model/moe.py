@@ -1,0 +1,92 @@
+"""The mixture-of-experts block: its router, its stacked experts and the record of what was chosen.
+
+Experts are stored stacked, so that one matrix multiplication or one grouped kernel reaches all of them; the
+state dict shows them under the published names, bit for bit.
+Legend: T tokens, D hidden size, E experts, K chosen a token, I expert width, F = 2 I, L layers.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from forklight_kernels import moe_experts, moe_router
+from forklight_model.config import ModelConfig
+
+
+class Routing:
+    """Which experts each token took, layer by layer. Hand one to a forward pass to have it filled."""
+
+    def __init__(self) -> None:
+        self._experts: dict[int, Tensor] = {}
+
+    def record(self, layer: int, experts_TK: Tensor) -> None:
+        self._experts[layer] = experts_TK
+
+    @property
+    def experts_LTK(self) -> Tensor:
+        return torch.stack([self._experts[layer] for layer in sorted(self._experts)])
+
+
+class StackedExperts(nn.Module):
+    """SwiGLU experts as two stacks, under the state-dict names `<expert>.w1|w2|w3.weight`."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        num_experts, width, inner = config.num_local_experts, config.hidden_size, config.intermediate_size
+        self.w13_EFD = nn.Parameter(torch.empty(num_experts, 2 * inner, width))
+        self.w2_EDI = nn.Parameter(torch.empty(num_experts, width, inner))
+
+    def published_views(self) -> dict[str, Tensor]:
+        """Each published matrix as a view into the stacks."""
+        inner = self.w2_EDI.shape[2]
+        views: dict[str, Tensor] = {}
+        for expert, (w13_FD, w2_DI) in enumerate(zip(self.w13_EFD.unbind(), self.w2_EDI.unbind(), strict=True)):
+            views[f"{expert}.w1.weight"] = w13_FD[:inner]
+            views[f"{expert}.w2.weight"] = w2_DI
+            views[f"{expert}.w3.weight"] = w13_FD[inner:]
+        return views
+
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
+        for name, view in self.published_views().items():
+            destination[prefix + name] = view if keep_vars else view.detach()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Tensor],
+        prefix: str,
+        local_metadata: Mapping[str, object],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        views = self.published_views()
+        for name, view in views.items():
+            value = state_dict.get(prefix + name)
+            if value is None:
+                missing_keys.append(prefix + name)
+            elif value.shape != view.shape:
+                error_msgs.append(f"{prefix + name} is {tuple(value.shape)}, the model has {tuple(view.shape)}")
+            else:
+                with torch.no_grad():
+                    view.copy_(value)
+        ours = {prefix + name for name in views}
+        unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in ours)
+
+
+class SparseMoe(nn.Module):
+    """Top-k routed experts. Router scores in fp32 over all experts."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.layer, self.top_k = layer, config.num_experts_per_tok
+        self.gate = nn.Linear(config.hidden_size, config.num_local_experts, bias=False)
+        self.experts = StackedExperts(config)
+
+    def forward(self, x_TD: Tensor, routing: Routing | None) -> Tensor:
+        weights_TK, experts_TK = moe_router(linear(x_TD, self.gate.weight), self.top_k)
+        if routing is not None:
+            routing.record(self.layer, experts_TK)
+        return moe_experts(x_TD, weights_TK, experts_TK, self.experts.w13_EFD, self.experts.w2_EDI)

@@ -1,0 +1,1 @@
+"""The trainer: batches in, optimizer steps, checkpoints and published weights out."""
