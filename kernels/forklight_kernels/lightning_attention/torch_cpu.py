@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from forklight_kernels.packing import ChunkLayout, accumulation_dtype, chunk_layout, longest
+from forklight_kernels.packing import ChunkLayout, accumulation_dtype, chunk_layout, head_rows, longest
 
 MAX_CHUNK = 64
 """Inside a chunk the work grows with C * C, between chunks with D * D; 64 is the kernels' common grid."""

@@ -6,12 +6,36 @@ Legend: T tokens, E experts, K experts a token.
 import torch
 from torch import Tensor
 
+from forklight_kernels.gradient import needs_gradient
 from forklight_kernels.packing import accumulation_dtype
+
+FEW_EXPERTS = 4
+"""Up to this many chosen experts, one maximum each is faster than a sort of all."""
 
 
 def moe_router(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    weights_TK, experts_TK = _TopKRouter.apply(logits_TE, top_k)
-    return weights_TK, experts_TK
+    if needs_gradient(logits_TE):
+        weights_TK, experts_TK = _TopKRouter.apply(logits_TE, top_k)
+        return weights_TK, experts_TK
+    return _route(logits_TE, top_k)
+
+
+def _route(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    probabilities_TE = torch.softmax(logits_TE, dim=-1, dtype=accumulation_dtype(logits_TE))
+    chosen_TK, experts_TK = _largest_first(probabilities_TE, top_k)
+    return chosen_TK.div_(chosen_TK.sum(dim=-1, keepdim=True)), experts_TK
+
+
+def _largest_first(probabilities_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
+    """The k largest, falling. max returns the lowest index of equals, where topk promises nothing."""
+    if top_k > FEW_EXPERTS:
+        ordered_TE, experts_TE = torch.sort(probabilities_TE, dim=-1, descending=True, stable=True)
+        return ordered_TE[:, :top_k].contiguous(), experts_TE[:, :top_k].contiguous()
+    rounds = [probabilities_TE.max(dim=-1, keepdim=True)]
+    while len(rounds) < top_k:
+        probabilities_TE.scatter_(1, rounds[-1].indices, -1.0)
+        rounds.append(probabilities_TE.max(dim=-1, keepdim=True))
+    return torch.cat([each.values for each in rounds], dim=-1), torch.cat([each.indices for each in rounds], dim=-1)
 
 
 class _TopKRouter(torch.autograd.Function):
@@ -19,10 +43,7 @@ class _TopKRouter(torch.autograd.Function):
     def forward(
         ctx: torch.autograd.function.FunctionCtx, logits_TE: Tensor, top_k: int
     ) -> tuple[Tensor, Tensor]:
-        probabilities_TE = torch.softmax(logits_TE, dim=-1, dtype=accumulation_dtype(logits_TE))
-        experts_TK = _largest_first(probabilities_TE, top_k)
-        weights_TK = probabilities_TE.gather(1, experts_TK)
-        weights_TK /= weights_TK.sum(dim=-1, keepdim=True)
+        weights_TK, experts_TK = _route(logits_TE, top_k)
         ctx.save_for_backward(weights_TK, experts_TK)
         ctx.mark_non_differentiable(experts_TK)
         ctx.logits_shape, ctx.dtype = logits_TE.shape, logits_TE.dtype  # type: ignore[attr-defined]
@@ -36,15 +57,3 @@ class _TopKRouter(torch.autograd.Function):
         dlogits_TE = weights_TK.new_zeros(ctx.logits_shape)  # type: ignore[attr-defined]
         dlogits_TE.scatter_(1, experts_TK, dchosen_TK)
         return dlogits_TE.to(ctx.dtype), None  # type: ignore[attr-defined]
-
-
-def _largest_first(probabilities_TE: Tensor, top_k: int) -> Tensor:
-    """Experts by falling probability; argmax returns the lowest index of equals, topk promises nothing."""
-    if top_k > 4:
-        return torch.sort(probabilities_TE, dim=-1, descending=True, stable=True).indices[:, :top_k].contiguous()
-    remaining_TE = probabilities_TE.clone()
-    chosen = [remaining_TE.argmax(dim=-1, keepdim=True)]
-    while len(chosen) < top_k:
-        remaining_TE.scatter_(1, chosen[-1], -1.0)
-        chosen.append(remaining_TE.argmax(dim=-1, keepdim=True))
-    return torch.cat(chosen, dim=-1)

@@ -1,26 +1,34 @@
-"""Root-mean-square norm with its gradient by hand. Legend: T tokens, D width."""
+"""Root-mean-square norm in few passes, with its gradient by hand. Legend: T tokens, D width."""
 
 import torch
 from torch import Tensor
 
+from forklight_kernels.gradient import needs_gradient
 from forklight_kernels.packing import accumulation_dtype
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    result: Tensor = _RmsNorm.apply(x_TD, weight_D, eps)
-    return result
+    if needs_gradient(x_TD, weight_D):
+        result: Tensor = _RmsNorm.apply(x_TD, weight_D, eps)
+        return result
+    wide_TD = x_TD.to(accumulation_dtype(x_TD))
+    return _scaled(wide_TD, inverse_rms(wide_TD, eps), weight_D, x_TD.dtype)
 
 
 def inverse_rms(x_TD: Tensor, eps: float) -> Tensor:
     """1 / sqrt(mean(x^2) + eps) per token, [T, 1]."""
-    norm_T1 = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True)
-    return norm_T1.square_().div_(x_TD.shape[-1]).add_(eps).rsqrt_()
+    return x_TD.square().mean(dim=-1, keepdim=True).add_(eps).rsqrt_()
 
 
-def norm_gradient(dy_TD: Tensor, unit_TD: Tensor, scale_T1: Tensor) -> Tensor:
-    """Gradient of x -> x * scale(x) given the normed x: scale * (dy - unit * mean(dy * unit))."""
-    dot_T1 = torch.linalg.vecdot(dy_TD, unit_TD).div_(-unit_TD.shape[-1]).unsqueeze(-1)
-    return torch.addcmul(dy_TD, unit_TD, dot_T1).mul_(scale_T1)
+def norm_gradient(dy_TD: Tensor, product_TD: Tensor, x_TD: Tensor, scale_T1: Tensor, weight_D: Tensor) -> Tensor:
+    """Gradient of x -> weight * x * scale(x), given dy and product = dy * x. Overwrites dy."""
+    dot_T = torch.mv(product_TD, weight_D)
+    pull_T1 = scale_T1.pow(3).mul_(dot_T.div_(-x_TD.shape[-1])[:, None])
+    return dy_TD.mul_(weight_D).mul_(scale_T1).addcmul_(x_TD, pull_T1)
+
+
+def _scaled(x_TD: Tensor, scale_T1: Tensor, weight_D: Tensor, dtype: torch.dtype) -> Tensor:
+    return (x_TD * scale_T1).to(dtype).mul_(weight_D)
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -30,15 +38,16 @@ class _RmsNorm(torch.autograd.Function):
     ) -> Tensor:
         wide_TD = x_TD.to(accumulation_dtype(x_TD))
         scale_T1 = inverse_rms(wide_TD, eps)
-        unit_TD = wide_TD * scale_T1
-        ctx.save_for_backward(unit_TD, scale_T1, weight_D)
+        ctx.save_for_backward(wide_TD, scale_T1, weight_D)
         ctx.dtype = x_TD.dtype  # type: ignore[attr-defined]
-        return unit_TD.to(x_TD.dtype) * weight_D
+        return _scaled(wide_TD, scale_T1, weight_D, x_TD.dtype)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        unit_TD, scale_T1, weight_D = ctx.saved_tensors  # type: ignore[attr-defined]
-        dy_TD = gradients[0].to(unit_TD.dtype)
-        dweight_D = torch.linalg.vecdot(dy_TD, unit_TD, dim=0).to(weight_D.dtype)
-        dx_TD = norm_gradient(dy_TD * weight_D, unit_TD, scale_T1)
-        return dx_TD.to(ctx.dtype), dweight_D, None  # type: ignore[attr-defined]
+        x_TD, scale_T1, weight_D = ctx.saved_tensors  # type: ignore[attr-defined]
+        wide_D = weight_D.to(x_TD.dtype)
+        product_TD = gradients[0] * x_TD
+        dweight_D = torch.mv(product_TD.t(), scale_T1.squeeze(1))
+        dy_TD = gradients[0].to(x_TD.dtype, copy=True)
+        dx_TD = norm_gradient(dy_TD, product_TD, x_TD, scale_T1, wide_D)
+        return dx_TD.to(ctx.dtype), dweight_D.to(weight_D.dtype), None  # type: ignore[attr-defined]

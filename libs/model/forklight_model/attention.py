@@ -4,6 +4,8 @@ Legend: T packed tokens, D hidden size, H heads, G key heads, P head size.
 """
 
 import math
+from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +16,12 @@ from forklight_model.attention_pass import AttentionPass
 from forklight_model.config import ModelConfig
 
 
-class NormWeight(nn.Module):
-    """Holds a norm's weight under the published name `<norm>.weight`."""
+class Weight(nn.Module):
+    """Holds one parameter under the published name `<module>.weight`; whoever uses it does the computing."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, *shape: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
+        self.weight = nn.Parameter(torch.empty(shape))
 
 
 class LightningAttention(nn.Module):
@@ -27,14 +29,19 @@ class LightningAttention(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
-        self.layer, self.num_heads, self.eps = layer, config.num_attention_heads, config.rms_norm_eps
+        self.config, self.layer, self.num_heads = config, layer, config.num_attention_heads
         width = config.num_attention_heads * config.head_dim
-        self.qkv_proj = nn.Linear(config.hidden_size, 3 * width, bias=False)
-        self.output_gate = nn.Linear(config.hidden_size, width, bias=False)
-        self.norm = NormWeight(width)
-        self.out_proj = nn.Linear(width, config.hidden_size, bias=False)
-        self.register_buffer("slopes_H", lightning_slopes(config, layer), persistent=False)
-        self.slopes_H: Tensor
+        self.qkv_proj = Weight(3 * width, config.hidden_size)
+        self.output_gate = Weight(width, config.hidden_size)
+        self.norm = Weight(width)
+        self.out_proj = Weight(config.hidden_size, width)
+        self.slopes_H = lightning_slopes(config, layer)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow the weights to another device, but keep the slopes in fp32 whatever the weights' dtype."""
+        super()._apply(fn, recurse)
+        self.slopes_H = lightning_slopes(self.config, self.layer).to(self.norm.weight.device)
+        return self
 
     def forward(self, x_TD: Tensor, attention_pass: AttentionPass) -> Tensor:
         """Everything but the out projection, which the block fuses with its residual."""
@@ -43,7 +50,7 @@ class LightningAttention(nn.Module):
         q_THP, k_THP, v_THP = qkv_TH3P.unbind(2)
         o_THP = attention_pass.mix_lightning(self.layer, (q_THP, k_THP, v_THP), self.slopes_H)
         gate = linear(x_TD, self.output_gate.weight)
-        return gated_norm(o_THP.flatten(1), gate, self.norm.weight, self.eps)
+        return gated_norm(o_THP.flatten(1), gate, self.norm.weight, self.config.rms_norm_eps)
 
     @property
     def out_weight(self) -> Tensor:
@@ -58,10 +65,10 @@ class SoftmaxAttention(nn.Module):
         self.layer, self.head_dim = layer, config.head_dim
         self.rotary_dim, self.rope_theta = config.rotary_dim, config.rope_theta
         width, key_width = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
-        self.q_proj = nn.Linear(config.hidden_size, width, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, key_width, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, key_width, bias=False)
-        self.o_proj = nn.Linear(width, config.hidden_size, bias=False)
+        self.q_proj = Weight(width, config.hidden_size)
+        self.k_proj = Weight(key_width, config.hidden_size)
+        self.v_proj = Weight(key_width, config.hidden_size)
+        self.o_proj = Weight(config.hidden_size, width)
 
     def forward(self, x_TD: Tensor, attention_pass: AttentionPass) -> Tensor:
         """Everything but the out projection, which the block fuses with its residual."""

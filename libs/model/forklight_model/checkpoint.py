@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from forklight_core.errors import CheckpointError
-from forklight_model.config import CONFIG_FILE, load_config
+from forklight_model.config import CONFIG_FILE, ModelConfig, load_config
 from forklight_model.model import HybridModel
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -47,7 +48,7 @@ def load_published_tensors(model: HybridModel, mapping: Mapping[str, Tensor]) ->
 def load_model(directory: str | Path, dtype: torch.dtype = torch.float32) -> HybridModel:
     """Read a model folder (sharded or a single file) into a new model."""
     directory = Path(directory)
-    model = empty_model(load_config(directory), dtype)
+    model = _unset_model(load_config(directory), dtype)
     shards = _shards(directory)
     targets = dict(published_tensors(model))
     problems = _name_problems(set(targets), {name for names in shards.values() for name in names})
@@ -58,3 +59,144 @@ def load_model(directory: str | Path, dtype: torch.dtype = torch.float32) -> Hyb
     return model
 
 
+def save_model(
+    model: HybridModel, directory: str | Path, max_shard_bytes: int = DEFAULT_SHARD_BYTES
+) -> None:
+    """Write a model folder. Files of an existing folder that are not weights (a tokenizer) are kept."""
+    directory = Path(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    try:
+        _write_shards(model, staging, max_shard_bytes)
+        _write_json(staging / CONFIG_FILE, model.config.to_published())
+        _keep_other_files(directory, staging)
+        _swap_in(staging, directory)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _unset_model(config: ModelConfig, dtype: torch.dtype) -> HybridModel:
+    """A model with unset weights, built in its final dtype; the caller fills every one of them."""
+    default_dtype = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        return HybridModel(config, is_initialized=False)
+    finally:
+        torch.set_default_dtype(default_dtype)
+
+
+def _name_problems(expected: set[str], given: set[str]) -> list[str]:
+    problems = []
+    if missing := sorted(expected - given):
+        problems.append(f"missing {_listed(missing)}")
+    if unknown := sorted(given - expected):
+        problems.append(f"unknown {_listed(unknown)}")
+    return problems
+
+
+def _listed(names: list[str]) -> str:
+    rest = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + rest
+
+
+def _shards(directory: Path) -> dict[Path, list[str]]:
+    """Each weight file with the names to read from it."""
+    index_path, single_path = directory / INDEX_FILE, directory / SINGLE_FILE
+    if index_path.exists():
+        shards: dict[Path, list[str]] = {}
+        for name, file_name in _weight_map(index_path).items():
+            shards.setdefault(directory / file_name, []).append(name)
+        return shards
+    if single_path.exists():
+        with _opened(single_path) as shard:
+            return {single_path: list(shard.keys())}
+    raise CheckpointError(f"{directory} holds neither {INDEX_FILE} nor {SINGLE_FILE}; the weights are missing")
+
+
+def _weight_map(index_path: Path) -> dict[str, str]:
+    try:
+        weight_map = json.loads(index_path.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{index_path} is not a readable index with a weight_map: {error!r}") from error
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise CheckpointError(f"{index_path}: weight_map must map tensor names to file names")
+    return weight_map
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[safe_open]:
+    """The shard, with everything the reader can raise turned into an error that names the file."""
+    try:
+        with safe_open(path, framework="pt") as shard:
+            yield shard
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} is named by the index but does not exist") from error
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or corrupt ({error}); fetch or write it again") from error
+
+
+def _copy_shard(path: Path, targets: Mapping[str, Tensor]) -> None:
+    with _opened(path) as shard:
+        for name, target in targets.items():
+            tensor = shard.get_tensor(name)
+            if tensor.shape != target.shape:
+                raise CheckpointError(
+                    f"{path}: {name} is {tuple(tensor.shape)}, the config needs {tuple(target.shape)}"
+                )
+            target.copy_(tensor)
+
+
+def _write_shards(model: HybridModel, directory: Path, max_shard_bytes: int) -> None:
+    shards = _split_by_bytes(published_tensors(model), max_shard_bytes)
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, start=1):
+        file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        # The expert matrices are views into stacks; a file needs each on its own.
+        owned = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in shard.items()}
+        save_file(owned, directory / file_name, metadata={"format": "pt"})
+        _flush_to_disk(directory / file_name)
+        weight_map |= dict.fromkeys(shard, file_name)
+    total_bytes = sum(tensor.nbytes for shard in shards for tensor in shard.values())
+    _write_json(directory / INDEX_FILE, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
+
+
+def _split_by_bytes(tensors: Iterator[tuple[str, Tensor]], max_bytes: int) -> list[dict[str, Tensor]]:
+    shards: list[dict[str, Tensor]] = [{}]
+    filled_bytes = 0
+    for name, tensor in tensors:
+        if shards[-1] and filled_bytes + tensor.nbytes > max_bytes:
+            shards.append({})
+            filled_bytes = 0
+        shards[-1][name] = tensor
+        filled_bytes += tensor.nbytes
+    return shards
+
+
+def _write_json(path: Path, content: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    _flush_to_disk(path)
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _keep_other_files(directory: Path, staging: Path) -> None:
+    if not directory.is_dir():
+        return
+    for path in directory.iterdir():
+        if path.is_file() and path.suffix != ".safetensors" and path.name not in (CONFIG_FILE, INDEX_FILE):
+            shutil.copy2(path, staging / path.name)
+
+
+def _swap_in(staging: Path, directory: Path) -> None:
+    """Rename the new folder into place; an older one of that name steps aside first and is then removed."""
+    staging.chmod(0o755)
+    if not directory.exists():
+        staging.rename(directory)
+        return
+    retired = Path(tempfile.mkdtemp(prefix=f".{directory.name}.old.", dir=directory.parent))
+    directory.rename(retired / directory.name)
+    staging.rename(directory)
+    shutil.rmtree(retired)

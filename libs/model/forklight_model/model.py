@@ -9,7 +9,7 @@ from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
 from forklight_kernels import rms_norm
-from forklight_model.attention import LightningAttention, NormWeight, SoftmaxAttention
+from forklight_model.attention import LightningAttention, SoftmaxAttention, Weight
 from forklight_model.attention_pass import AttentionPass, PackedPass
 from forklight_model.config import ModelConfig
 from forklight_model.moe import Routing, SparseMoe
@@ -30,8 +30,8 @@ class HybridBlock(nn.Module):
         self.moe_alpha, self.moe_beta = config.layernorm_mlp_alpha, config.layernorm_mlp_beta
         self.eps, self.has_postnorm = config.rms_norm_eps, config.postnorm
         self.block_sparse_moe = SparseMoe(config, layer)
-        self.input_layernorm = NormWeight(config.hidden_size)
-        self.post_attention_layernorm = NormWeight(config.hidden_size)
+        self.input_layernorm = Weight(config.hidden_size)
+        self.post_attention_layernorm = Weight(config.hidden_size)
 
     def forward(self, x_TD: Tensor, attention_pass: AttentionPass, routing: Routing | None) -> Tensor:
         normed_TD = rms_norm(x_TD, self.input_layernorm.weight, self.eps)
@@ -52,22 +52,23 @@ class HybridStack(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Weight(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(HybridBlock(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = NormWeight(config.hidden_size)
+        self.norm = Weight(config.hidden_size)
 
 
 class HybridModel(nn.Module):
     """MiniMax-M1's architecture at any size. `state_dict()` has the published parameter names."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, is_initialized: bool = True) -> None:
         super().__init__()
         self.config = config
         self.recomputes_activations = False
         """Keep only block inputs during the forward pass and run each block again in the backward pass."""
         self.model = HybridStack(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.initialize()
+        self.lm_head = Weight(config.vocab_size, config.hidden_size)
+        if is_initialized:
+            self.initialize()
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator | None = None) -> None:
@@ -75,7 +76,7 @@ class HybridModel(nn.Module):
         for parameter in self.parameters():
             if parameter.dim() == 1:
                 parameter.fill_(1.0)
-            elif not parameter.is_meta:
+            else:
                 parameter.normal_(0.0, self.config.initializer_range, generator=generator)
 
     def forward_hidden(

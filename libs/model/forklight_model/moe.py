@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from forklight_kernels import moe_experts, moe_router
+from forklight_model.attention import Weight
 from forklight_model.config import ModelConfig
 
 
@@ -82,7 +83,7 @@ class SparseMoe(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.top_k = layer, config.num_experts_per_tok
-        self.gate = nn.Linear(config.hidden_size, config.num_local_experts, bias=False)
+        self.gate = Weight(config.num_local_experts, config.hidden_size)
         self.experts = StackedExperts(config)
 
     def forward(self, x_TD: Tensor, routing: Routing | None) -> Tensor:

@@ -17,6 +17,7 @@ from forklight_core.errors import WeightsError
 
 MANIFEST_SCHEMA_VERSION = 1
 FULL = "full"
+TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +58,7 @@ class PublishedWeights:
     folder: Path
     manifest_id: str
     manifest: Manifest
+    tokenizer_hash: str  # of the tokenizer beside it; empty when there is none
 
     @property
     def version(self) -> int:
@@ -71,10 +73,18 @@ def verify_weights(path: Path, manifest_id: str, *, version: int, run_id: str) -
         raise _torn(path, f"hashes to {found}, announced was {manifest_id}")
     manifest = parse_manifest(data, path)
     if (manifest.version, manifest.run_id) != (version, run_id):
-        raise _torn(path, f"is version {manifest.version} of run {manifest.run_id!r}, expected {version} of {run_id!r}")
+        raise _torn(
+            path,
+            f"is version {manifest.version} of run {manifest.run_id!r}, expected {version} of {run_id!r}",
+        )
     for shard in manifest.shards:
         _verify_shard(path.parent / shard.file, shard)
-    return PublishedWeights(folder=path.parent, manifest_id=manifest_id, manifest=manifest)
+    return PublishedWeights(
+        folder=path.parent,
+        manifest_id=manifest_id,
+        manifest=manifest,
+        tokenizer_hash=_hash_tokenizer(path.parent / TOKENIZER_FILE),
+    )
 
 
 def parse_manifest(data: bytes, path: Path) -> Manifest:
@@ -126,6 +136,10 @@ def _verify_shard(path: Path, shard: Shard) -> None:
         raise _torn(path, f"cannot be read: {error}") from error
     if digest != shard.blake3:
         raise _torn(path, f"hashes to {digest}, its manifest says {shard.blake3}")
+
+
+def _hash_tokenizer(path: Path) -> str:
+    return blake3.blake3(_read(path)).hexdigest() if path.exists() else ""
 
 
 def _read(path: Path) -> bytes:

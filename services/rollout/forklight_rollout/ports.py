@@ -42,7 +42,6 @@ class PromptStart:
     temperature: float  # 0 is greedy
     top_p: float
     sequences: tuple[SequenceStart, ...]
-    more_to_come: bool  # further parts of this group follow: keep its prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from forklight_core.runfile.schema import RecipeSection
-from forklight_trainer.cispo import WeightBounds, clip_weight, importance_ratio, policy_terms
+from forklight_trainer.cispo import LARGEST_LOG_RATIO, WeightBounds, clip_weight, importance_ratio, policy_terms
 from forklight_trainer.mask import MaskBounds, unified_mask
 
 UNBOUNDED = WeightBounds(low=0.0, high=math.inf)
@@ -73,9 +73,6 @@ def policy_loss(
 
 
 def kl_terms(logprobs_R: Tensor, behaviour_R: Tensor) -> Tensor:
-    """k3 estimate, token by token, of KL(policy || behaviour's log-probs given): never below 0."""
-    difference_R = (behaviour_R - logprobs_R).clamp(max=LARGEST_KL_DIFFERENCE)
+    """k3 estimate, token by token, of KL(policy || behaviour): never below 0."""
+    difference_R = (behaviour_R - logprobs_R).clamp(max=LARGEST_LOG_RATIO)
     return torch.exp(difference_R) - difference_R - 1.0
-
-
-LARGEST_KL_DIFFERENCE = 30.0

@@ -10,7 +10,7 @@ from forklight_core.runfile.schema import RunFile
 
 
 def dump_run_file(run_file: RunFile) -> str:
-    """All values as TOML, without comments. Loading it gives an equal run file; absent optional values stay absent."""
+    """All values as TOML without comments; loading it gives an equal run file, absent options stay absent."""
     return tomli_w.dumps(run_file.model_dump(mode="python", exclude_none=True))
 
 

@@ -1,4 +1,4 @@
-"""Reads a run file: TOML, then `--set` overrides, then types, bounds and the recipe's rules. All problems are told at once."""
+"""Reads a run file: TOML, then `--set` overrides, then types, bounds and rules. Problems come together."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LoadedRunFile:
 
 
 def load_run_file(path: Path | str, overrides: Sequence[str] = ()) -> RunFile:
-    """The run file with overrides such as "trainer.steps=5" applied; ConfigError lists everything that is wrong."""
+    """The run file with overrides such as "trainer.steps=5"; ConfigError lists everything that is wrong."""
     return load_with_sources(path, overrides).run_file
 
 
@@ -92,7 +92,7 @@ def _validate(table: Mapping[str, object], given: Mapping[str, str], path: Path)
     except ValidationError as error:
         problems = [_explain(detail, given) for detail in error.errors(include_url=False)]
     else:
-        problems = find_contradictions(run_file)
+        problems = list(find_contradictions(run_file))
         if not problems:
             return run_file
     if len(problems) == 1:

@@ -21,7 +21,7 @@ QUANTITY = re.compile(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 def parse_count(value: object) -> object:
     """Whole number from "80k", "40Ki" or a number; other types are left for the field to refuse."""
-    return _parse_whole(value, SCALES | BINARY_SCALES, 'a count such as 80000, "80k" (80000) or "80Ki" (81920)')
+    return _parse_whole(value, SCALES | BINARY_SCALES, 'a count such as 80000, "80k" or "80Ki" (81920)')
 
 
 def parse_bytes(value: object) -> object:
@@ -45,7 +45,8 @@ def _parse_whole(value: object, scales: dict[str, int], expected: str) -> object
         return value
     number, unit = _split(value, expected)
     if unit not in scales:
-        raise ValueError(f"{value!r} has the unknown unit {unit!r}: use one of {', '.join(filter(None, scales))}")
+        allowed = ", ".join(filter(None, scales))
+        raise ValueError(f"{value!r} has the unknown unit {unit!r}: use one of {allowed}")
     scaled = number * scales[unit]
     if scaled != scaled.to_integral_value():
         raise ValueError(f"{value!r} is not a whole number")
@@ -60,7 +61,8 @@ def _split(value: str, expected: str) -> tuple[Decimal, str]:
 
 
 def _schema(kind: str, minimum: str) -> WithJsonSchema:
-    return WithJsonSchema({"anyOf": [{"type": kind, minimum: 1 if kind == "integer" else 0}, {"type": "string"}]})
+    number: dict[str, str | int] = {"type": kind, minimum: 1 if kind == "integer" else 0}
+    return WithJsonSchema({"anyOf": [number, {"type": "string"}]})
 
 
 Count = Annotated[int, Field(ge=1), BeforeValidator(parse_count), _schema("integer", "minimum")]

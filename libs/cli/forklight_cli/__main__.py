@@ -1,0 +1,5 @@
+"""`python -m forklight_cli` is `forklight`."""
+
+from forklight_cli.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""The supervisor: all services of one run as processes of this machine."""

@@ -1,0 +1,139 @@
+"""What will run: processes, ports, environment. Pure; `--dry-run` prints it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from forklight_cli.run_folder import RunFolder
+from forklight_core.runfile import RunFile
+
+REWARD_ROLES = ("verifier", "sandbox", "judge", "front")
+CONSOLE_PORT = 7117
+
+
+class Kind(StrEnum):
+    """Groups of processes that start and stop together."""
+
+    BUFFER = "buffer"
+    REWARD = "reward"
+    ROLLOUT = "rollout"
+    TRAINER = "trainer"
+    CONSOLE = "console"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessPlan:
+    """One child process."""
+
+    name: str
+    kind: Kind
+    arguments: tuple[str, ...]
+    """Of the Python interpreter."""
+    address: str
+    """host:port of its door."""
+    essential: bool = True
+    """The run cannot go on without it."""
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemPlan:
+    """Everything that is started beside Redis."""
+
+    run_id: str
+    folder: RunFolder
+    processes: tuple[ProcessPlan, ...]
+
+    def address_of(self, name: str) -> str:
+        """Where a process listens."""
+        return next(process.address for process in self.processes if process.name == name)
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """All doors by process name."""
+        return {process.name: process.address for process in self.processes}
+
+
+def plan_system(run_file: RunFile, folder: RunFolder, run_id: str, redis_url: str) -> SystemPlan:
+    """The processes of a run, each with a door of its own on loopback."""
+    names = ["buffer", *(f"reward-{role}" for role in REWARD_ROLES), "trainer", "console"]
+    names += [f"rollout-{index}" for index in range(run_file.rollout.pods)]
+    addresses = dict(zip(names, (f"127.0.0.1:{port}" for port in pick_ports(len(names))), strict=True))
+    if is_free(CONSOLE_PORT):
+        addresses["console"] = f"127.0.0.1:{CONSOLE_PORT}"
+    shared = _shared_environment(run_file, folder, run_id, redis_url, addresses)
+    processes = tuple(
+        ProcessPlan(
+            name=name,
+            kind=Kind(name.partition("-")[0]),
+            arguments=_arguments(name),
+            address=address,
+            essential=name not in ("reward-sandbox", "reward-judge", "console"),
+            environment={**shared, "FORKLIGHT_LISTEN": address, "FORKLIGHT_POD": name},
+        )
+        for name, address in addresses.items()
+    )
+    return SystemPlan(run_id=run_id, folder=folder, processes=processes)
+
+
+def pick_ports(number: int) -> list[int]:
+    """Different loopback ports that nobody listens on right now."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def is_free(port: int) -> bool:
+    """Whether a loopback port can be bound."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _arguments(name: str) -> tuple[str, ...]:
+    service, _, role = name.partition("-")
+    return ("-m", f"forklight_{service}", *([role] if service == "reward" else []))
+
+
+def _shared_environment(
+    run_file: RunFile, folder: RunFolder, run_id: str, redis_url: str, addresses: Mapping[str, str]
+) -> dict[str, str]:
+    """What every service is told; each reads only the names it knows."""
+    doors = {
+        "BUFFER": "buffer",
+        "REWARD": "reward-front",
+        "VERIFIER": "reward-verifier",
+        "SANDBOX": "reward-sandbox",
+        "JUDGE": "reward-judge",
+        "TRAINER": "trainer",
+    }
+    otlp_endpoint = run_file.telemetry.otlp_endpoint or os.environ.get("FORKLIGHT_OTLP_ENDPOINT", "")
+    return {
+        "FORKLIGHT_RUN_FILE": str(folder.run_file),
+        "FORKLIGHT_RUN_FOLDER": str(folder.path),
+        "FORKLIGHT_RUN_ID": run_id,
+        "FORKLIGHT_REDIS_URL": redis_url,
+        "FORKLIGHT_BLOBS_URL": os.environ.get("FORKLIGHT_BLOBS_URL", folder.blobs.as_uri()),
+        "FORKLIGHT_OTLP_ENDPOINT": otlp_endpoint,
+        "PYTHONUNBUFFERED": "1",
+        **{f"FORKLIGHT_{door}_ADDRESS": addresses[name] for door, name in doors.items()},
+    }
+
+
+def describe_plan(plan: SystemPlan) -> Sequence[str]:
+    """One line a process."""
+    return [
+        f"{process.name:16} {process.address:22} python {' '.join(process.arguments)}"
+        for process in plan.processes
+    ]

@@ -1,0 +1,132 @@
+"""What the person at the terminal sees: a live table, or one line a step where there is no terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import click
+
+from forklight_cli.up.process import ManagedProcess, ProcessState
+from forklight_cli.up.steps import COLUMNS, Step
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from forklight.v1 import buffer_pb2
+
+ROWS = 10
+EVENTS = 5
+
+
+class View(Protocol):
+    """Where steps, states and events are shown."""
+
+    def event(self, text: str) -> None:
+        """Something happened."""
+
+    def step(self, step: Step) -> None:
+        """The trainer finished a step."""
+
+    def state(self, status: buffer_pb2.GetStatusReply | None, processes: Sequence[ManagedProcess]) -> None:
+        """Where everything stands now."""
+
+    def close(self) -> None:
+        """Give the terminal back."""
+
+
+def open_view(title: str) -> View:
+    """The live table on a terminal, lines otherwise."""
+    return LiveView(title) if sys.stdout.isatty() else LineView()
+
+
+class LineView:
+    """One line an event or step, for logs and pipes."""
+
+    def __init__(self) -> None:
+        self._queues = ""
+
+    def event(self, text: str) -> None:
+        """Print it."""
+        click.echo(text)
+
+    def step(self, step: Step) -> None:
+        """Print it, with the queue depths last seen."""
+        click.echo(f"{step.line()} {self._queues}".rstrip())
+
+    def state(self, status: buffer_pb2.GetStatusReply | None, processes: Sequence[ManagedProcess]) -> None:
+        """Remember the queue depths."""
+        if status is not None:
+            self._queues = " ".join(f"queue_{q.name}={q.num_waiting}+{q.num_leased}" for q in status.queues)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class LiveView:
+    """A table that is drawn anew in place."""
+
+    def __init__(self, title: str) -> None:
+        from rich.live import Live
+
+        self._title = title
+        self._steps: deque[Step] = deque(maxlen=ROWS)
+        self._events: deque[str] = deque(maxlen=EVENTS)
+        self._last_step = time.monotonic()
+        self._live = Live(auto_refresh=False, transient=False)
+        self._live.start()
+
+    def event(self, text: str) -> None:
+        """Show it above the table, where it stays."""
+        self._live.console.print(text, highlight=False, markup=False)
+
+    def step(self, step: Step) -> None:
+        """Add a row."""
+        self._steps.append(step)
+        self._last_step = time.monotonic()
+
+    def state(self, status: buffer_pb2.GetStatusReply | None, processes: Sequence[ManagedProcess]) -> None:
+        """Draw."""
+        from rich.console import Group
+
+        lines = [_phase_line(status, time.monotonic() - self._last_step), _process_line(processes)]
+        self._live.update(Group(self._table(), *lines), refresh=True)
+
+    def close(self) -> None:
+        """Leave the last table on the screen."""
+        self._live.stop()
+
+    def _table(self) -> RenderableType:
+        from rich import box
+        from rich.table import Table
+
+        table = Table(title=self._title, box=box.SIMPLE_HEAD, title_justify="left")
+        for column in COLUMNS:
+            table.add_column(column, justify="right", no_wrap=True)
+        for step in self._steps:
+            table.add_row(*(step.text(column) for column in COLUMNS))
+        return table
+
+
+def _phase_line(status: buffer_pb2.GetStatusReply | None, idle_s: float) -> str:
+    if status is None:
+        return "the buffer does not answer"
+    from forklight.v1 import buffer_pb2
+
+    phase = buffer_pb2.RunPhase.Name(status.phase).removeprefix("RUN_PHASE_").lower()
+    queues = "  ".join(f"{queue.name} {queue.num_waiting}+{queue.num_leased}" for queue in status.queues)
+    parts = [phase + (f" ({status.reason})" if status.reason else ""), f"version {status.version}"]
+    parts += [f"queues {queues}", f"open {status.num_open_groups}", f"ready {status.num_ready_groups}"]
+    if status.stuck:
+        parts.append(f"stuck {len(status.stuck)}: {status.stuck[0].sample_id} in {status.stuck[0].where}")
+    return " | ".join([*parts, f"last step {idle_s:.0f} s ago"])
+
+
+def _process_line(processes: Sequence[ManagedProcess]) -> str:
+    troubled = [child for child in processes if child.state not in (ProcessState.RUNNING, ProcessState.ENDED)]
+    if not troubled:
+        return f"{len(processes)} processes running"
+    return ", ".join(f"{child.plan.name}: {child.state}" for child in troubled)

@@ -1,0 +1,74 @@
+"""Arrays survive the wire; other schemas, other runs and torn messages are refused by name."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forklight.v1 import types_pb2
+from forklight_core import ids
+from forklight_core.errors import DataLossError, InvalidInputError, all_errors
+from forklight_core.wire import SCHEMA_VERSION, TrajectoryArrays, check_envelope, pack_payload, parse, unpack_payload
+
+
+def arrays(num_tokens: int) -> TrajectoryArrays:
+    random = np.random.default_rng(num_tokens)
+    return TrajectoryArrays(
+        sample_id="run-1/g00000001/s002",
+        prompt_ids=random.integers(0, 200_064, 7, dtype=np.int32),
+        response_ids=random.integers(0, 200_064, num_tokens, dtype=np.int32),
+        logprobs=random.standard_normal(num_tokens).astype(np.float32),
+        raw_logprobs=random.standard_normal(num_tokens).astype(np.float32),
+        text="answer \u221a2",
+        contract="c1",
+    )
+
+
+@given(st.integers(0, 300))
+def test_payload_comes_back_bit_for_bit(num_tokens: int) -> None:
+    sent = arrays(num_tokens)
+    back = unpack_payload(pack_payload(sent))
+    assert (back.sample_id, back.text, back.contract) == (sent.sample_id, sent.text, sent.contract)
+    for name in ("prompt_ids", "response_ids", "logprobs", "raw_logprobs"):
+        assert np.array_equal(getattr(back, name), getattr(sent, name))
+
+
+def test_payload_with_uneven_arrays_is_refused() -> None:
+    payload = types_pb2.TrajectoryPayload.FromString(pack_payload(arrays(5)))
+    payload.logprobs = payload.logprobs[:-4]
+    with pytest.raises(DataLossError, match="4 log-probs"):
+        unpack_payload(payload.SerializeToString())
+
+
+def test_torn_message_is_refused_by_name() -> None:
+    with pytest.raises(InvalidInputError, match="Trajectory"):
+        parse(types_pb2.Trajectory, b"\xff\xff\xff")
+
+
+def test_other_schema_or_run_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match="schema version 9"):
+        check_envelope(types_pb2.Envelope(schema_version=9, run_id="run-1"), "run-1")
+    with pytest.raises(InvalidInputError, match="'run-2'"):
+        check_envelope(types_pb2.Envelope(schema_version=SCHEMA_VERSION, run_id="run-2"), "run-1")
+    check_envelope(types_pb2.Envelope(schema_version=SCHEMA_VERSION, run_id="run-1"), "run-1")
+
+
+def test_ids_are_functions_of_position() -> None:
+    group = ids.training_group_id("run-1", 12)
+    sample = ids.sample_id(group, 3)
+    assert (ids.group_of(sample), ids.sample_index(sample)) == (group, 3)
+    assert ids.trace_id(sample) == ids.trace_id(sample) != ids.trace_id(ids.sample_id(group, 4))
+    assert ids.sample_traceparent(sample).startswith(f"00-{ids.trace_id(sample):032x}-")
+    with pytest.raises(InvalidInputError, match="not a sample id"):
+        ids.group_of("nonsense")
+    with pytest.raises(InvalidInputError, match="run id"):
+        ids.check_run_id("Bad Name")
+
+
+def test_every_error_has_a_grpc_code() -> None:
+    import grpc
+
+    for name, error in all_errors().items():
+        assert grpc.StatusCode[error.code], name

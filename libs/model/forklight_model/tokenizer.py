@@ -1,0 +1,124 @@
+"""Text to token ids and back, from a model folder's tokenizer.json; and the character tokenizer of the demo.
+
+The character tokenizer loses nothing: decode(encode(text)) == text for printable ASCII and newlines. Markup of
+the turn (<pad> <eos> <user> <assistant>) is dropped in decoding; markup of the answer (<think> </think>
+\\boxed{) is one token each and stays.
+"""
+
+import json
+import string
+from pathlib import Path
+
+from forklight_core.errors import ConfigError, InvalidInputError
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as FastTokenizer
+
+TOKENIZER_FILE = "tokenizer.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+TURN_TOKENS = ("<pad>", "<eos>", "<user>", "<assistant>")
+ANSWER_TOKENS = ("<think>", "</think>", "\\boxed{")
+CHARACTERS = "\n" + "".join(sorted(set(string.printable) - set(string.whitespace) | {" "}))
+
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{{ '<user>' + message.content if message.role == 'user' else '<assistant>' + message.content + '<eos>' }}"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+class Tokenizer:
+    """A tokenizer.json with the few things generation needs to know about it."""
+
+    def __init__(self, fast: FastTokenizer, eos_token: str | None) -> None:
+        self._fast = fast
+        self._eos_token = eos_token
+        eos_id = None if eos_token is None else fast.token_to_id(eos_token)
+        if eos_token is not None and eos_id is None:
+            raise ConfigError(f"eos_token {eos_token!r} of {TOKENIZER_CONFIG_FILE} is not in {TOKENIZER_FILE}")
+        self.stop_ids: frozenset[int] = frozenset() if eos_id is None else frozenset({eos_id})
+        """Ids that end a generation."""
+
+    @property
+    def vocab_size(self) -> int:
+        return self._fast.get_vocab_size(with_added_tokens=True)
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether prompts are rendered with this project's turn markup."""
+        return all(self._fast.token_to_id(token) is not None for token in ("<user>", "<assistant>"))
+
+    def encode(self, text: str) -> list[int]:
+        try:
+            return self._fast.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # noqa: BLE001 - the package raises bare Exception for an unknown character
+            raise InvalidInputError(f"the tokenizer has no token for a part of {text[:80]!r}: {error}") from error
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of these ids without turn markup."""
+        return self._fast.decode(ids, skip_special_tokens=True)
+
+    def token_id(self, token: str) -> int:
+        """The id of one token, e.g. "<assistant>"."""
+        found = self._fast.token_to_id(token)
+        if found is None:
+            raise ConfigError(f"the tokenizer has no token {token!r}")
+        return found
+
+    def save(self, directory: str | Path) -> None:
+        """Write tokenizer.json and the tokenizer_config.json that transformers reads beside it."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._fast.save(str(directory / TOKENIZER_FILE))
+        config: dict[str, object] = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": False,
+            "eos_token": self._eos_token,
+        }
+        if self.has_turns:
+            config |= {"pad_token": "<pad>", "additional_special_tokens": ["<user>", "<assistant>"]}
+            config |= {"chat_template": _CHAT_TEMPLATE}
+        path = directory / TOKENIZER_CONFIG_FILE
+        path.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def load_tokenizer(directory: str | Path) -> Tokenizer:
+    """Read a model folder's tokenizer; ConfigError where there is none."""
+    path = Path(directory) / TOKENIZER_FILE
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; text needs a tokenizer, without one pass prompt_ids instead")
+    try:
+        fast = FastTokenizer.from_file(str(path))
+    except Exception as error:  # noqa: BLE001 - the package raises bare Exception for a malformed file
+        raise ConfigError(f"{path} is not a readable tokenizer: {error}") from error
+    return Tokenizer(fast, _eos_token(path.with_name(TOKENIZER_CONFIG_FILE)))
+
+
+def build_character_tokenizer() -> Tokenizer:
+    """One token a printable ASCII character, newline included, and one for each piece of markup."""
+    names = (*TURN_TOKENS, *ANSWER_TOKENS, *CHARACTERS)
+    fast = FastTokenizer(models.WordLevel(vocab={name: number for number, name in enumerate(names)}))
+    fast.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
+    fast.decoder = decoders.Fuse()
+    fast.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in TURN_TOKENS])
+    fast.add_tokens([AddedToken(token, normalized=False) for token in ANSWER_TOKENS])
+    return Tokenizer(fast, "<eos>")
+
+
+def render_prompt(text: str) -> str:
+    """A user's text as the model is shown it, up to where its answer begins."""
+    return f"<user>{text}<assistant>"
+
+
+def _eos_token(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    token = config.get("eos_token")
+    if isinstance(token, dict):
+        token = token.get("content")
+    if token is not None and not isinstance(token, str):
+        raise ConfigError(f"{path}: eos_token is {token!r}, expected text")
+    return token

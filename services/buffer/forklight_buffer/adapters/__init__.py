@@ -1,0 +1,1 @@
+"""What the buffer stands on: Redis for what is open, SQLite for what is final."""

@@ -1,0 +1,100 @@
+"""Loads the Lua scripts and runs them by hash. A server that restarted has forgotten them: that is how a restart is noticed.
+
+The gate is closed from then on, so nothing is written on state that may have been rolled back, until
+reconciliation has loaded the scripts again and opens it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib import resources
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from forklight_core.errors import UnavailableError
+from forklight_core.queues import WORKERS, create_group, guard_redis
+
+from forklight_buffer.keys import BufferKeys
+
+READING = frozenset({"read"})
+GROWING = frozenset({"open_group", "submit_trajectory"})
+"""Refused as a whole when the server is full; all others may run, they make room."""
+
+Argument = str | bytes | int | float
+Reply = int | bytes | list[bytes] | list[int]
+
+
+class Gate:
+    """Open while Redis is known to be the server that was reconciled with the ledger."""
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.on_close: Callable[[], None] = lambda: None
+
+    def close(self) -> None:
+        """Nothing passes any more; reconciliation is called for."""
+        if self.is_open:
+            self.is_open = False
+            self.on_close()
+
+    def open(self) -> None:
+        """Reconciled."""
+        self.is_open = True
+
+
+def read_scripts() -> dict[str, bytes]:
+    """Every script by name, complete as the server gets it."""
+    folder = resources.files("forklight_buffer").joinpath("scripts")
+    prelude = folder.joinpath("_prelude.lua").read_text()
+    found: dict[str, bytes] = {}
+    for file in folder.iterdir():
+        name = file.name.removesuffix(".lua")
+        if file.name.endswith(".lua") and not name.startswith("_"):
+            text = f"#!lua{_flags(name)}\nlocal WORKERS = '{WORKERS}'\n{prelude}\n{file.read_text()}"
+            found[name] = text.encode()
+    return found
+
+
+def _flags(name: str) -> str:
+    if name in READING:
+        return " flags=no-writes"
+    return "" if name in GROWING else " flags=allow-oom"
+
+
+class ScriptRunner:
+    """EVALSHA with the run's keys."""
+
+    def __init__(self, redis: Redis, keys: BufferKeys, gate: Gate) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._gate = gate
+        self._sources = read_scripts()
+        self._hashes = {name: hashlib.sha1(source).hexdigest() for name, source in self._sources.items()}
+        self._key_names = keys.in_order()
+
+    async def load(self) -> None:
+        """Put the scripts and the consumer groups on the server."""
+
+        async def load_all() -> None:
+            for source in self._sources.values():
+                await self._redis.script_load(source)  # type: ignore[arg-type]
+            for stream in (self._keys.shared.tasks, self._keys.shared.scoring):
+                await create_group(self._redis, stream)
+
+        await guard_redis(load_all, what="load the buffer's scripts")
+
+    async def run(self, name: str, arguments: Sequence[Argument], *, past_gate: bool = False) -> Reply:
+        """One atomic transition."""
+        if not (self._gate.is_open or past_gate):
+            raise UnavailableError("Redis restarted; the buffer is reconciling it with its ledger: try again")
+        call = (self._hashes[name], len(self._key_names), *self._key_names, *arguments)
+        try:
+            reply: Reply = await guard_redis(lambda: self._redis.evalsha(*call), what=name)  # type: ignore[arg-type]
+        except NoScriptError:
+            self._gate.close()
+            raise UnavailableError(
+                f"Redis restarted before {name}; the buffer reconciles it with its ledger: try again"
+            ) from None
+        return reply

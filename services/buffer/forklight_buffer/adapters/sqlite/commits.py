@@ -1,0 +1,143 @@
+"""Batches, commits and lineages of the ledger, and the one way back: a rewind, which is recorded."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from forklight_core.errors import PreconditionError
+
+from forklight_buffer.adapters.sqlite.database import Database
+from forklight_buffer.adapters.sqlite.groups import leased_group
+from forklight_buffer.adapters.sqlite.lineages import Segment, ancestry, owner_of, shared_steps
+from forklight_buffer.adapters.sqlite.notes import read_control, write_notes
+from forklight_buffer.adapters.sqlite.samples import (
+    close_groups,
+    find_conflict,
+    insert_sample,
+    record_conflicts,
+    sample_row,
+)
+from forklight_buffer.ledger import Rewind
+from forklight_buffer.records import Commit, Conflict, LeasedGroup, Lineage, SampleRow
+
+
+class CommitTable:
+    """Implements `CommitLedger`, but for the rewind itself."""
+
+    _db: Database
+
+    def journal_batch(self, groups: Sequence[LeasedGroup]) -> None:
+        with self._db.transaction():
+            self._db.execute_many(
+                "INSERT OR REPLACE INTO leased_groups (group_id, step, position, policy_version, body) VALUES (?, ?, ?, ?, ?)",
+                [(group.group_id, group.step, group.position, group.policy_version, group.body) for group in groups],
+            )
+
+    def leased_groups(self, step: int) -> list[LeasedGroup]:
+        rows = self._db.rows("SELECT * FROM leased_groups WHERE step = ? ORDER BY position, group_id", (step,))
+        return [leased_group(row) for row in rows]
+
+    def enter_commit(
+        self, commit: Commit, trained: Sequence[SampleRow], left_out: Sequence[SampleRow], at: float
+    ) -> None:
+        with self._db.transaction():
+            refused = [conflict for row in trained for conflict in find_conflict(self._db, row)]
+            if not refused:
+                self._write_commit(commit, [*trained, *left_out], at)
+            record_conflicts(self._db, refused)
+        if refused:
+            _refuse(commit, refused)
+
+    def _write_commit(self, commit: Commit, rows: Sequence[SampleRow], at: float) -> None:
+        for row in rows:
+            insert_sample(self._db, row)
+        close_groups(self._db, {row.group_id for row in rows})
+        write_commit(self._db, commit, at)
+        write_notes(self._db, {"step": str(commit.step)})
+
+    def read_commit(self, lineage: str, step: int) -> Commit | None:
+        owner = owner_of(ancestry(self.lineages(), lineage, self.head(lineage)), step)
+        row = self._db.row("SELECT * FROM commits WHERE lineage = ? AND step = ?", (owner, step))
+        return None if row is None else _commit(row)
+
+    def commits(self) -> list[Commit]:
+        return [_commit(row) for row in self._db.rows("SELECT * FROM commits ORDER BY lineage, step")]
+
+    def lineages(self) -> dict[str, Lineage]:
+        return {
+            row["lineage"]: Lineage(lineage=row["lineage"], parent=row["parent"], forked_at=row["forked_at"])
+            for row in self._db.rows("SELECT * FROM lineages")
+        }
+
+    def head(self, lineage: str) -> int:
+        return self._db.number(
+            "SELECT max(forked_at, coalesce((SELECT max(step) FROM commits c WHERE c.lineage = l.lineage), 0)) "
+            "FROM lineages l WHERE lineage = ?",
+            (lineage,),
+        )
+
+    def prune_batches(self, *, before_step: int) -> None:
+        with self._db.transaction():
+            self._db.execute(
+                "DELETE FROM leased_groups WHERE step >= 0 AND step < ? "
+                "AND group_id IN (SELECT group_id FROM groups WHERE closed = 1)",
+                (before_step,),
+            )
+
+    def plan_rewind(self, lineage: str, step: int) -> Rewind:
+        control, known = read_control(self._db), self.lineages()
+        now = ancestry(known, control.lineage, control.step)
+        wanted = ancestry(known, lineage, step) if lineage in known else []
+        shared = shared_steps(now, wanted)
+        adopted = tuple(self._commits_of(wanted, shared))
+        kept = {sample for commit in adopted for sample in commit.sample_ids}
+        reverted = [row for row in self._trained_after(now, shared) if row.sample_id not in kept]
+        is_fork = lineage != control.lineage or step != control.step
+        return Rewind(lineage=lineage, step=step, is_fork=is_fork, reverted=tuple(reverted), adopted=adopted)
+
+    def _commits_of(self, segments: Iterable[Segment], after: int) -> Iterable[Commit]:
+        for part in segments:
+            yield from map(
+                _commit,
+                self._db.rows(
+                    "SELECT * FROM commits WHERE lineage = ? AND step > ? AND step <= ? ORDER BY step",
+                    (part.lineage, max(part.low, after), part.high),
+                ),
+            )
+
+    def _trained_after(self, segments: Iterable[Segment], after: int) -> Iterable[SampleRow]:
+        for part in segments:
+            yield from map(
+                sample_row,
+                self._db.rows(
+                    "SELECT * FROM samples WHERE state = 10 AND lineage = ? AND step > ? ORDER BY step, sample_id",
+                    (part.lineage, max(part.low, after)),
+                ),
+            )
+
+
+def write_commit(db: Database, commit: Commit, at: float) -> None:
+    """Enter the record of a step; the same record twice is one."""
+    db.execute(
+        "INSERT OR IGNORE INTO commits (lineage, step, batch_id, sample_ids, at) VALUES (?, ?, ?, ?, ?)",
+        (commit.lineage, commit.step, commit.batch_id, json.dumps(commit.sample_ids), at),
+    )
+
+
+def _refuse(commit: Commit, refused: Sequence[Conflict]) -> None:
+    named = ", ".join(f"{item.sample_id} is {item.kept.name.lower()}" for item in refused[:3])
+    raise PreconditionError(
+        f"step {commit.step} cannot be committed: {len(refused)} of its samples ended before ({named}). "
+        "A terminal state is final. Restore the checkpoint of the step before."
+    )
+
+
+def _commit(row: sqlite3.Row) -> Commit:
+    return Commit(
+        lineage=row["lineage"],
+        step=row["step"],
+        batch_id=row["batch_id"],
+        sample_ids=tuple(json.loads(row["sample_ids"])),
+    )

@@ -1,0 +1,225 @@
+"""The port of the durable ledger: what was opened, how every sample ended, what was trained on and by which lineage.
+
+All methods block (a transaction that writes ends with an fsync): async code calls them through asyncio.to_thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from forklight_buffer.records import (
+    Commit,
+    Conflict,
+    Control,
+    Event,
+    GroupRow,
+    LeasedGroup,
+    Lineage,
+    OpenGroup,
+    Round,
+    SampleRow,
+    Weights,
+)
+from forklight_buffer.states import Phase, State
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entered:
+    """What of some terminal rows was new, and what was refused because the sample had ended otherwise."""
+
+    new: tuple[SampleRow, ...]
+    conflicts: tuple[Conflict, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleFilter:
+    """Which terminal samples to list."""
+
+    state: State | None = None
+    group_id: str = ""
+    after: str = ""
+    limit: int = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewind:
+    """What must change so that exactly the samples a checkpoint has learned from are trained.
+
+    `reverted` were learned by a line of checkpoints that is given up; `adopted` are records of the restored line.
+    """
+
+    lineage: str
+    step: int
+    is_fork: bool
+    reverted: tuple[SampleRow, ...]
+    adopted: tuple[Commit, ...]
+
+
+class GroupLedger(Protocol):
+    """Groups and prompts."""
+
+    def journal_groups(self, rows: Sequence[GroupRow]) -> None:
+        """Enter groups before they are opened; known ones are left alone."""
+        ...
+
+    def read_group(self, group_id: str) -> GroupRow | None:
+        """A group as it was opened."""
+        ...
+
+    def open_groups(self) -> list[OpenGroup]:
+        """Every group that is not over."""
+        ...
+
+    def next_index(self) -> int:
+        """Index of the next training group."""
+        ...
+
+    def next_position(self) -> int:
+        """Position of the next prompt in the endless order."""
+        ...
+
+    def redriven(self, group_ids: Sequence[str]) -> set[str]:
+        """Which groups have a successor for the same prompt."""
+        ...
+
+
+class SampleLedger(Protocol):
+    """Terminal states."""
+
+    def enter_samples(self, rows: Sequence[SampleRow]) -> Entered:
+        """Enter terminal states. A second, different one of a sample is refused and recorded."""
+        ...
+
+    def read_sample(self, sample_id: str) -> SampleRow | None:
+        """A terminal sample."""
+        ...
+
+    def list_samples(self, wanted: SampleFilter) -> list[SampleRow]:
+        """Terminal samples by id."""
+        ...
+
+    def tallies(self) -> dict[tuple[State, str], int]:
+        """Terminal samples by state and short reason."""
+        ...
+
+    def evaluation_scores(self, version: int) -> tuple[int, int, float]:
+        """Of a round: scored samples, samples without a score, mean reward."""
+        ...
+
+    def expired_payloads(self, *, ended_before: float, trained_before_step: int, limit: int) -> list[str]:
+        """Payload blobs nobody will ask for again."""
+        ...
+
+    def drop_payloads(self, payload_ids: Sequence[str]) -> None:
+        """These blobs are deleted."""
+        ...
+
+    def discard_payload(self, payload_id: str, at: float) -> None:
+        """A blob that no sample took; it is deleted later."""
+        ...
+
+
+class CommitLedger(Protocol):
+    """Batches, commits, lineages."""
+
+    def journal_batch(self, groups: Sequence[LeasedGroup]) -> None:
+        """Enter a batch before it leaves."""
+        ...
+
+    def leased_groups(self, step: int) -> list[LeasedGroup]:
+        """Groups of the batch of a step, in order."""
+        ...
+
+    def enter_commit(self, commit: Commit, trained: Sequence[SampleRow], left_out: Sequence[SampleRow], at: float) -> None:
+        """A step is learned; PreconditionError when one of its samples had ended otherwise."""
+        ...
+
+    def read_commit(self, lineage: str, step: int) -> Commit | None:
+        """The record of a step on this lineage itself or the part it shares with its ancestors."""
+        ...
+
+    def commits(self) -> list[Commit]:
+        """Every record ever entered."""
+        ...
+
+    def lineages(self) -> dict[str, Lineage]:
+        """Every lineage."""
+        ...
+
+    def head(self, lineage: str) -> int:
+        """Last step of a lineage."""
+        ...
+
+    def plan_rewind(self, lineage: str, step: int) -> Rewind:
+        """What restoring a checkpoint would change."""
+        ...
+
+    def apply_rewind(self, rewind: Rewind, *, lost: Sequence[SampleRow], epoch: int, version: int, at: float) -> str:
+        """Do it, in one transaction; `lost` end as they say instead of opening again. Returns the lineage from now on."""
+        ...
+
+    def prune_batches(self, *, before_step: int) -> None:
+        """Forget how to deliver batches of steps that can no longer be restored."""
+        ...
+
+
+class RunLedger(Protocol):
+    """Control, versions, evaluation, events."""
+
+    def control(self) -> Control:
+        """How the run stands."""
+        ...
+
+    def set_phase(self, phase: Phase, reason: str, *, by_opener: bool) -> None:
+        """Change the phase."""
+        ...
+
+    def announce(self, weights: Weights, at: float) -> None:
+        """A new version."""
+        ...
+
+    def newest_weights(self) -> Weights | None:
+        """The last announced version."""
+        ...
+
+    def note(self, name: str) -> str:
+        """A remembered text; empty when there is none."""
+        ...
+
+    def set_note(self, name: str, value: str) -> None:
+        """Remember a text."""
+        ...
+
+    def open_round(self, version: int, num_prompts: int, at: float) -> bool:
+        """An evaluation round is due; False when it was held before."""
+        ...
+
+    def rounds(self, limit: int) -> list[Round]:
+        """The last rounds, oldest first."""
+        ...
+
+    def unopened_rounds(self) -> Mapping[int, int]:
+        """Rounds of which groups are still to be opened: version to groups opened so far."""
+        ...
+
+    def close_round(self, finished: Round, at: float) -> None:
+        """A round is complete."""
+        ...
+
+    def add_event(self, event: Event) -> None:
+        """Append an event."""
+        ...
+
+    def conflicts(self) -> list[Conflict]:
+        """Refused second terminal states."""
+        ...
+
+
+class Ledger(GroupLedger, SampleLedger, CommitLedger, RunLedger, Protocol):
+    """The whole ledger."""
+
+    def close(self) -> None:
+        """Give the file free."""
+        ...

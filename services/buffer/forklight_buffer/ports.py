@@ -1,0 +1,132 @@
+"""What the buffer needs from outside: the live state (Redis), the ledger (SQLite) and a clock. Blobs come from core.
+
+Every method of LiveState is atomic, idempotent, and refuses to run on a server that restarted until the ledger
+and it have been reconciled (UnavailableError; callers try again).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from forklight_core.queues import Lease
+
+from forklight_buffer.records import (
+    Arrival,
+    BatchLease,
+    Burial,
+    Ending,
+    Judgement,
+    LiveGroup,
+    Opening,
+    Restoration,
+    Standing,
+)
+from forklight_buffer.states import Outcome, Phase, State, Status
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    """What became of a submission, and where its group stands since."""
+
+    outcome: Outcome
+    status: Status | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoBatch:
+    """Why there is no batch: the phase, or groups that are still missing."""
+
+    phase: Phase | None = None
+    num_missing: int = 0
+
+
+class LiveState(Protocol):
+    """Open samples, queues, credit."""
+
+    async def open_group(self, opening: Opening) -> bool:
+        """Open a group; False when it was open."""
+        ...
+
+    async def submit_trajectory(self, arrival: Arrival) -> Accepted:
+        """NotFoundError for a group nobody knows, FencedError for a lease that is not the newest."""
+        ...
+
+    async def submit_verdict(self, judgement: Judgement) -> Accepted:
+        """NotFoundError for a sample without trajectory, FencedError for a lease that is not the newest."""
+        ...
+
+    async def pending_samples(self, group_id: str, lease: Lease) -> list[int]:
+        """Indices that wait for a trajectory."""
+        ...
+
+    async def lease_batch(self, *, epoch: int, step: int) -> BatchLease | NoBatch:
+        """The batch of a step; FencedError for an old epoch, PreconditionError for a step out of order."""
+        ...
+
+    async def commit_step(self, step: int, sample_ids: Sequence[str]) -> list[str]:
+        """The ledger has this step; returns samples that had ended otherwise."""
+        ...
+
+    async def close_samples(self, group_id: str, endings: Sequence[Ending]) -> list[int]:
+        """Terminal states for samples; returns indices that had ended otherwise. Nothing for an unknown group."""
+        ...
+
+    async def close_group(self, group_id: str, state: State, reason: str, *, leased_too: bool) -> int:
+        """End all open samples of a group; returns how many."""
+        ...
+
+    async def forget_group(self, group_id: str, num_known: int) -> bool:
+        """The ledger has so many terminal samples of the group; True when the group is gone."""
+        ...
+
+    async def bury_entry(self, burial: Burial) -> bool:
+        """Dead letter; False when somebody holds the entry again."""
+        ...
+
+    async def set_run(self, fields: Mapping[str, str], *, weights: bytes = b"") -> None:
+        """Copy control fields."""
+        ...
+
+    async def restore_group(self, restoration: Restoration) -> Status:
+        """Write a group as the ledger knows it."""
+        ...
+
+    async def place_batch(self, step: int, policy_version: int, group_ids: Sequence[str]) -> None:
+        """Set an outstanding batch; without groups dissolve it."""
+        ...
+
+    async def read_group(self, group_id: str) -> LiveGroup | None:
+        """A group with its samples."""
+        ...
+
+    async def live_groups(self, *, opened_before: float | None = None) -> list[str]:
+        """Groups Redis knows, oldest first."""
+        ...
+
+    async def unjournalled(self, limit: int) -> list[str]:
+        """Groups with terminal samples the ledger may lack."""
+        ...
+
+    async def batches(self) -> dict[int, tuple[str, ...]]:
+        """Outstanding batches: step to group ids."""
+        ...
+
+    async def standing(self) -> Standing:
+        """What admission is decided on."""
+        ...
+
+    async def open_counts(self) -> dict[State, int]:
+        """Open samples by state."""
+        ...
+
+    async def dead_letters(self) -> dict[str, bytes]:
+        """Serialized DeadLetter by id."""
+        ...
+
+    async def drop_dead_letters(self, letter_ids: Sequence[str]) -> None:
+        """Forget dead letters."""
+        ...

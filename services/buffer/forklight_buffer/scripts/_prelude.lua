@@ -1,0 +1,171 @@
+-- Put before every script. KEYS come in the order of keys.py, so scripts find them by name; WORKERS is set by the loader.
+-- Group hash: size kind prompt purpose version at spec spec_bytes window entry status queued undecided terminal oldest,
+--   and per sample i: s<i> state|since|min_version|tokens|bytes|reason, t<i> Trajectory, v<i> Verdict, r<i> reward, e<i> scoring entry.
+-- Credit (RUN tokens, bytes) is held by samples that are not terminal.
+local RUN, LIVE, READY, UNJOURNALLED, COUNTS, TASKS, SCORING, WEIGHTS, DEAD, BATCHES, GROUP = unpack(KEYS)
+local QUEUED, GENERATED, SCORED, IS_READY, LEASED = 1, 2, 3, 4, 5
+local TRAINED, FILTERED, STALE, REWARD_FAILED, INFRA_FAILED, CANCELLED = 10, 11, 12, 13, 14, 15
+local TRAIN, EVALUATE = '1', '2'
+
+local function run_number(field)
+  return tonumber(redis.call('HGET', RUN, field) or '0')
+end
+
+local function parse_sample(raw, index)
+  local state, since, version, tokens, bytes, reason = string.match(raw, '^(%d+)|([^|]*)|(%d+)|(%d+)|(%d+)|(.*)$')
+  return {
+    index = index, state = tonumber(state), since = since, version = tonumber(version),
+    tokens = tonumber(tokens), bytes = tonumber(bytes), reason = reason,
+  }
+end
+
+local function read_sample(key, index)
+  local raw = redis.call('HGET', key, 's' .. index)
+  return raw and parse_sample(raw, tonumber(index))
+end
+
+local function write_sample(key, sample)
+  redis.call('HSET', key, 's' .. sample.index, string.format('%d|%s|%d|%d|%d|%s',
+    sample.state, sample.since, sample.version, sample.tokens, sample.bytes, sample.reason))
+end
+
+-- Samples of a group that are not terminal, by index.
+local function open_samples(key)
+  local size = tonumber(redis.call('HGET', key, 'size') or '0')
+  local fields, found = {}, {}
+  for index = 0, size - 1 do fields[#fields + 1] = 's' .. index end
+  if size == 0 then return found end
+  for position, raw in ipairs(redis.call('HMGET', key, unpack(fields))) do
+    local sample = parse_sample(raw, position - 1)
+    if sample.state < TRAINED then found[#found + 1] = sample end
+  end
+  return found
+end
+
+local function count(state, change)
+  if state < TRAINED then redis.call('HINCRBY', COUNTS, state, change) end
+end
+
+local function hold_credit(tokens, bytes)
+  if tokens ~= 0 then redis.call('HINCRBY', RUN, 'tokens', tokens) end
+  if bytes ~= 0 then redis.call('HINCRBY', RUN, 'bytes', bytes) end
+end
+
+local function move_sample(key, sample, state, now)
+  count(sample.state, -1)
+  count(state, 1)
+  sample.state, sample.since = state, now
+  write_sample(key, sample)
+end
+
+local function settle(stream, entry)
+  if entry and entry ~= '' then
+    redis.call('XACK', stream, WORKERS, entry)
+    redis.call('XDEL', stream, entry)
+  end
+end
+
+-- nil when the lease is the newest one of the entry, else who holds it.
+local function other_holder(stream, entry, consumer, fence)
+  local held = redis.call('XPENDING', stream, WORKERS, entry, entry, 1)
+  if #held == 0 then return 'nobody' end
+  if held[1][2] == consumer and held[1][4] == tonumber(fence) then return nil end
+  return held[1][2] .. ' (delivery ' .. held[1][4] .. ')'
+end
+
+-- One sample fewer waits for its trajectory; with the last one the task entry is settled.
+local function leave_queue(key)
+  if redis.call('HINCRBY', key, 'queued', -1) == 0 then
+    settle(TASKS, redis.call('HGET', key, 'entry'))
+    redis.call('HSET', key, 'entry', '')
+  end
+end
+
+local function leave_scoring(key, index)
+  settle(SCORING, redis.call('HGET', key, 'e' .. index))
+  redis.call('HDEL', key, 'e' .. index)
+end
+
+-- The one way into a terminal state. The group stays until the ledger has it.
+local function finish_sample(key, group, sample, state, reason, now)
+  if sample.state == QUEUED then leave_queue(key) end
+  if sample.state == GENERATED then leave_scoring(key, sample.index) end
+  if sample.state <= GENERATED then redis.call('HINCRBY', key, 'undecided', -1) end
+  hold_credit(-sample.tokens, -sample.bytes)
+  redis.call('HINCRBY', key, 'terminal', 1)
+  sample.reason = reason
+  move_sample(key, sample, state, now)
+  redis.call('ZADD', UNJOURNALLED, now, group)
+end
+
+local function status_counter(purpose, status)
+  return (purpose == TRAIN and status or 'evaluating') .. '_groups'
+end
+
+-- Moves a group between open, ready, leased and closed, with the counters and the ready list.
+local function place_group(key, group, status)
+  local found = redis.call('HMGET', key, 'status', 'purpose')
+  local before, purpose = found[1], found[2]
+  if before == status then return end
+  if before and before ~= 'closed' then redis.call('HINCRBY', RUN, status_counter(purpose, before), -1) end
+  if status ~= 'closed' then redis.call('HINCRBY', RUN, status_counter(purpose, status), 1) end
+  if before == 'ready' then redis.call('ZREM', READY, group) end
+  if status == 'ready' then redis.call('ZADD', READY, redis.call('HINCRBY', RUN, 'ready_order', 1), group) end
+  redis.call('HSET', key, 'status', status)
+end
+
+-- Why these samples, all scored, may not be trained on; nil when they may.
+local function find_fault(key, samples)
+  if redis.call('HGET', key, 'purpose') == EVALUATE then return 'evaluation' end
+  if #samples < run_number('min_scored_samples') then return 'too_few_scored' end
+  if run_number('dynamic_sampling') == 0 then return nil end
+  local fields = {}
+  for _, sample in ipairs(samples) do fields[#fields + 1] = 'r' .. sample.index end
+  local rewards = redis.call('HMGET', key, unpack(fields))
+  for _, reward in ipairs(rewards) do
+    if tonumber(reward) ~= tonumber(rewards[1]) then return nil end
+  end
+  return 'all_equal'
+end
+
+local function make_ready(key, group, samples, now)
+  local oldest = samples[1].version
+  for _, sample in ipairs(samples) do
+    oldest = math.min(oldest, sample.version)
+    move_sample(key, sample, IS_READY, now)
+  end
+  redis.call('HSET', key, 'oldest', oldest)
+  place_group(key, group, 'ready')
+end
+
+-- After any change: is the group complete, may it still be trained on, is it over? Returns its status.
+local function review_group(key, group, now)
+  local found = redis.call('HMGET', key, 'status', 'undecided')
+  if found[1] == 'open' and tonumber(found[2]) > 0 then return 'open' end
+  local samples = open_samples(key)
+  if #samples == 0 then
+    place_group(key, group, 'closed')
+    return 'closed'
+  end
+  local fault = find_fault(key, samples)
+  if fault then
+    for _, sample in ipairs(samples) do finish_sample(key, group, sample, FILTERED, fault, now) end
+    place_group(key, group, 'closed')
+    return 'closed'
+  end
+  if found[1] == 'open' then
+    make_ready(key, group, samples, now)
+    return 'ready'
+  end
+  return found[1]
+end
+
+-- Groups of an outstanding batch.
+local function batch_groups(step)
+  local groups = {}
+  local body = redis.call('HGET', BATCHES, step)
+  if not body then return nil end
+  for line in string.gmatch(body, '[^\n]+') do groups[#groups + 1] = line end
+  local version = table.remove(groups, 1)
+  return groups, version
+end

@@ -1,0 +1,22 @@
+-- An entry was delivered too often and nobody holds it: dead letter, and its samples end.
+-- ARGV: queue (tasks or scoring), entry, idle ms, deliveries allowed, now, group, index, reason, letter id, letter.
+-- Returns 1 when buried, 0 when somebody holds it again.
+local stream = ARGV[1] == 'tasks' and TASKS or SCORING
+local entry, now, group = ARGV[2], ARGV[5], ARGV[6]
+local held = redis.call('XPENDING', stream, WORKERS, 'IDLE', ARGV[3], entry, entry, 1)
+if #held == 0 or held[1][4] < tonumber(ARGV[4]) then return 0 end
+
+redis.call('HSET', DEAD, ARGV[9], ARGV[10])
+local key = GROUP .. group
+if redis.call('EXISTS', key) == 1 then
+  for _, sample in ipairs(open_samples(key)) do
+    if ARGV[1] == 'tasks' and sample.state == QUEUED and redis.call('HGET', key, 'entry') == entry then
+      finish_sample(key, group, sample, INFRA_FAILED, ARGV[8], now)
+    elseif ARGV[1] == 'scoring' and sample.state == GENERATED and redis.call('HGET', key, 'e' .. sample.index) == entry then
+      finish_sample(key, group, sample, REWARD_FAILED, ARGV[8], now)
+    end
+  end
+  review_group(key, group, now)
+end
+settle(stream, entry)
+return 1

@@ -1,0 +1,1 @@
+"""Forklight's reward service: a front door that routes by task kind to a verifier, a sandbox and a judge."""

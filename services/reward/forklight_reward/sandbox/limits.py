@@ -1,0 +1,95 @@
+"""Limits of a job: the ones its processes set on themselves, and what a look at its process tree says."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from forklight_reward.sandbox.spec import Limits
+
+MIB = 2**20
+# Address space is not memory: an interpreter maps libraries and arenas it never touches.
+ADDRESS_SPACE_SLACK_BYTES = 256 * MIB
+MAX_OPEN_FILES = 64
+# The jail's own first process counts too.
+EXTRA_PIDS = 2
+CPU_SLACK_S = 1
+
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+def process_limits(limits: Limits, *, counts_processes: bool) -> dict[str, int]:
+    """RLIMIT names and values of one process. The tree as a whole is watched from outside."""
+    values = {
+        "AS": limits.memory_mb * MIB + ADDRESS_SPACE_SLACK_BYTES,
+        "CPU": int(limits.cpu_s) + CPU_SLACK_S,
+        "FSIZE": limits.disk_mb * MIB,
+        "NOFILE": MAX_OPEN_FILES,
+        "CORE": 0,
+    }
+    if counts_processes:
+        values["NPROC"] = limits.pids + EXTRA_PIDS
+    return values
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeUsage:
+    """What a process tree uses at one moment."""
+
+    resident_bytes: int
+    cpu_s: float
+    num_tasks: int
+
+
+def descendants(root: int) -> list[int]:
+    """All living descendants; orphans of a pid namespace stay below its first process."""
+    found: list[int] = []
+    waiting = [root]
+    while waiting:
+        pid = waiting.pop()
+        try:
+            tasks = os.listdir(f"/proc/{pid}/task")
+        except OSError:
+            continue
+        for task in tasks:
+            try:
+                children = Path(f"/proc/{pid}/task/{task}/children").read_text()
+            except OSError:
+                continue
+            waiting.extend(int(child) for child in children.split())
+        found.append(pid)
+    return found[1:]
+
+
+def read_tree(root: int) -> TreeUsage:
+    """Memory, CPU and tasks of everything below a process. Memory shared by forks counts once for each here."""
+    resident = num_tasks = 0
+    ticks = 0
+    for pid in descendants(root):
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            continue
+        fields = text[text.rindex(")") + 2 :].split()
+        ticks += sum(int(value) for value in fields[11:15])
+        num_tasks += int(fields[17])
+        resident += int(fields[21]) * _PAGE_BYTES
+    return TreeUsage(resident_bytes=resident, cpu_s=ticks / _TICKS_A_SECOND, num_tasks=num_tasks)
+
+
+def proportional_bytes(root: int) -> int | None:
+    """Memory of the tree with shared pages divided among their users; None where the kernel does not say."""
+    total = 0
+    for pid in descendants(root):
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+        for line in text.splitlines():
+            if line.startswith("Pss:"):
+                total += int(line.split()[1]) * 1024
+    return total

@@ -1,0 +1,1 @@
+"""Rules: mathematics and format. The only public name is `verify_math` of `verify.py`."""

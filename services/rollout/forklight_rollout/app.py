@@ -1,0 +1,158 @@
+"""A rollout pod, wired.
+
+                    WeightsWatcher --stage, swap--> engine thread (Generator over an Engine)
+                          |                            ^      |
+    Redis: weights, tasks-+--> Worker --groups---------'      '--finished samples--> Worker --> blobs, buffer
+                                  '-- LeaseKeeper: heartbeat
+
+The door opens first and says NOT_SERVING until the first weights are in use. When the pod is told to stop: stop taking,
+finish within rollout.drain_s, submit, hand the other leases back, close.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from forklight.v1 import rollout_pb2, rollout_pb2_grpc
+from forklight_core.blobs import BlobStore, open_blob_store
+from forklight_core.queues import RedisWorkQueue, RunKeys, WorkQueue, connect_redis, read_weights
+from forklight_core.rpc import Registration, open_channel, serve
+from forklight_core.runfile import RunFile, load_run_file
+from forklight_model.tokenizer import load_tokenizer
+from forklight_rollout import metrics
+from forklight_rollout.adapters.buffer_rpc import RpcBuffer
+from forklight_rollout.buffer_calls import BufferCalls
+from forklight_rollout.engine_thread import EngineThread
+from forklight_rollout.generator import Generator
+from forklight_rollout.held_groups import HeldGroups
+from forklight_rollout.intake import Intake, TaskReader
+from forklight_rollout.lease_keeper import LeaseKeeper
+from forklight_rollout.memory_plan import MemoryWish
+from forklight_rollout.ports import EngineFactory
+from forklight_rollout.problems import Problems
+from forklight_rollout.servicer import RolloutServicer
+from forklight_rollout.settings import RolloutSettings
+from forklight_rollout.status import PodStatus
+from forklight_rollout.submission import Provenance, Submission
+from forklight_rollout.watcher import FirstWeights, WeightsWatcher
+from forklight_rollout.worker import Worker, WorkerLimits
+
+SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["Rollout"].full_name
+METRICS_EVERY_S = 1.0
+
+
+async def run(
+    settings: RolloutSettings, stop: asyncio.Event, *, make_engine: EngineFactory | None = None
+) -> None:
+    """Serve until `stop` is set and the pod has drained. `make_engine` replaces the native engine (tests, other engines)."""
+    run_file = load_run_file(settings.run_file)
+    pod = settings.pod or f"rollout-{os.getpid()}"
+    redis = connect_redis(settings.redis_url)
+    keys = RunKeys(settings.run_id)
+    problems = Problems()
+    watcher = WeightsWatcher(
+        lambda: read_weights(redis, keys),
+        run_id=settings.run_id,
+        problems=problems,
+        poll_s=settings.weights_poll_s,
+    )
+    status = PodStatus(pod=pod, problems=problems, watcher=watcher)
+    door = Registration(rollout_pb2_grpc.add_RolloutServicer_to_server, RolloutServicer(status), SERVICE_NAME)
+    async with AsyncExitStack() as closing:
+        closing.push_async_callback(redis.aclose)
+        server = await closing.enter_async_context(serve(settings.listen, [door], serving=False))
+        channel = await closing.enter_async_context(open_channel(settings.buffer_address))
+        first = await watcher.wait_first(make_engine or _native_engines(settings, run_file), stop)
+        if first is None:
+            return
+        tasks = RedisWorkQueue(redis, keys.tasks, lease_s=run_file.buffer.lease_s)
+        buffer = BufferCalls(
+            door=RpcBuffer(channel, settings.run_id), problems=problems, deadline_s=settings.submit_deadline_s
+        )
+        pod_parts = PodParts(
+            pod=pod,
+            run_id=settings.run_id,
+            queue=tasks,
+            blobs=open_blob_store(settings.blobs_url),
+            buffer=buffer,
+            lease_s=run_file.buffer.lease_s,
+            drain_s=run_file.rollout.drain_s,
+        )
+        status.thread, status.worker = assemble_worker(pod_parts, first)
+        closing.push_async_callback(status.thread.close)
+        await server.set_serving(True)
+        await _work(status.worker, status.thread, watcher, first, stop)
+
+
+async def _work(
+    worker: Worker, thread: EngineThread, watcher: WeightsWatcher, first: FirstWeights, stop: asyncio.Event
+) -> None:
+    """The worker, and beside it new weights and metrics for as long as it runs."""
+    async with asyncio.TaskGroup() as group:
+        beside = [
+            group.create_task(watcher.run(first.engine, thread, stop)),
+            group.create_task(_report(thread, worker)),
+        ]
+        await worker.run(stop)
+        for task in beside:
+            task.cancel()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodParts:
+    """What a worker is put together from, besides the engine."""
+
+    pod: str
+    run_id: str
+    queue: WorkQueue
+    blobs: BlobStore
+    buffer: BufferCalls
+    lease_s: float
+    drain_s: float
+
+
+def assemble_worker(parts: PodParts, first: FirstWeights) -> tuple[EngineThread, Worker]:
+    """A worker and its engine thread, neither started."""
+    tokenizer = load_tokenizer(first.weights.folder)
+    thread = EngineThread(Generator(first.engine, stop_ids=tokenizer.stop_ids))
+    held = HeldGroups()
+    keeper = LeaseKeeper(
+        parts.queue, thread, held, problems=parts.buffer.problems, pod=parts.pod, lease_s=parts.lease_s
+    )
+    intake = Intake(
+        queue=parts.queue,
+        engine=thread,
+        held=held,
+        reader=TaskReader(run_id=parts.run_id, tokenizer=tokenizer, limits=thread.limits),
+        buffer=parts.buffer,
+    )
+    provenance = Provenance(pod=parts.pod, contract=first.weights.manifest.contract, decode=tokenizer.decode)
+    submission = Submission(
+        blobs=parts.blobs, buffer=parts.buffer, held=held, keeper=keeper, provenance=provenance
+    )
+    return thread, Worker(intake, submission, WorkerLimits(drain_s=parts.drain_s))
+
+
+def _native_engines(settings: RolloutSettings, run_file: RunFile) -> EngineFactory:
+    from forklight_rollout.adapters.native import native_engine_factory
+
+    wish = MemoryWish(
+        max_batch=run_file.rollout.max_batch,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_new_tokens=run_file.sampling.max_new_tokens,
+        budget_bytes=settings.cache_memory_bytes,
+    )
+    return native_engine_factory(wish, dtype=run_file.model.dtype, threads=run_file.rollout.threads)
+
+
+async def _report(thread: EngineThread, worker: Worker) -> None:
+    """Metrics once a second."""
+    before = thread.reading
+    while True:
+        await asyncio.sleep(METRICS_EVERY_S)
+        now = thread.reading
+        metrics.record_reading(now, before, worker.num_unsubmitted)
+        before = now

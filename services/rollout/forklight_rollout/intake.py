@@ -1,0 +1,67 @@
+"""From a queue entry to work for the engine: what the task asks for, and which of its samples are still missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from forklight.v1 import types_pb2
+from forklight_core.queues import Leased, WorkQueue
+from forklight_core.wire import check_envelope, parse
+from forklight_model.tokenizer import Tokenizer, render_prompt
+from forklight_rollout.buffer_calls import BufferCalls
+from forklight_rollout.engine_thread import EngineThread
+from forklight_rollout.groups import GroupWork, read_group
+from forklight_rollout.held_groups import HeldGroups
+from forklight_rollout.ports import EngineLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskReader:
+    """Reads tasks of one run for one engine; InvalidInputError names the field that makes a task impossible."""
+
+    run_id: str
+    tokenizer: Tokenizer
+    limits: EngineLimits
+
+    def read_task(self, leased: Leased) -> types_pb2.GenerationTask:
+        """The task of a queue entry."""
+        task = parse(types_pb2.GenerationTask, leased.body)
+        check_envelope(task.envelope, self.run_id)
+        return task
+
+    def read_work(self, task: types_pb2.GenerationTask, indices: Sequence[int]) -> GroupWork:
+        """What to generate of a task."""
+        return read_group(task, indices, encode=self._encode, limits=self.limits)
+
+    def _encode(self, prompt: str) -> list[int]:
+        return self.tokenizer.encode(render_prompt(prompt) if self.tokenizer.has_turns else prompt)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intake:
+    """Accepts leased entries."""
+
+    queue: WorkQueue
+    engine: EngineThread
+    held: HeldGroups
+    reader: TaskReader
+    buffer: BufferCalls
+
+    async def receive(self, leased: Leased) -> None:
+        """Start a group, go on with one whose lease came back, or settle one that has nothing missing."""
+        task = self.reader.read_task(leased)
+        held = self.held.find(task.envelope.group_id)
+        if held is not None:
+            # Our own lease had expired and came back to us: what runs goes on under the new fence.
+            held.lease = leased.lease
+            return
+        group = self.held.hold(leased.lease, task)
+        pending = await self.buffer.pending_samples(group)
+        if not pending:
+            self.held.drop(group)
+            await self.queue.settle(group.lease)
+            return
+        work = self.reader.read_work(task, pending)
+        group.open_samples = {sample.sample_id for sample in work.samples}
+        await self.engine.call(lambda generator: generator.add(work))

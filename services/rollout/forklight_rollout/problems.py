@@ -1,0 +1,37 @@
+"""Why a pod is not well, by area, for its status and its logs. A problem is reported once and again when it is over."""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+
+log = logging.getLogger(__name__)
+
+
+class Area(StrEnum):
+    """Where a problem lies."""
+
+    WEIGHTS = "weights"
+    QUEUE = "queue"
+    BUFFER = "buffer"
+    BLOBS = "blobs"
+
+
+class Problems:
+    """The open problems of this pod."""
+
+    def __init__(self) -> None:
+        self._open: dict[Area, str] = {}
+
+    def report(self, area: Area, reason: str) -> None:
+        if area not in self._open:
+            log.warning("problem", extra={"area": area.value, "reason": reason})
+        self._open[area] = reason
+
+    def clear(self, area: Area) -> None:
+        if self._open.pop(area, None) is not None:
+            log.info("problem is over", extra={"area": area.value})
+
+    def summary(self) -> str:
+        """One line; empty when all is well."""
+        return "; ".join(f"{area}: {reason}" for area, reason in self._open.items())

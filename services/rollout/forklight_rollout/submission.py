@@ -1,0 +1,85 @@
+"""One finished sample on its way out: its payload to the blob store, its header to the buffer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from forklight_core.blobs import BlobRef, BlobStore
+from forklight_core.errors import BusyError, DeadlineError, UnavailableError
+from forklight_core.ids import sample_id
+from forklight_core.retry import backoff_delays
+from forklight_core.telemetry import SpanKind, span
+from forklight_rollout.buffer_calls import BufferCalls
+from forklight_rollout.groups import FinishedSample
+from forklight_rollout.held_groups import HeldGroup, HeldGroups
+from forklight_rollout.lease_keeper import LeaseKeeper
+from forklight_rollout.ports import SubmitOutcome
+from forklight_rollout.problems import Area
+from forklight_rollout.trajectory import build_payload, build_trajectory, emit_generate_span
+
+SUBMIT_SPAN = "rollout.submit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What trajectories say of where they come from."""
+
+    pod: str
+    contract: str
+    decode: Callable[[list[int]], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """Hands samples over. FencedError: the group is not ours any more; other errors: it could not be done."""
+
+    blobs: BlobStore
+    buffer: BufferCalls
+    held: HeldGroups
+    keeper: LeaseKeeper
+    provenance: Provenance
+
+    async def submit(self, sample: FinishedSample, group: HeldGroup) -> SubmitOutcome:
+        """Store the payload, submit the header, note what became of it."""
+        pod = self.provenance.pod
+        traceparent = emit_generate_span(sample, pod=pod)
+        with span(SUBMIT_SPAN, sample_id=sample.sample_id, traceparent=traceparent, kind=SpanKind.PRODUCER):
+            payload = await self._put(sample, group)
+            outcome = await self.buffer.submit(
+                lambda: build_trajectory(sample, group, payload=payload, pod=pod, traceparent=traceparent),
+                group,
+            )
+        self.held.close_sample(group, sample.sample_id)
+        if outcome is SubmitOutcome.DROPPED and group.open_samples:
+            await self._cancel_unwanted(group)
+        return outcome
+
+    async def _put(self, sample: FinishedSample, group: HeldGroup) -> BlobRef:
+        """A full disk is waited out for as long as the group is ours: the sample is safe in memory meanwhile."""
+        provenance = self.provenance
+        data = await asyncio.to_thread(
+            build_payload, sample, decode=provenance.decode, contract=provenance.contract
+        )
+        problems = self.buffer.problems
+        for delay in backoff_delays():
+            group.require_held()
+            try:
+                reference = await asyncio.to_thread(self.blobs.put, data)
+            except (BusyError, UnavailableError, DeadlineError) as error:
+                problems.report(Area.BLOBS, str(error))
+            else:
+                problems.clear(Area.BLOBS)
+                return reference
+            await asyncio.sleep(delay)
+        raise AssertionError("backoff_delays never ends")
+
+    async def _cancel_unwanted(self, group: HeldGroup) -> None:
+        """One sample was terminal already; ask which others are, and stop those."""
+        pending = await self.buffer.pending_samples(group)
+        wanted = {sample_id(group.group_id, index) for index in pending}
+        unwanted = group.open_samples - wanted
+        await self.keeper.cancel(unwanted)
+        for sample in unwanted:
+            self.held.close_sample(group, sample)

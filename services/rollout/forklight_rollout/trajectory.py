@@ -1,0 +1,91 @@
+"""From a finished sample to what is handed over: the payload blob, the header, and the span of its generation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from forklight.v1 import types_pb2
+from forklight_core import ids
+from forklight_core.blobs import BlobRef
+from forklight_core.telemetry import SpanKind, emit_span
+from forklight_core.wire import SCHEMA_VERSION, TrajectoryArrays, pack_payload
+from forklight_rollout.groups import FinishedSample, FinishReason
+from forklight_rollout.held_groups import HeldGroup
+
+GENERATE_SPAN = "rollout.generate"
+
+_REASONS: Mapping[FinishReason, types_pb2.FinishReason] = {
+    FinishReason.STOP: types_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: types_pb2.FINISH_REASON_LENGTH,
+    FinishReason.REPETITION: types_pb2.FINISH_REASON_REPETITION,
+    FinishReason.CANCELLED: types_pb2.FINISH_REASON_CANCELLED,
+}
+
+
+def build_payload(sample: FinishedSample, *, decode: Callable[[list[int]], str], contract: str) -> bytes:
+    """The bytes of the sample's blob."""
+    return pack_payload(
+        TrajectoryArrays(
+            sample_id=sample.sample_id,
+            prompt_ids=np.asarray(sample.prompt_ids, dtype=np.int32),
+            response_ids=np.asarray(sample.response_ids, dtype=np.int32),
+            logprobs=np.asarray(sample.logprobs, dtype=np.float32),
+            raw_logprobs=np.asarray(sample.raw_logprobs, dtype=np.float32),
+            text=decode(sample.response_ids.tolist()),
+            contract=contract,
+        )
+    )
+
+
+def build_trajectory(
+    sample: FinishedSample, group: HeldGroup, *, payload: BlobRef, pod: str, traceparent: str
+) -> types_pb2.Trajectory:
+    """The header that travels; its arrays are in the payload."""
+    task = group.task
+    return types_pb2.Trajectory(
+        envelope=types_pb2.Envelope(
+            schema_version=SCHEMA_VERSION,
+            run_id=task.envelope.run_id,
+            group_id=sample.group_id,
+            sample_id=sample.sample_id,
+            attempt=group.lease.fence,
+            traceparent=traceparent,
+        ),
+        prompt_id=task.prompt_id,
+        payload=types_pb2.BlobRef(id=payload.id, size_bytes=payload.size_bytes),
+        num_prompt_tokens=len(sample.prompt_ids),
+        num_response_tokens=len(sample.response_ids),
+        finish_reason=_REASONS[sample.reason],
+        version_spans=[
+            types_pb2.VersionSpan(start=span.start, version=span.version) for span in sample.spans
+        ],
+        pod=pod,
+        started_at=sample.started_at,
+        finished_at=sample.finished_at,
+        purpose=task.purpose,
+    )
+
+
+def emit_generate_span(sample: FinishedSample, *, pod: str) -> str:
+    """Put the generation into the sample's own trace; returns the span's trace context."""
+    attributes: dict[str, str | int] = {
+        "rl.sample.id": sample.sample_id,
+        "rl.group.id": sample.group_id,
+        "rl.tokens.prompt": len(sample.prompt_ids),
+        "rl.tokens.response": len(sample.response_ids),
+        "rl.finish_reason": sample.reason.value,
+        "rl.pod": pod,
+    }
+    if sample.spans:
+        attributes["rl.version.first"] = sample.spans[0].version
+        attributes["rl.version.last"] = sample.spans[-1].version
+    return emit_span(
+        GENERATE_SPAN,
+        traceparent=ids.sample_traceparent(sample.sample_id),
+        start_s=sample.started_at,
+        end_s=sample.finished_at,
+        attributes=attributes,
+        kind=SpanKind.CONSUMER,
+    )

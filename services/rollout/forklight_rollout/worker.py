@@ -1,0 +1,214 @@
+"""The queue door: takes groups while there is room, hands finished samples over, drains.
+
+    tasks --take--> Intake --> engine thread --deliver--> finished --N at a time--> Submission --> blobs, buffer
+               ^                                             |
+               '----- only while both have room <------------'          LeaseKeeper: heartbeat beside all of it
+
+Nothing piles up: every sample in the engine or behind it belongs to a held lease, and a lease is only taken while
+both are below their limits. Broad `except` is here and nowhere else: a failing task or sample costs its group's
+lease, never the worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from forklight_core.errors import FencedError, ForklightError, InvalidInputError, UnavailableError
+from forklight_core.queues import Lease, Leased
+from forklight_rollout import metrics
+from forklight_rollout.groups import FinishedSample
+from forklight_rollout.held_groups import HeldGroup
+from forklight_rollout.intake import Intake
+from forklight_rollout.ports import SubmitOutcome
+from forklight_rollout.problems import Area
+from forklight_rollout.submission import Submission
+
+log = logging.getLogger(__name__)
+
+TAKE_WAIT_S = 1.0
+RETRY_WAIT_S = 0.5
+REFUSAL_PAUSE_S = 1.0
+"""A task that failed is handed back only after this, so that it does not spin between pods."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLimits:
+    """How much a worker takes on, and how long it may take to let go."""
+
+    drain_s: float
+    num_submitters: int = 4
+    max_unsubmitted: int = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainOutcome:
+    """What a drain achieved, in samples."""
+
+    num_finished: int
+    num_released: int
+
+
+class Worker:
+    """Runs in the event loop; the engine thread generates."""
+
+    def __init__(self, intake: Intake, submission: Submission, limits: WorkerLimits) -> None:
+        self.num_submitted = 0
+        self._intake, self._submission, self._limits = intake, submission, limits
+        self._engine, self._held, self._keeper = intake.engine, intake.held, submission.keeper
+        self._problems = intake.buffer.problems
+        # Unbounded in form only: `_has_room` bounds what can ever be in it.
+        self._finished: asyncio.Queue[FinishedSample] = asyncio.Queue()
+        self._draining = asyncio.Event()
+        self._takes_ended = asyncio.Event()
+        self._releases: set[asyncio.Task[None]] = set()
+        self._drain: asyncio.Task[DrainOutcome] | None = None
+
+    @property
+    def is_draining(self) -> bool:
+        return self._draining.is_set()
+
+    @property
+    def num_unsubmitted(self) -> int:
+        return self._held.num_unsubmitted
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until told to stop, then drain."""
+        self._engine.start(deliver=self._deliver)
+        async with asyncio.TaskGroup() as tasks:
+            endless = [tasks.create_task(self._keeper.run()), tasks.create_task(self._engine.wait_ended())]
+            endless += [tasks.create_task(self._submit_all()) for _ in range(self._limits.num_submitters)]
+            tasks.create_task(self._take_all())
+            await stop.wait()
+            await self.drain(self._limits.drain_s)
+            for task in endless:
+                task.cancel()
+
+    async def drain(self, deadline_s: float) -> DrainOutcome:
+        """Stop taking, finish what runs within the deadline, hand the rest back. Asking again waits for the same."""
+        if self._drain is None:
+            self._drain = asyncio.create_task(self._drain_within(deadline_s))
+        return await asyncio.shield(self._drain)
+
+    async def _drain_within(self, deadline_s: float) -> DrainOutcome:
+        log.info("draining", extra={"deadline_s": deadline_s, "num_groups": len(self._held)})
+        end = asyncio.get_running_loop().time() + deadline_s
+        before = self.num_submitted
+        self._draining.set()
+        await self._held.notify()
+        await self._takes_ended.wait()
+        unstarted = await self._engine.call(lambda generator: generator.unstarted_groups())
+        num_released = await self._hand_back(self._held.find_all(unstarted))
+        try:
+            async with asyncio.timeout_at(end):
+                await self._held.wait_for(lambda: len(self._held) == 0)
+        except TimeoutError:
+            num_released += await self._hand_back(self._held.all())
+        await asyncio.gather(*self._releases)
+        outcome = DrainOutcome(num_finished=self.num_submitted - before, num_released=num_released)
+        log.info(
+            "drained", extra={"num_finished": outcome.num_finished, "num_released": outcome.num_released}
+        )
+        return outcome
+
+    async def _hand_back(self, groups: list[HeldGroup]) -> int:
+        return sum([await self._keeper.hand_back(group, "drained") for group in groups])
+
+    async def _take_all(self) -> None:
+        """Take entries until draining. Never cancelled in the middle: an entry taken is an entry dealt with."""
+        while await self._wait_for_room():
+            for leased in await self._take():
+                await self._receive(leased)
+        self._takes_ended.set()
+
+    async def _wait_for_room(self) -> bool:
+        """True when another group may come; False when draining."""
+        await self._held.wait_for(lambda: self.is_draining or self._has_room())
+        return not self.is_draining
+
+    def _has_room(self) -> bool:
+        """One group beyond what the engine decodes together: enough to refill it, and others keep their share."""
+        is_engine_open = self._held.num_in_engine <= self._engine.limits.num_sequences
+        return is_engine_open and self._held.num_unsubmitted < self._limits.max_unsubmitted
+
+    async def _take(self) -> list[Leased]:
+        pod = self._submission.provenance.pod
+        try:
+            leased = await self._intake.queue.take(pod, wait_s=TAKE_WAIT_S, max_items=1)
+        except UnavailableError as error:
+            self._problems.report(Area.QUEUE, str(error))
+            await asyncio.sleep(RETRY_WAIT_S)
+            return []
+        self._problems.clear(Area.QUEUE)
+        return leased
+
+    async def _receive(self, leased: Leased) -> None:
+        """Start on an entry; one that cannot be generated is handed back and becomes a dead letter."""
+        if self.is_draining:
+            return await self._keeper.release(leased.lease)
+        try:
+            await self._intake.receive(leased)
+        except FencedError as error:
+            log.info("task was taken over", extra={"entry_id": leased.lease.entry_id, "reason": str(error)})
+            await self._give_up(leased.lease, "fenced")
+        except ForklightError as error:
+            log.error("task refused", extra={"entry_id": leased.lease.entry_id, "reason": str(error)})
+            await self._refuse(leased.lease, "invalid" if isinstance(error, InvalidInputError) else "failed")
+        except Exception:
+            log.exception("task failed", extra={"entry_id": leased.lease.entry_id})
+            await self._refuse(leased.lease, "failed")
+
+    async def _refuse(self, lease: Lease, reason: str) -> None:
+        await self._give_up(lease, reason)
+        self._release_later(lease)
+
+    async def _give_up(self, lease: Lease, reason: str) -> None:
+        for group in self._held.all():
+            if group.lease == lease:
+                await self._keeper.give_up(group, reason)
+
+    def _release_later(self, lease: Lease) -> None:
+        async def release() -> None:
+            await asyncio.wait([draining], timeout=REFUSAL_PAUSE_S)
+            draining.cancel()
+            await self._keeper.release(lease)
+
+        draining = asyncio.create_task(self._draining.wait())
+        task = asyncio.create_task(release())
+        self._releases.add(task)
+        task.add_done_callback(self._releases.discard)
+
+    def _deliver(self, finished: list[FinishedSample]) -> None:
+        self._held.num_unsubmitted += len(finished)
+        for sample in finished:
+            self._finished.put_nowait(sample)
+
+    async def _submit_all(self) -> None:
+        while True:
+            sample = await self._finished.get()
+            outcome = await self._submit(sample)
+            self._held.num_unsubmitted -= 1
+            metrics.count_sample(sample, outcome)
+            await self._held.notify()
+
+    async def _submit(self, sample: FinishedSample) -> str:
+        """Hand a sample over; returns what became of it."""
+        group = self._held.find(sample.group_id)
+        if group is None or sample.sample_id not in group.open_samples:
+            return "unwanted"
+        try:
+            outcome = await self._submission.submit(sample, group)
+        except FencedError as error:
+            log.info("sample was fenced", extra={"sample_id": sample.sample_id, "reason": str(error)})
+            await self._keeper.give_up(group, "fenced")
+            return "fenced"
+        except ForklightError as error:
+            log.error("sample not submitted", extra={"sample_id": sample.sample_id, "reason": str(error)})
+        except Exception:
+            log.exception("submission failed", extra={"sample_id": sample.sample_id})
+        else:
+            self.num_submitted += outcome is SubmitOutcome.ACCEPTED
+            return outcome.value
+        await self._refuse(group.lease, "failed")
+        return "failed"
