@@ -10,6 +10,7 @@ from forklight_kernels.moe_router import moe_router
 from forklight_kernels.rms_norm import rms_norm
 from forklight_kernels.rope import rope
 from forklight_kernels.sampler import SampledTokens, SamplingRequest, sampler
+from forklight_kernels.silu_split import silu_split
 from forklight_kernels.softmax_attention import softmax_attention
 from forklight_kernels.token_stats import token_stats
 
@@ -26,6 +27,7 @@ __all__ = [
     "rms_norm",
     "rope",
     "sampler",
+    "silu_split",
     "softmax_attention",
     "token_stats",
     "using_backend",

@@ -5,16 +5,14 @@ from torch import Tensor
 
 from forklight_kernels.gradient import needs_gradient
 from forklight_kernels.packing import accumulation_dtype
-from forklight_kernels.rms_norm.torch_cpu import inverse_rms, norm_gradient
+from forklight_kernels.rms_norm.torch_cpu import inverse_rms, norm_gradient, normed
 
 
 def gated_norm(x_TD: Tensor, gate_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     if needs_gradient(x_TD, gate_TD, weight_D):
         result: Tensor = _GatedNorm.apply(x_TD, gate_TD, weight_D, eps)
         return result
-    wide_TD = x_TD.to(accumulation_dtype(x_TD))
-    normed_TD = (wide_TD * inverse_rms(wide_TD, eps)).to(x_TD.dtype)
-    return normed_TD.mul_(weight_D).mul_(torch.sigmoid(gate_TD))
+    return normed(x_TD, weight_D, eps).mul_(torch.sigmoid(gate_TD))
 
 
 class _GatedNorm(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """Lightning attention in chunks: all chunks of all packed sequences in a few batched matmuls.
 
-Legend: T packed tokens, H heads, D head size, N sequences, M chunks, C tokens a chunk; K = M * H.
+Legend: T packed tokens, H heads, D head size, N sequences, M chunks, C tokens a chunk; K = M * H, W = 3 * D.
 Exact gradients by hand: autograd's own tape over these ops writes about twice the memory.
 """
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from forklight_kernels.gradient import needs_gradient
+from forklight_kernels.heads import joined_heads, split_heads
 from forklight_kernels.packing import ChunkLayout, accumulation_dtype, chunk_layout, head_rows, longest
 
 MAX_CHUNK = 64
@@ -38,8 +40,10 @@ def lightning_attention(
     initial_state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     layout = chunk_layout(cu_seqlens, _chunk_size(longest(cu_seqlens)))
-    o_THD, final_state = _ChunkedLightning.apply(q_THD, k_THD, v_THD, slopes_H, layout, initial_state)
-    return o_THD, final_state
+    if needs_gradient(q_THD, k_THD, v_THD, initial_state):
+        o_THD, final_state = _ChunkedLightning.apply(q_THD, k_THD, v_THD, slopes_H, layout, initial_state)
+        return o_THD, final_state
+    return _forward((q_THD, k_THD, v_THD), slopes_H, layout, initial_state)[:2]
 
 
 def _chunk_size(longest_sequence: int) -> int:
@@ -57,36 +61,79 @@ class _ChunkedLightning(torch.autograd.Function):
         layout: ChunkLayout,
         initial_state: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        dtype = accumulation_dtype(v_THD)
-        q_KCD, k_KCD, v_KCD = (_to_chunks(x, layout, dtype) for x in (q_THD, k_THD, v_THD))
-        decay = _decay_powers(slopes_H.to(dtype), layout)
-        scores_KCC = _decayed(torch.bmm(q_KCD, k_KCD.transpose(1, 2)), decay)
-        before_KDD, final_NHDD = _scan_states(k_KCD, v_KCD, decay, layout, initial_state)
-        o_KCD = torch.bmm(scores_KCC, v_KCD)
-        if before_KDD is not None:
-            o_KCD.baddbmm_(_weighted(q_KCD, decay.query_HC1, layout), before_KDD)
-        ctx.save_for_backward(q_KCD, k_KCD, v_KCD, scores_KCC, before_KDD)
-        ctx.decay, ctx.layout, ctx.dtype = decay, layout, v_THD.dtype  # type: ignore[attr-defined]
+        o_THD, final_NHDD, kept = _forward((q_THD, k_THD, v_THD), slopes_H, layout, initial_state)
+        ctx.save_for_backward(kept.qkv_KCW, kept.scores_KCC, kept.before_KDD)
+        ctx.decay, ctx.layout, ctx.dtype = kept.decay, layout, v_THD.dtype  # type: ignore[attr-defined]
         ctx.has_initial_state = initial_state is not None  # type: ignore[attr-defined]
-        return _to_tokens(o_KCD, layout, v_THD.dtype), final_NHDD
+        ctx.set_materialize_grads(False)
+        return o_THD, final_NHDD
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        q_KCD, k_KCD, v_KCD, scores_KCC, before_KDD = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(
+        ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        qkv_KCW, scores_KCC, before_KDD = ctx.saved_tensors  # type: ignore[attr-defined]
         decay, layout, dtype = ctx.decay, ctx.layout, ctx.dtype  # type: ignore[attr-defined]
-        do_KCD = _gradient_to_chunks(gradients[0], layout, q_KCD.dtype)
+        q_KCD, k_KCD, v_KCD = qkv_KCW.chunk(3, dim=-1)
+        do_KCD = _output_gradient(gradients[0], layout, q_KCD)
         dscores_KCC = _decayed(torch.bmm(do_KCD, v_KCD.transpose(1, 2)), decay)
         dq_KCD = torch.bmm(dscores_KCC, k_KCD)
         dk_KCD = torch.bmm(dscores_KCC.transpose(1, 2), q_KCD)
         dv_KCD = torch.bmm(scores_KCC.transpose(1, 2), do_KCD)
-        if before_KDD is not None:
-            dq_KCD += _weighted(torch.bmm(do_KCD, before_KDD.transpose(1, 2)), decay.query_HC1, layout)
-        q_weighted_KCD = _weighted(q_KCD, decay.query_HC1, layout) if before_KDD is not None else None
-        dupdate_KDD, dinitial = _scan_states_backward(q_weighted_KCD, do_KCD, decay, layout, gradients[1])
-        dk_KCD += _weighted(torch.bmm(v_KCD, dupdate_KDD.transpose(1, 2)), decay.key_MHC1, layout)
-        dv_KCD += torch.bmm(_weighted(k_KCD, decay.key_MHC1, layout), dupdate_KDD)
-        dq, dk, dv = (_to_tokens(x, layout, dtype) for x in (dq_KCD, dk_KCD, dv_KCD))
+        dinitial = None
+        if before_KDD is not None or gradients[1] is not None:
+            kept = _Kept(qkv_KCW=qkv_KCW, scores_KCC=scores_KCC, before_KDD=before_KDD, decay=decay)
+            dinitial = _add_state_gradients((dq_KCD, dk_KCD, dv_KCD), kept, layout, do_KCD, gradients[1])
+        dq, dk, dv = _qkv_to_tokens((dq_KCD, dk_KCD, dv_KCD), layout, dtype)
         return dq, dk, dv, None, None, dinitial if ctx.has_initial_state else None  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """What the backward pass needs of the forward pass."""
+
+    qkv_KCW: Tensor
+    scores_KCC: Tensor
+    before_KDD: Tensor | None
+    """The state before each chunk; None where every one is zero."""
+    decay: _Decay
+
+
+def _forward(
+    qkv: tuple[Tensor, Tensor, Tensor], slopes_H: Tensor, layout: ChunkLayout, initial_state: Tensor | None
+) -> tuple[Tensor, Tensor, _Kept]:
+    dtype = accumulation_dtype(qkv[2])
+    qkv_KCW = _to_chunks(joined_heads(*qkv), layout, dtype)
+    q_KCD, k_KCD, v_KCD = qkv_KCW.chunk(3, dim=-1)
+    decay = _decay_powers(slopes_H.to(dtype), layout)
+    scores_KCC = _decayed(torch.bmm(q_KCD, k_KCD.transpose(1, 2)), decay)
+    before_KDD, final_NHDD = _scan_states(k_KCD, v_KCD, decay, layout, initial_state)
+    o_KCD = torch.bmm(scores_KCC, v_KCD)
+    if before_KDD is not None:
+        o_KCD.baddbmm_(_weighted(q_KCD, decay.query_HC1, layout), before_KDD)
+    kept = _Kept(qkv_KCW=qkv_KCW, scores_KCC=scores_KCC, before_KDD=before_KDD, decay=decay)
+    return _to_tokens(o_KCD, layout, qkv[2].dtype), final_NHDD, kept
+
+
+def _add_state_gradients(
+    dqkv: tuple[Tensor, Tensor, Tensor],
+    kept: _Kept,
+    layout: ChunkLayout,
+    do_KCD: Tensor,
+    dfinal_NHDD: Tensor | None,
+) -> Tensor:
+    """Add to dq, dk, dv what flows through the states; return the gradient of the initial states."""
+    dq_KCD, dk_KCD, dv_KCD = dqkv
+    q_KCD, k_KCD, v_KCD = kept.qkv_KCW.chunk(3, dim=-1)
+    decay, before_KDD = kept.decay, kept.before_KDD
+    dbefore_KDD = None
+    if before_KDD is not None:
+        dq_KCD += _weighted(torch.bmm(do_KCD, before_KDD.transpose(1, 2)), decay.query_HC1, layout)
+        dbefore_KDD = torch.bmm(_weighted(q_KCD, decay.query_HC1, layout).transpose(1, 2), do_KCD)
+    dupdate_KDD, dinitial = _scan_states_backward(dbefore_KDD, q_KCD, decay, layout, dfinal_NHDD)
+    dk_KCD += _weighted(torch.bmm(v_KCD, dupdate_KDD.transpose(1, 2)), decay.key_MHC1, layout)
+    dv_KCD += torch.bmm(_weighted(k_KCD, decay.key_MHC1, layout), dupdate_KDD)
+    return dinitial
 
 
 def _decay_powers(slopes_H: Tensor, layout: ChunkLayout) -> _Decay:
@@ -113,13 +160,26 @@ def _to_chunks(x_THD: Tensor, layout: ChunkLayout, dtype: torch.dtype) -> Tensor
     return rows.view(-1, layout.chunk_size, head_size).to(dtype)
 
 
-def _gradient_to_chunks(do_THD: Tensor, layout: ChunkLayout, dtype: torch.dtype) -> Tensor:
+def _output_gradient(do_THD: Tensor | None, layout: ChunkLayout, like_KCD: Tensor) -> Tensor:
     """As _to_chunks, but zero on padding: a repeated token must not receive its gradient twice."""
-    do_KCD = _to_chunks(do_THD, layout, dtype)
+    if do_THD is None:
+        return torch.zeros_like(like_KCD, memory_format=torch.contiguous_format)
+    do_KCD = _to_chunks(do_THD, layout, like_KCD.dtype)
     if layout.is_padded:
         is_valid_MC = torch.arange(layout.chunk_size, device=do_KCD.device) < layout.lengths_M[:, None]
         _chunks_by_head(do_KCD, layout).mul_(is_valid_MC[:, None, :, None])
     return do_KCD
+
+
+def _qkv_to_tokens(
+    parts_KCD: tuple[Tensor, Tensor, Tensor], layout: ChunkLayout, dtype: torch.dtype
+) -> tuple[Tensor, ...]:
+    """Views of one tensor [T, H, 3 * D], so that the projection's backward pass need not join them."""
+    head_size = parts_KCD[0].shape[2]
+    joined_KCW = parts_KCD[0].new_empty(*parts_KCD[0].shape[:2], 3 * head_size)
+    for number, part_KCD in enumerate(parts_KCD):
+        joined_KCW[..., number * head_size : (number + 1) * head_size] = part_KCD
+    return split_heads(_to_tokens(joined_KCW, layout, dtype), 3)
 
 
 def _to_tokens(x_KCD: Tensor, layout: ChunkLayout, dtype: torch.dtype) -> Tensor:
@@ -130,7 +190,7 @@ def _to_tokens(x_KCD: Tensor, layout: ChunkLayout, dtype: torch.dtype) -> Tensor
 
 
 def _chunks_by_head(x_KAB: Tensor, layout: ChunkLayout) -> Tensor:
-    return x_KAB.view(layout.num_chunks, -1, x_KAB.shape[1], x_KAB.shape[2])
+    return x_KAB.unflatten(0, (layout.num_chunks, -1))
 
 
 def _decayed(scores_KCC: Tensor, decay: _Decay) -> Tensor:
@@ -141,7 +201,7 @@ def _decayed(scores_KCC: Tensor, decay: _Decay) -> Tensor:
 
 
 def _weighted(x_KCD: Tensor, weights: Tensor, layout: ChunkLayout) -> Tensor:
-    return (_chunks_by_head(x_KCD, layout) * weights).view_as(x_KCD)
+    return (_chunks_by_head(x_KCD, layout) * weights).flatten(0, 1)
 
 
 def _scan_states(
@@ -162,7 +222,7 @@ def _scan_states(
         before_MHDD[rank] = state_NHDD[:size]
         state_NHDD[:size].mul_(decay.chunk_MH11[rank]).add_(update_MHDD[rank])
         start += size
-    return before_MHDD.view(-1, *before_MHDD.shape[2:]), state_NHDD.index_select(0, layout.place_N)
+    return before_MHDD.flatten(0, 1), state_NHDD.index_select(0, layout.place_N)
 
 
 def _sorted_initial_state(update_MHDD: Tensor, layout: ChunkLayout, initial_state: Tensor | None) -> Tensor:
@@ -172,13 +232,17 @@ def _sorted_initial_state(update_MHDD: Tensor, layout: ChunkLayout, initial_stat
 
 
 def _scan_states_backward(
-    q_weighted_KCD: Tensor | None, do_KCD: Tensor, decay: _Decay, layout: ChunkLayout, dfinal_NHDD: Tensor
+    dbefore_KDD: Tensor | None, like: Tensor, decay: _Decay, layout: ChunkLayout, dfinal_NHDD: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """The gradient of each chunk's state update, and of the initial states."""
-    dstate_NHDD = dfinal_NHDD.index_select(0, layout.order_N)
-    if q_weighted_KCD is None:
-        return dstate_NHDD[: layout.num_chunks].reshape(-1, *dstate_NHDD.shape[2:]), dstate_NHDD
-    dbefore_MHDD = _chunks_by_head(torch.bmm(q_weighted_KCD.transpose(1, 2), do_KCD), layout)
+    num_heads, head_size = decay.query_HC1.shape[0], like.shape[-1]
+    if dfinal_NHDD is None:
+        dstate_NHDD = like.new_zeros(len(layout.order_N), num_heads, head_size, head_size)
+    else:
+        dstate_NHDD = dfinal_NHDD.index_select(0, layout.order_N)
+    if dbefore_KDD is None:
+        return dstate_NHDD[: layout.num_chunks].flatten(0, 1), dstate_NHDD
+    dbefore_MHDD = _chunks_by_head(dbefore_KDD, layout)
     dupdate_MHDD = torch.empty_like(dbefore_MHDD)
     end = layout.num_chunks
     for size in reversed(layout.rank_sizes):
@@ -186,4 +250,4 @@ def _scan_states_backward(
         dupdate_MHDD[rank] = dstate_NHDD[:size]
         dstate_NHDD[:size].mul_(decay.chunk_MH11[rank]).add_(dbefore_MHDD[rank])
         end -= size
-    return dupdate_MHDD.view(-1, *dupdate_MHDD.shape[2:]), dstate_NHDD.index_select(0, layout.place_N)
+    return dupdate_MHDD.flatten(0, 1), dstate_NHDD.index_select(0, layout.place_N)

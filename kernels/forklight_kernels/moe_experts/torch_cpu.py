@@ -10,36 +10,33 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, silu
 
+from forklight_kernels.gradient import needs_gradient
+
 DENSE_MAX_WORK = 1 << 15
-"""Tokens times unchosen experts' width below which one dense pass beats sorting (see README)."""
+"""Tokens times the width of the experts they did not choose, up to which computing those too beats sorting."""
 
 
 def moe_experts(
-    x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, w13_EFD: Tensor, w2_EDI: Tensor
+    x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, w13_EFD: Tensor, w2_EID: Tensor
 ) -> Tensor:
-    if not torch.is_grad_enabled() and _is_small(x_TD, experts_TK, w2_EDI):
-        return _dense_experts(x_TD, weights_TK, experts_TK, w13_EFD, w2_EDI)
-    result: Tensor = _SortedExperts.apply(x_TD, weights_TK, experts_TK, w13_EFD, w2_EDI)
-    return result
-
-
-def _is_small(x_TD: Tensor, experts_TK: Tensor, w2_EDI: Tensor) -> bool:
-    num_experts, _, expert_width = w2_EDI.shape
-    return len(x_TD) * (num_experts - experts_TK.shape[1]) * expert_width <= DENSE_MAX_WORK
+    if needs_gradient(x_TD, weights_TK, w13_EFD, w2_EID):
+        result: Tensor = _SortedExperts.apply(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID)
+        return result
+    num_experts, expert_width, _ = w2_EID.shape
+    if len(x_TD) * (num_experts - experts_TK.shape[1]) * expert_width <= DENSE_MAX_WORK:
+        return _dense_experts(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID)
+    return _sorted_experts(x_TD, weights_TK, _sort_rows(experts_TK, num_experts), w13_EFD, w2_EID)[0]
 
 
 def _dense_experts(
-    x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, w13_EFD: Tensor, w2_EDI: Tensor
+    x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, w13_EFD: Tensor, w2_EID: Tensor
 ) -> Tensor:
-    num_experts, num_rows, width = w13_EFD.shape
-    both_TEF = torch.mm(x_TD, w13_EFD.view(-1, width).t()).view(-1, num_experts, num_rows)
-    gate_TEI, up_TEI = both_TEF.chunk(2, dim=-1)
+    """Every expert on every token, as two matrix products; unchosen ones get weight 0."""
+    num_experts, expert_width, width = w2_EID.shape
+    both_TE2I = torch.mm(x_TD, w13_EFD.view(-1, width).t()).view(-1, num_experts, 2, expert_width)
     weights_TE = x_TD.new_zeros(len(x_TD), num_experts).scatter_(1, experts_TK, weights_TK.to(x_TD.dtype))
-    hidden_TEI = silu(gate_TEI).mul_(up_TEI).mul_(weights_TE[:, :, None])
-    out_TD = torch.mm(hidden_TEI[:, 0], w2_EDI[0].t())
-    for expert in range(1, num_experts):
-        out_TD.addmm_(hidden_TEI[:, expert], w2_EDI[expert].t())
-    return out_TD
+    hidden_TEI = silu(both_TE2I[:, :, 0]).mul_(both_TE2I[:, :, 1]).mul_(weights_TE[:, :, None])
+    return torch.mm(hidden_TEI.view(len(x_TD), -1), w2_EID.view(-1, width))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +46,44 @@ class _RowOrder:
     token_R: Tensor
     place_TK: Tensor
     """Sorted place of each (token, slot)."""
-    row_slices: tuple[slice, ...]
-    """Each expert's rows."""
+    rows_by_expert: tuple[tuple[int, slice], ...]
+    """Each chosen expert with its rows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Activations:
+    """What the backward pass needs of the forward pass."""
+
+    x_RD: Tensor
+    both_RF: Tensor
+    active_RI: Tensor
+
+
+def _sort_rows(experts_TK: Tensor, num_experts: int) -> _RowOrder:
+    num_tokens, top_k = experts_TK.shape
+    expert_R = experts_TK.reshape(-1)
+    order_R = torch.argsort(expert_R, stable=True)
+    place_R = torch.empty_like(order_R)
+    place_R[order_R] = torch.arange(len(order_R), device=order_R.device)
+    ends = torch.bincount(expert_R, minlength=num_experts).cumsum(0).tolist()
+    slices = (slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True))
+    return _RowOrder(
+        token_R=order_R.div(top_k, rounding_mode="floor"),
+        place_TK=place_R.view(num_tokens, top_k),
+        rows_by_expert=tuple((expert, rows) for expert, rows in enumerate(slices) if rows.stop > rows.start),
+    )
+
+
+def _sorted_experts(
+    x_TD: Tensor, weights_TK: Tensor, order: _RowOrder, w13_EFD: Tensor, w2_EID: Tensor
+) -> tuple[Tensor, _Activations]:
+    x_RD = x_TD.index_select(0, order.token_R)
+    both_RF = _per_expert_mm(x_RD, w13_EFD.transpose(1, 2), order)
+    gate_RI, up_RI = both_RF.chunk(2, dim=-1)
+    active_RI = silu(gate_RI)
+    y_RD = _per_expert_mm(active_RI * up_RI, w2_EID, order)
+    out_TD = embedding_bag(order.place_TK, y_RD, per_sample_weights=weights_TK.to(y_RD.dtype), mode="sum")
+    return out_TD, _Activations(x_RD=x_RD, both_RF=both_RF, active_RI=active_RI)
 
 
 class _SortedExperts(torch.autograd.Function):
@@ -61,68 +94,54 @@ class _SortedExperts(torch.autograd.Function):
         weights_TK: Tensor,
         experts_TK: Tensor,
         w13_EFD: Tensor,
-        w2_EDI: Tensor,
+        w2_EID: Tensor,
     ) -> Tensor:
-        order = _sort_rows(experts_TK, len(w2_EDI))
-        x_RD = x_TD.index_select(0, order.token_R)
-        both_RF = x_RD.new_empty(len(x_RD), w13_EFD.shape[1])
-        _per_expert_mm(x_RD, w13_EFD.transpose(1, 2), order, both_RF)
-        gate_RI, up_RI = both_RF.chunk(2, dim=-1)
-        active_RI = silu(gate_RI)
-        y_RD = torch.empty_like(x_RD)
-        _per_expert_mm(active_RI * up_RI, w2_EDI.transpose(1, 2), order, y_RD)
-        ctx.save_for_backward(x_RD, both_RF, active_RI, weights_TK, w13_EFD, w2_EDI)
+        order = _sort_rows(experts_TK, len(w2_EID))
+        out_TD, kept = _sorted_experts(x_TD, weights_TK, order, w13_EFD, w2_EID)
+        ctx.save_for_backward(kept.x_RD, kept.both_RF, kept.active_RI, weights_TK, w13_EFD, w2_EID)
         ctx.order = order  # type: ignore[attr-defined]
-        return embedding_bag(order.place_TK, y_RD, per_sample_weights=weights_TK.to(x_TD.dtype), mode="sum")
+        return out_TD
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x_RD, both_RF, active_RI, weights_TK, w13_EFD, w2_EDI = ctx.saved_tensors  # type: ignore[attr-defined]
+        x_RD, both_RF, active_RI, weights_TK, w13_EFD, w2_EID = ctx.saved_tensors  # type: ignore[attr-defined]
         order: _RowOrder = ctx.order  # type: ignore[attr-defined]
         gate_RI, up_RI = both_RF.chunk(2, dim=-1)
         dout_RD = gradients[0].index_select(0, order.token_R)
+        weights_R1 = _weights_by_row(weights_TK, order, dout_RD.dtype)
         hidden_RI = active_RI * up_RI
-        dweighted_RI = torch.empty_like(hidden_RI)
-        _per_expert_mm(dout_RD, w2_EDI, order, dweighted_RI)
-        dweights_TK = torch.linalg.vecdot(dweighted_RI, hidden_RI)[order.place_TK].to(weights_TK.dtype)
-        weights_R1 = torch.empty_like(dout_RD[:, :1])
-        weights_R1[order.place_TK.view(-1)] = weights_TK.reshape(-1, 1).to(dout_RD.dtype)
-        dw2_EDI = _per_expert_weight_gradient(dout_RD, hidden_RI.mul_(weights_R1), order, w2_EDI)
-        dhidden_RI = dweighted_RI.mul_(weights_R1)
+        dhidden_RI = _per_expert_mm(dout_RD, w2_EID.transpose(1, 2), order)
+        # <dout, y> = <dout w2^T, hidden>: the weight's gradient needs no stored y.
+        dweights_TK = (dhidden_RI * hidden_RI).sum(dim=-1)[order.place_TK].to(weights_TK.dtype)
+        dw2_EID = _per_expert_weight_gradient(hidden_RI.mul_(weights_R1), dout_RD, order, w2_EID)
+        dhidden_RI.mul_(weights_R1)
         dboth_RF = torch.empty_like(both_RF)
-        torch.mul(dhidden_RI, active_RI, out=dboth_RF[:, dhidden_RI.shape[1] :])
-        dboth_RF[:, : dhidden_RI.shape[1]] = torch.ops.aten.silu_backward(dhidden_RI.mul_(up_RI), gate_RI)
+        dgate_RI, dup_RI = dboth_RF.chunk(2, dim=-1)
+        torch.mul(dhidden_RI, active_RI, out=dup_RI)
+        torch.ops.aten.silu_backward.grad_input(dhidden_RI.mul_(up_RI), gate_RI, grad_input=dgate_RI)
         dw13_EFD = _per_expert_weight_gradient(dboth_RF, x_RD, order, w13_EFD)
-        dx_RD = torch.empty_like(x_RD)
-        _per_expert_mm(dboth_RF, w13_EFD, order, dx_RD)
-        return embedding_bag(order.place_TK, dx_RD, mode="sum"), dweights_TK, None, dw13_EFD, dw2_EDI
+        dx_RD = _per_expert_mm(dboth_RF, w13_EFD, order)
+        return embedding_bag(order.place_TK, dx_RD, mode="sum"), dweights_TK, None, dw13_EFD, dw2_EID
 
 
-def _sort_rows(experts_TK: Tensor, num_experts: int) -> _RowOrder:
-    num_tokens, top_k = experts_TK.shape
-    expert_R = experts_TK.reshape(-1)
-    order_R = torch.argsort(expert_R, stable=True)
-    place_R = torch.empty_like(order_R)
-    place_R[order_R] = torch.arange(len(order_R), device=order_R.device)
-    ends = torch.bincount(expert_R, minlength=num_experts).cumsum(0).tolist()
-    starts = [0, *ends[:-1]]
-    return _RowOrder(
-        token_R=order_R.div(top_k, rounding_mode="floor"),
-        place_TK=place_R.view(num_tokens, top_k),
-        row_slices=tuple(slice(start, end) for start, end in zip(starts, ends, strict=True)),
-    )
+def _weights_by_row(weights_TK: Tensor, order: _RowOrder, dtype: torch.dtype) -> Tensor:
+    weights_R1 = weights_TK.new_empty(weights_TK.numel(), 1)
+    weights_R1[order.place_TK.view(-1)] = weights_TK.reshape(-1, 1)
+    return weights_R1.to(dtype)
 
 
-def _per_expert_mm(rows_RA: Tensor, matrices_EAB: Tensor, order: _RowOrder, out_RB: Tensor) -> None:
-    for rows, matrix_AB in zip(order.row_slices, matrices_EAB.unbind(), strict=True):
-        if rows.stop > rows.start:
-            torch.mm(rows_RA[rows], matrix_AB, out=out_RB[rows])
+def _per_expert_mm(rows_RA: Tensor, matrices_EAB: Tensor, order: _RowOrder) -> Tensor:
+    out_RB = rows_RA.new_empty(len(rows_RA), matrices_EAB.shape[2])
+    for expert, rows in order.rows_by_expert:
+        torch.mm(rows_RA[rows], matrices_EAB[expert], out=out_RB[rows])
+    return out_RB
 
 
 def _per_expert_weight_gradient(
-    dout_RA: Tensor, input_RB: Tensor, order: _RowOrder, like_EAB: Tensor
+    left_RA: Tensor, right_RB: Tensor, order: _RowOrder, like_EAB: Tensor
 ) -> Tensor:
-    gradient_EAB = torch.empty_like(like_EAB)
-    for rows, gradient_AB in zip(order.row_slices, gradient_EAB.unbind(), strict=True):
-        torch.mm(dout_RA[rows].t(), input_RB[rows], out=gradient_AB)
+    is_complete = len(order.rows_by_expert) == len(like_EAB)
+    gradient_EAB = torch.empty_like(like_EAB) if is_complete else torch.zeros_like(like_EAB)
+    for expert, rows in order.rows_by_expert:
+        torch.mm(left_RA[rows].t(), right_RB[rows], out=gradient_EAB[expert])
     return gradient_EAB

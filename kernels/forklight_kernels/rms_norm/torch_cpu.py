@@ -11,13 +11,21 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     if needs_gradient(x_TD, weight_D):
         result: Tensor = _RmsNorm.apply(x_TD, weight_D, eps)
         return result
-    wide_TD = x_TD.to(accumulation_dtype(x_TD))
-    return _scaled(wide_TD, inverse_rms(wide_TD, eps), weight_D, x_TD.dtype)
+    return normed(x_TD, weight_D, eps)
+
+
+def normed(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """The norm without a backward pass."""
+    dtype = accumulation_dtype(x_TD)
+    if x_TD.dtype == dtype:
+        return torch.rms_norm(x_TD, weight_D.shape, weight_D, eps)
+    return torch.rms_norm(x_TD.to(dtype), weight_D.shape, eps=eps).to(x_TD.dtype).mul_(weight_D)
 
 
 def inverse_rms(x_TD: Tensor, eps: float) -> Tensor:
     """1 / sqrt(mean(x^2) + eps) per token, [T, 1]."""
-    return x_TD.square().mean(dim=-1, keepdim=True).add_(eps).rsqrt_()
+    norm_T1 = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True)
+    return norm_T1.square_().div_(x_TD.shape[-1]).add_(eps).rsqrt_()
 
 
 def norm_gradient(dy_TD: Tensor, product_TD: Tensor, x_TD: Tensor, scale_T1: Tensor, weight_D: Tensor) -> Tensor:
@@ -25,10 +33,6 @@ def norm_gradient(dy_TD: Tensor, product_TD: Tensor, x_TD: Tensor, scale_T1: Ten
     dot_T = torch.mv(product_TD, weight_D)
     pull_T1 = scale_T1.pow(3).mul_(dot_T.div_(-x_TD.shape[-1])[:, None])
     return dy_TD.mul_(weight_D).mul_(scale_T1).addcmul_(x_TD, pull_T1)
-
-
-def _scaled(x_TD: Tensor, scale_T1: Tensor, weight_D: Tensor, dtype: torch.dtype) -> Tensor:
-    return (x_TD * scale_T1).to(dtype).mul_(weight_D)
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -40,7 +44,7 @@ class _RmsNorm(torch.autograd.Function):
         scale_T1 = inverse_rms(wide_TD, eps)
         ctx.save_for_backward(wide_TD, scale_T1, weight_D)
         ctx.dtype = x_TD.dtype  # type: ignore[attr-defined]
-        return _scaled(wide_TD, scale_T1, weight_D, x_TD.dtype)
+        return (wide_TD * scale_T1).to(x_TD.dtype).mul_(weight_D)
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -9,9 +9,9 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, silu
+from torch.nn.functional import linear
 
-from forklight_kernels import gated_norm, rope
+from forklight_kernels import gated_norm, rope, silu_split
 from forklight_model.attention_pass import AttentionPass
 from forklight_model.config import ModelConfig
 
@@ -46,9 +46,8 @@ class LightningAttention(nn.Module):
     def forward(self, x_TD: Tensor, attention_pass: AttentionPass) -> Tensor:
         """Everything but the out projection, which the block fuses with its residual."""
         # q | k | v lie side by side inside each head, not as three blocks of heads.
-        qkv_TH3P = silu(linear(x_TD, self.qkv_proj.weight)).view(len(x_TD), self.num_heads, 3, -1)
-        q_THP, k_THP, v_THP = qkv_TH3P.unbind(2)
-        o_THP = attention_pass.mix_lightning(self.layer, (q_THP, k_THP, v_THP), self.slopes_H)
+        qkv = silu_split(linear(x_TD, self.qkv_proj.weight), self.num_heads)
+        o_THP = attention_pass.mix_lightning(self.layer, qkv, self.slopes_H)
         gate = linear(x_TD, self.output_gate.weight)
         return gated_norm(o_THP.flatten(1), gate, self.norm.weight, self.config.rms_norm_eps)
 

@@ -37,15 +37,15 @@ class StackedExperts(nn.Module):
         super().__init__()
         num_experts, width, inner = config.num_local_experts, config.hidden_size, config.intermediate_size
         self.w13_EFD = nn.Parameter(torch.empty(num_experts, 2 * inner, width))
-        self.w2_EDI = nn.Parameter(torch.empty(num_experts, width, inner))
+        self.w2_EID = nn.Parameter(torch.empty(num_experts, inner, width))
 
     def published_views(self) -> dict[str, Tensor]:
         """Each published matrix as a view into the stacks."""
-        inner = self.w2_EDI.shape[2]
+        inner = self.w2_EID.shape[1]
         views: dict[str, Tensor] = {}
-        for expert, (w13_FD, w2_DI) in enumerate(zip(self.w13_EFD.unbind(), self.w2_EDI.unbind(), strict=True)):
+        for expert, (w13_FD, w2_ID) in enumerate(zip(self.w13_EFD.unbind(), self.w2_EID.unbind(), strict=True)):
             views[f"{expert}.w1.weight"] = w13_FD[:inner]
-            views[f"{expert}.w2.weight"] = w2_DI
+            views[f"{expert}.w2.weight"] = w2_ID.t()
             views[f"{expert}.w3.weight"] = w13_FD[inner:]
         return views
 
@@ -90,4 +90,4 @@ class SparseMoe(nn.Module):
         weights_TK, experts_TK = moe_router(linear(x_TD, self.gate.weight), self.top_k)
         if routing is not None:
             routing.record(self.layer, experts_TK)
-        return moe_experts(x_TD, weights_TK, experts_TK, self.experts.w13_EFD, self.experts.w2_EDI)
+        return moe_experts(x_TD, weights_TK, experts_TK, self.experts.w13_EFD, self.experts.w2_EID)

@@ -47,7 +47,8 @@ class SampleFilter:
 class Rewind:
     """What must change so that exactly the samples a checkpoint has learned from are trained.
 
-    `reverted` were learned by a line of checkpoints that is given up; `adopted` are records of the restored line.
+    `reverted` were learned by a line of checkpoints that is given up; `adopted` are records of the restored line,
+    the last of them, `new_commits`, unknown to the ledger so far.
     """
 
     lineage: str
@@ -55,6 +56,7 @@ class Rewind:
     is_fork: bool
     reverted: tuple[SampleRow, ...]
     adopted: tuple[Commit, ...]
+    new_commits: tuple[Commit, ...]
 
 
 class GroupLedger(Protocol):
@@ -132,6 +134,10 @@ class CommitLedger(Protocol):
         """Groups of the batch of a step, in order."""
         ...
 
+    def leased_group(self, group_id: str) -> LeasedGroup | None:
+        """How a group that was once in a batch is delivered again."""
+        ...
+
     def enter_commit(self, commit: Commit, trained: Sequence[SampleRow], left_out: Sequence[SampleRow], at: float) -> None:
         """A step is learned; PreconditionError when one of its samples had ended otherwise."""
         ...
@@ -152,12 +158,20 @@ class CommitLedger(Protocol):
         """Last step of a lineage."""
         ...
 
-    def plan_rewind(self, lineage: str, step: int) -> Rewind:
-        """What restoring a checkpoint would change."""
+    def plan_rewind(self, lineage: str, step: int, carried: Sequence[Commit]) -> Rewind:
+        """What restoring a checkpoint would change; `carried` are the records it brings along.
+
+        PreconditionError when it has learned a step that neither the ledger nor it has a record of.
+        """
         ...
 
-    def apply_rewind(self, rewind: Rewind, *, lost: Sequence[SampleRow], epoch: int, version: int, at: float) -> str:
-        """Do it, in one transaction; `lost` end as they say instead of opening again. Returns the lineage from now on."""
+    def apply_rewind(
+        self, rewind: Rewind, rows: Sequence[SampleRow], *, epoch: int, version: int, at: float
+    ) -> str:
+        """Do it, in one transaction. Reverted samples open again, but for those that `rows` end otherwise.
+
+        Returns the lineage from now on.
+        """
         ...
 
     def prune_batches(self, *, before_step: int) -> None:

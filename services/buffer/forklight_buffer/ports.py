@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
-from forklight_core.queues import Lease
+from forklight_core.queues import Lease, QueueStats
 
 from forklight_buffer.records import (
     Arrival,
@@ -42,6 +43,38 @@ class NoBatch:
 
     phase: Phase | None = None
     num_missing: int = 0
+
+
+class QueueName(StrEnum):
+    """The two work queues."""
+
+    TASKS = "tasks"
+    SCORING = "scoring"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OverdueEntry:
+    """An entry whose lease expired, and how often it was delivered."""
+
+    entry_id: str
+    num_deliveries: int
+    body: bytes
+
+
+class Entries(Protocol):
+    """What lies on the work queues; read only."""
+
+    async def stats(self, queue: QueueName) -> QueueStats:
+        """Depth, leases and age."""
+        ...
+
+    async def holder(self, queue: QueueName, entry_id: str) -> str:
+        """Who holds an entry; empty when nobody took it."""
+        ...
+
+    async def overdue(self, queue: QueueName, *, idle_s: float, num_deliveries: int, limit: int) -> list[OverdueEntry]:
+        """Entries delivered so often and not renewed for so long."""
+        ...
 
 
 class LiveState(Protocol):

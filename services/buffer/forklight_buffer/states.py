@@ -25,6 +25,11 @@ class State(IntEnum):
         """Terminal states are final."""
         return self >= State.TRAINED
 
+    @property
+    def wire(self) -> str:
+        """Its name in the proto."""
+        return f"SAMPLE_STATE_{self.name}"
+
 
 class Status(StrEnum):
     """Where a group stands in Redis."""
@@ -41,6 +46,11 @@ class Purpose(IntEnum):
     TRAIN = 1
     EVALUATE = 2
 
+    @property
+    def wire(self) -> str:
+        """Its name in the proto."""
+        return f"PURPOSE_{self.name}"
+
 
 class Phase(IntEnum):
     """Where the run stands."""
@@ -49,6 +59,11 @@ class Phase(IntEnum):
     PAUSED = 2
     DRAINING = 3
     FINISHED = 4
+
+    @property
+    def wire(self) -> str:
+        """Its name in the proto."""
+        return f"RUN_PHASE_{self.name}"
 
 
 class Reason(StrEnum):
@@ -76,6 +91,11 @@ class Outcome(IntEnum):
     ACCEPTED = 1
     DUPLICATE = 2
     DROPPED = 3
+
+    @property
+    def wire(self) -> str:
+        """Its name in the proto."""
+        return f"SUBMIT_OUTCOME_{self.name}"
 
 
 def with_detail(reason: Reason, detail: str) -> str:

@@ -1,1 +1,1 @@
-"""Forklight's rollout service: takes groups from the task queue, generates their samples, hands trajectories to the buffer."""
+"""Forklight's rollout service: takes groups off the task queue and turns them into trajectories."""

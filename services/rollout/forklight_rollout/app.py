@@ -5,8 +5,8 @@
     Redis: weights, tasks-+--> Worker --groups---------'      '--finished samples--> Worker --> blobs, buffer
                                   '-- LeaseKeeper: heartbeat
 
-The door opens first and says NOT_SERVING until the first weights are in use. When the pod is told to stop: stop taking,
-finish within rollout.drain_s, submit, hand the other leases back, close.
+The door opens first and says NOT_SERVING until the first weights are in use. Told to stop, it stops taking,
+finishes within rollout.drain_s, submits, hands the other leases back and closes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ METRICS_EVERY_S = 1.0
 async def run(
     settings: RolloutSettings, stop: asyncio.Event, *, make_engine: EngineFactory | None = None
 ) -> None:
-    """Serve until `stop` is set and the pod has drained. `make_engine` replaces the native engine (tests, other engines)."""
+    """Serve until `stop` is set and the pod has drained. `make_engine` replaces the native engine."""
     run_file = load_run_file(settings.run_file)
     pod = settings.pod or f"rollout-{os.getpid()}"
     redis = connect_redis(settings.redis_url)

@@ -1,4 +1,4 @@
-"""The buffer's door with patience: an answer is waited for while the group is ours and the deadline is not over."""
+"""The buffer's door with patience: a call is repeated while the group is ours and the deadline not over."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class BufferCalls:
         return await self._call(lambda: self.door.pending_samples(group.group_id, group.lease), group)
 
     async def submit(self, build: Callable[[], types_pb2.Trajectory], group: HeldGroup) -> SubmitOutcome:
-        """Hand over a trajectory, built anew for each try: the lease may have been renewed under another fence."""
+        """Hand over a trajectory, built anew for each try: the lease may have come back under a new fence."""
         return await self._call(lambda: self.door.submit(build(), group.lease), group)
 
     async def _call(self, call: Callable[[], Awaitable[Result]], group: HeldGroup) -> Result:

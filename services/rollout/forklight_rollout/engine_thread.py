@@ -1,27 +1,24 @@
-"""The one thread that touches the generator: it steps while there is work and runs operations between two steps.
+"""The one thread that touches the generator: steps while there is work, operations between two steps.
 
-event loop --call(operation)--> operations --+--> [ operation ... step ... operation ... step ] --deliver--> event loop
+event loop --call--> operations --> [ operation, step, step, operation, step ] --deliver--> event loop
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import queue
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from forklight_core.errors import UnavailableError
+from forklight_core.errors import ForklightError, UnavailableError
 from forklight_rollout.generator import Generator
 from forklight_rollout.groups import FinishedSample
 from forklight_rollout.throughput import Throughput
 
-log = logging.getLogger(__name__)
-
+Deliver = Callable[[list[FinishedSample]], None]
 Result = TypeVar("Result")
 
 
@@ -39,18 +36,16 @@ class EngineReading:
 
 
 class EngineThread:
-    """Owns a generator. All its methods are for the event loop's thread."""
+    """Owns a generator. Its public methods are for the event loop's thread."""
 
     def __init__(self, generator: Generator) -> None:
         self.limits = generator.engine.limits
         self.throughput = Throughput()
         self._generator = generator
-        self._deliver: Callable[[list[FinishedSample]], None] = lambda finished: None
-        self._operations: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._loop = asyncio.get_running_loop()
-        self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._closing = False
+        self._operations: queue.SimpleQueue[_Operation] = queue.SimpleQueue()
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._ended: asyncio.Future[None] | None = None
+        self._is_closing = False
         self._num_steps = 0
         self._step_s = 0.0
         self._reading = self._read()
@@ -59,68 +54,64 @@ class EngineThread:
     def reading(self) -> EngineReading:
         return self._reading
 
-    def start(self, *, deliver: Callable[[list[FinishedSample]], None]) -> None:
+    def start(self, *, deliver: Deliver) -> None:
         """Begin; `deliver` is called in the event loop with what has ended."""
-        self._deliver = deliver
-        self._thread.start()
+        loop = asyncio.get_running_loop()
+
+        def post(finished: list[FinishedSample]) -> None:
+            loop.call_soon_threadsafe(deliver, finished)
+
+        self._ended = loop.run_in_executor(self._executor, self._run, post)
 
     async def call(self, operation: Callable[[Generator], Result]) -> Result:
         """Run an operation on the generator between two steps and return what it returns."""
-        if self._ended.done():
-            raise UnavailableError("the engine thread has ended: the pod is stopping or its engine failed")
+        if self._ended is None or self._ended.done():
+            raise UnavailableError(
+                "the engine thread does not run: the pod is stopping, or its engine failed"
+            )
         answer: Future[Result] = Future()
-
-        def run() -> None:
-            try:
-                answer.set_result(operation(self._generator))
-            except BaseException as error:
-                answer.set_exception(error)
-
-        self._operations.put(run)
+        self._operations.put(
+            _Operation(lambda: answer.set_result(operation(self._generator)), answer.set_exception)
+        )
         return await asyncio.wrap_future(answer)
 
     async def wait_ended(self) -> None:
         """Return when the thread was closed; raise what the engine failed with."""
-        await asyncio.shield(self._ended)
+        if self._ended is not None:
+            await asyncio.shield(self._ended)
 
     async def close(self) -> None:
         """End the thread after the step it is in. Safe to call twice, and when it never started."""
-        self._closing = True
-        self._operations.put(lambda: None)
-        if self._thread.is_alive():
-            await asyncio.to_thread(self._thread.join)
+        self._is_closing = True
+        self._operations.put(_Operation(lambda: None, lambda error: None))
+        await asyncio.to_thread(self._executor.shutdown)
 
-    def _run(self) -> None:
-        failure: BaseException | None = None
+    def _run(self, post: Deliver) -> None:
         try:
-            while not self._closing:
+            while not self._is_closing:
                 self._run_operations()
                 if not self._generator.is_idle:
-                    self._step()
-        except BaseException as error:
-            failure = error
-        self._loop.call_soon_threadsafe(self._end, failure)
-
-    def _end(self, failure: BaseException | None) -> None:
-        if failure is not None:
-            log.error("engine failed", exc_info=failure)
-            self._ended.set_exception(failure)
-        else:
-            self._ended.set_result(None)
+                    self._step(post)
+        finally:
+            self._is_closing = True
+            self._refuse_operations()
 
     def _run_operations(self) -> None:
         """Run what has been asked for; with nothing to generate, wait for it."""
-        block = self._generator.is_idle
         while True:
             try:
-                operation = self._operations.get(block=block)
+                operation = self._operations.get(block=self._generator.is_idle and not self._is_closing)
             except queue.Empty:
                 return
-            operation()
+            operation.run()
             self._reading = self._read()
-            block = self._generator.is_idle and not self._closing
 
-    def _step(self) -> None:
+    def _refuse_operations(self) -> None:
+        error = UnavailableError("the engine thread has ended: the pod is stopping, or its engine failed")
+        while not self._operations.empty():
+            self._operations.get().refuse(error)
+
+    def _step(self, post: Deliver) -> None:
         started = time.perf_counter()
         finished = self._generator.step()
         self._step_s += time.perf_counter() - started
@@ -128,7 +119,7 @@ class EngineThread:
         self._reading = self._read()
         self.throughput.note(time.monotonic(), self._reading.num_tokens)
         if finished:
-            self._loop.call_soon_threadsafe(self._deliver, finished)
+            post(finished)
 
     def _read(self) -> EngineReading:
         generator = self._generator
@@ -141,3 +132,18 @@ class EngineThread:
             step_s=self._step_s,
             model_s=generator.engine.model_s,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """Something asked of the generator, and where to say that it could not be done."""
+
+    call: Callable[[], None]
+    refuse: Callable[[ForklightError], None]
+
+    def run(self) -> None:
+        """Errors of our tree go to who asked; anything else is a bug and ends the thread."""
+        try:
+            self.call()
+        except ForklightError as error:
+            self.refuse(error)

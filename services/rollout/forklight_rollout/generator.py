@@ -1,4 +1,4 @@
-"""Continuous batching: which samples run, what each has produced, and when each ends. Pure, synchronous, one thread.
+"""Continuous batching: which samples run, what each has produced, when each ends. Synchronous, one thread.
 
     waiting groups --admit (as the engine has room)--> running --token by token--> finished
                                                           ^ one version per step: spans record it
@@ -172,7 +172,7 @@ class _Running:
         self._raw_logprobs.append(raw_logprob)
         if token in self._stop_ids:
             return FinishReason.STOP
-        # The model's own probability: at the sampling distribution a greedy or cold sample would always be certain.
+        # The model's own probability: at the sampling distribution a greedy sample would always be certain.
         self._num_certain = self._num_certain + 1 if raw_logprob > self._certain else 0
         if self._certain_limit and self._num_certain >= self._certain_limit:
             return FinishReason.REPETITION

@@ -161,7 +161,7 @@ def _check_window(num_prompt_tokens: int, max_new_tokens: int, group_id: str, li
             group_id,
             "prompt",
             f"has {num_prompt_tokens} tokens; with sampling.max_new_tokens {max_new_tokens} at most "
-            f"{max(0, limits.max_tokens - max_new_tokens)} fit this pod's {limits.max_tokens} tokens a sequence "
+            f"{max(0, limits.max_tokens - max_new_tokens)} fit this pod's {limits.max_tokens} a sequence "
             "(raise FORKLIGHT_MAX_PROMPT_TOKENS or lower sampling.max_new_tokens)",
         )
 

@@ -1,4 +1,4 @@
-"""The groups this pod holds leases on, and which of their samples are still open. Touched by the event loop only."""
+"""The groups this pod holds leases on, and which of their samples are open. For the event loop only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a queue entry to work for the engine: what the task asks for, and which of its samples are still missing."""
+"""From a queue entry to work for the engine: what the task asks for, which of its samples are missing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from forklight_rollout.ports import EngineLimits
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskReader:
-    """Reads tasks of one run for one engine; InvalidInputError names the field that makes a task impossible."""
+    """Reads tasks of one run for one engine; InvalidInputError names the field that is impossible."""
 
     run_id: str
     tokenizer: Tokenizer

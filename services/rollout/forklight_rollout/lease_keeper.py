@@ -89,9 +89,9 @@ class LeaseKeeper:
         try:
             kept = set(await self._queue.heartbeat(list(leases.values())))
         except UnavailableError as error:
-            self._problems.report(Area.QUEUE, str(error))
+            self._problems.report(Area.LEASES, str(error))
             return False
-        self._problems.clear(Area.QUEUE)
+        self._problems.clear(Area.LEASES)
         for group_id, lease in leases.items():
             group = self._held.find(group_id)
             if lease not in kept and group is not None and group.lease == lease:

@@ -1,6 +1,6 @@
 """The manifest of published weights: reading it, and proving that the files beside it are what it says.
 
-A manifest is canonical JSON; its blake3 is announced with the version, and it names the blake3 of every shard.
+A manifest is canonical JSON; its own blake3 is announced with the version, and it names that of every shard.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class MemoryWish:
 def plan_memory(
     wish: MemoryWish, *, max_positions: int, slots_bytes: Callable[[int, int], int]
 ) -> MemoryPlan:
-    """The largest batch up to the one wished for whose caches fit; `slots_bytes(slots, tokens)` is the model's."""
+    """The largest batch up to the wish whose caches fit; `slots_bytes(slots, tokens)` is the model's."""
     max_tokens = min(wish.max_prompt_tokens + wish.max_new_tokens, max_positions)
     if max_tokens <= wish.max_new_tokens:
         raise ConfigError(
@@ -63,7 +63,7 @@ def plan_memory(
                 budget_bytes=budget,
             )
     raise ConfigError(
-        f"one sequence of {max_tokens} tokens and its prompt need {slots_bytes(2, max_tokens)} bytes of cache, "
+        f"one sequence of {max_tokens} tokens and its prompt need {slots_bytes(2, max_tokens)} cache bytes, "
         f"{budget} may be used: lower sampling.max_new_tokens or set FORKLIGHT_CACHE_MEMORY_BYTES"
     )
 

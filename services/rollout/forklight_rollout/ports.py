@@ -1,7 +1,7 @@
 """What this service needs from outside: an engine that turns prompts into tokens, and the buffer's door.
 
-Queue and blob ports are `forklight_core`'s. Every engine (native, in-memory, a served one) keeps the promises below,
-so the generator, the worker and the tests do not know which one runs.
+Queue and blob ports are `forklight_core`'s. Every engine (native, in-memory, a served one) keeps the promises
+below, so the generator, the worker and the tests do not know which one runs.
 """
 
 from __future__ import annotations

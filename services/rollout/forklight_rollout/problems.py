@@ -1,4 +1,4 @@
-"""Why a pod is not well, by area, for its status and its logs. A problem is reported once and again when it is over."""
+"""Why a pod is not well, by area, for its status; the log has when a problem began and when it was over."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ class Area(StrEnum):
     """Where a problem lies."""
 
     WEIGHTS = "weights"
+    REDIS = "redis"
+    LEASES = "leases"
     QUEUE = "queue"
     BUFFER = "buffer"
     BLOBS = "blobs"

@@ -57,7 +57,7 @@ class Submission:
         return outcome
 
     async def _put(self, sample: FinishedSample, group: HeldGroup) -> BlobRef:
-        """A full disk is waited out for as long as the group is ours: the sample is safe in memory meanwhile."""
+        """A full disk is waited out while the group is ours: the sample is safe in memory."""
         provenance = self.provenance
         data = await asyncio.to_thread(
             build_payload, sample, decode=provenance.decode, contract=provenance.contract

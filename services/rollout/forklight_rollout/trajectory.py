@@ -1,4 +1,4 @@
-"""From a finished sample to what is handed over: the payload blob, the header, and the span of its generation."""
+"""From a finished sample to what is handed over: the payload, the header, and the span of its generation."""
 
 from __future__ import annotations
 

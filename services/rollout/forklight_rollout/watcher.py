@@ -1,7 +1,7 @@
-"""Follows the announced weights: verifies and stages a new version beside the decode path, swaps it in between two steps.
+"""Follows the announced weights: verifies and stages a version beside decoding, swaps between two steps.
 
-Whatever is wrong with a version, the old weights stay in use and the reason is reported; the same version is tried
-again after a pause that doubles, a newer one at the next poll.
+Whatever is wrong with a version, the old weights stay in use and the reason is reported; the same version is
+tried again after a pause that doubles, a newer one at the next poll.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class WeightsWatcher:
         self._in_use: PublishedWeights | None = None
 
     async def wait_first(self, make_engine: EngineFactory, stop: asyncio.Event) -> FirstWeights | None:
-        """The first sound weights and an engine that has them; None when told to stop before there are any."""
+        """The first sound weights and an engine that has them; None when told to stop before that."""
         self._problems.report(
             Area.WEIGHTS, "no weights announced yet; waiting for the trainer's first version"
         )
@@ -91,8 +91,9 @@ class WeightsWatcher:
         try:
             announced = await self._read()
         except UnavailableError as error:
-            self._problems.report(Area.QUEUE, str(error))
+            self._problems.report(Area.REDIS, str(error))
             return None
+        self._problems.clear(Area.REDIS)
         if announced is None or not self._is_wanted(announced.manifest_id):
             return None
         try:
@@ -129,13 +130,13 @@ class WeightsWatcher:
         )
 
     def _require_same_text(self, weights: PublishedWeights) -> None:
-        """Running sequences are text under the tokenizer and numbers under the contract they began with."""
+        """Running sequences keep the tokenizer and the numeric contract they began with."""
         before = self._in_use
         if before is None:
             return
         if weights.manifest.contract != before.manifest.contract:
             raise WeightsError(
-                f"version {weights.version} has the numeric contract {weights.manifest.contract!r}, this pod runs "
+                f"version {weights.version} has the contract {weights.manifest.contract!r}, this pod runs "
                 f"{before.manifest.contract!r}: restart the rollout pods"
             )
         if weights.tokenizer_hash != before.tokenizer_hash:

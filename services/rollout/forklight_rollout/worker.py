@@ -1,12 +1,13 @@
 """The queue door: takes groups while there is room, hands finished samples over, drains.
 
-    tasks --take--> Intake --> engine thread --deliver--> finished --N at a time--> Submission --> blobs, buffer
-               ^                                             |
-               '----- only while both have room <------------'          LeaseKeeper: heartbeat beside all of it
+    tasks --take--> Intake --> engine thread --deliver--> finished --N at a time--> Submission
+               ^                                             |                      (blobs, buffer)
+               '----- only while both have room <------------'
+    beside it: LeaseKeeper (heartbeat)
 
-Nothing piles up: every sample in the engine or behind it belongs to a held lease, and a lease is only taken while
-both are below their limits. Broad `except` is here and nowhere else: a failing task or sample costs its group's
-lease, never the worker.
+Nothing piles up: every sample in the engine or behind it belongs to a held lease, and a lease is only taken
+while both are below their limits. Broad `except` is here and nowhere else: a task or sample that fails costs
+its group's lease, never the worker.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import logging
 from dataclasses import dataclass
 
 from forklight_core.errors import FencedError, ForklightError, InvalidInputError, UnavailableError
+from forklight_core.lifecycle import sleep_or_stop
 from forklight_core.queues import Lease, Leased
 from forklight_rollout import metrics
 from forklight_rollout.groups import FinishedSample
@@ -86,7 +88,7 @@ class Worker:
                 task.cancel()
 
     async def drain(self, deadline_s: float) -> DrainOutcome:
-        """Stop taking, finish what runs within the deadline, hand the rest back. Asking again waits for the same."""
+        """Stop taking, finish what runs within the deadline, hand the rest back. Asked again, the same."""
         if self._drain is None:
             self._drain = asyncio.create_task(self._drain_within(deadline_s))
         return await asyncio.shield(self._drain)
@@ -97,11 +99,12 @@ class Worker:
         before = self.num_submitted
         self._draining.set()
         await self._held.notify()
-        await self._takes_ended.wait()
-        unstarted = await self._engine.call(lambda generator: generator.unstarted_groups())
-        num_released = await self._hand_back(self._held.find_all(unstarted))
+        num_released = 0
         try:
             async with asyncio.timeout_at(end):
+                await self._takes_ended.wait()
+                unstarted = await self._engine.call(lambda generator: generator.unstarted_groups())
+                num_released += await self._hand_back(self._held.find_all(unstarted))
                 await self._held.wait_for(lambda: len(self._held) == 0)
         except TimeoutError:
             num_released += await self._hand_back(self._held.all())
@@ -116,7 +119,7 @@ class Worker:
         return sum([await self._keeper.hand_back(group, "drained") for group in groups])
 
     async def _take_all(self) -> None:
-        """Take entries until draining. Never cancelled in the middle: an entry taken is an entry dealt with."""
+        """Take entries until draining; never cut off in the middle: an entry taken is an entry dealt with."""
         while await self._wait_for_room():
             for leased in await self._take():
                 await self._receive(leased)
@@ -128,7 +131,7 @@ class Worker:
         return not self.is_draining
 
     def _has_room(self) -> bool:
-        """One group beyond what the engine decodes together: enough to refill it, and others keep their share."""
+        """One group beyond what the engine decodes together: enough to refill it, the rest is for others."""
         is_engine_open = self._held.num_in_engine <= self._engine.limits.num_sequences
         return is_engine_open and self._held.num_unsubmitted < self._limits.max_unsubmitted
 
@@ -170,11 +173,9 @@ class Worker:
 
     def _release_later(self, lease: Lease) -> None:
         async def release() -> None:
-            await asyncio.wait([draining], timeout=REFUSAL_PAUSE_S)
-            draining.cancel()
+            await sleep_or_stop(self._draining, REFUSAL_PAUSE_S)
             await self._keeper.release(lease)
 
-        draining = asyncio.create_task(self._draining.wait())
         task = asyncio.create_task(release())
         self._releases.add(task)
         task.add_done_callback(self._releases.discard)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from forklight_core.runfile.schema import RunFile
 from forklight_model.checkpoint import load_model
 from forklight_model.model import HybridModel
 from forklight_model.sizes import SIZES
-from forklight_model.tokenizer import TOKENIZER_FILE, Tokenizer, build_character_tokenizer, load_tokenizer
+from forklight_model.tokenizer import Tokenizer, build_character_tokenizer, load_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -26,8 +24,5 @@ def initial_model(run_file: RunFile) -> HybridModel:
 
 
 def initial_tokenizer(run_file: RunFile) -> Tokenizer:
-    """The tokenizer beside the starting checkpoint, or the character tokenizer of the fresh sizes."""
-    path = Path(run_file.model.path) if run_file.model.path else None
-    if path is not None and (path / TOKENIZER_FILE).is_file():
-        return load_tokenizer(path)
-    return build_character_tokenizer()
+    """The tokenizer of the starting checkpoint; fresh models have the character tokenizer."""
+    return load_tokenizer(run_file.model.path) if run_file.model.path else build_character_tokenizer()

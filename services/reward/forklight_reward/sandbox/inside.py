@@ -89,11 +89,11 @@ def main() -> None:
     report = plan["report_fd"]
     close_limits(plan["limits"])
     sys.setrecursionlimit(10_000)
+    os.write(report, b'{"started": true}\n')
     code = compile_source(report)
     if plan["mode"] == "function":
         run_function(plan, code, report)
         return
-    os.write(report, b'{"compiled": true}\n')
     os.close(report)
     exec(code, make_main().__dict__)
 

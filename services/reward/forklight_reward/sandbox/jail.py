@@ -44,6 +44,11 @@ class Jail:
         """Another user id for every job when run as root; None keeps the caller's."""
         return FIRST_JOB_USER + next(_job_numbers) % NUM_JOB_USERS if self.changes_user else None
 
+    @property
+    def version(self) -> str:
+        """What programs run on, for verdicts."""
+        return f"sandbox/1 {Path(self.interpreter).name} {'disable-userns' if '--disable-userns' in self.options else 'plain'}"
+
     def argv(self, *, disk_bytes: int, source_fd: int, info_fd: int, seccomp_fd: int | None) -> list[str]:
         """The command line up to the program."""
         filters = [] if seccomp_fd is None else ["--seccomp", str(seccomp_fd)]

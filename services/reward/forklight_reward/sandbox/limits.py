@@ -85,8 +85,8 @@ def proportional_bytes(root: int) -> int | None:
     for pid in descendants(root):
         try:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        except FileNotFoundError:
-            continue
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has just ended
         except OSError:
             return None
         for line in text.splitlines():

@@ -47,7 +47,7 @@ class DecodeBatch:
         self._positions_S[: len(ids_B)] += 1
 
     def append(self, prompt: Prompt) -> SamplingRequest:
-        """Give a prompt's waiting sequences places and the prompt's cache; how they draw their first tokens."""
+        """Give a prompt's waiting sequences places and its cache; returns how to draw their first tokens."""
         first = len(self.keys)
         added = slice(first, first + len(prompt.waiting))
         for place, start in enumerate(prompt.waiting, start=first):
@@ -55,7 +55,7 @@ class DecodeBatch:
             self.keys.append(start.key)
         self._cache.fork(prompt.slot, range(added.start, added.stop))
         self._seeds_S[added] = torch.tensor([_signed(start.seed) for start in prompt.waiting])
-        # Counted from the start of the prompt, as everywhere in this project: (seed, position) names one draw.
+        # Counted from the start of the prompt, as `forklight_model.generate` does: same seed, same tokens.
         self._positions_S[added] = len(prompt.ids_T)
         self._temperatures_S[added] = prompt.temperature
         self._top_ps_S[added] = prompt.top_p

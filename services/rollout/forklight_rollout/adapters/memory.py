@@ -1,4 +1,4 @@
-"""In-memory fakes, true to their ports: an engine whose tokens are a pure function of prompt, seed and position, and a buffer.
+"""In-memory fakes, true to their ports: a buffer, and an engine whose tokens are a hash of prompt and seed.
 
 For tests of everything around the engine, and for services that need trajectories without a model.
 """
@@ -26,7 +26,7 @@ class _Sequence:
 
 
 class MemoryEngine:
-    """Draws uniformly from the vocabulary; a sequence meets the stop token after `num_tokens(origin hash)` tokens."""
+    """Draws uniformly from the vocabulary; each sequence meets the stop token after a length of its own."""
 
     def __init__(
         self, limits: EngineLimits, *, version: int = 0, stop_id: int = 0, mean_tokens: int = 8

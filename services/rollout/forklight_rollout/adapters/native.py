@@ -1,7 +1,7 @@
 """The engine on `forklight_model`: the trainer's own blocks over a cache of slots.
 
-Running sequences live in slots 0 to n-1 without holes (a retired one's place is taken by the last), so the model
-decodes them in place; behind them lie a few slots for prompts, prefilled once a group and forked to its samples.
+Running sequences live in slots 0 to n-1 without holes (the last takes a retired one's place), so the model
+decodes them in place; behind them are slots for prompts, prefilled once a group and forked to its samples.
 
 Legend: S slots, B running sequences, M sequences of one prompt, V vocabulary.
 """

@@ -1,4 +1,4 @@
-"""Prompts on their way into the batch: prefilled once a group, in fixed pieces, and kept while they may be forked.
+"""Prompts on their way into the batch: prefilled once a group, in fixed pieces, kept for forking.
 
 Pieces always end at multiples of PIECE_TOKENS, so a prompt's numbers do not depend on what else is prefilled.
 Legend: T tokens of one prompt, B prompts prefilled together, V vocabulary.
@@ -18,7 +18,7 @@ from forklight_rollout.ports import PromptStart, SequenceStart
 
 PIECE_TOKENS = 1024
 ROUND_TOKENS = 2048
-"""Prompt tokens prefilled between two decode steps (at least one piece): what running sequences wait for at most."""
+"""Prompt tokens prefilled between two decode steps (at least one piece): how long decoding may wait."""
 NO_SLOT = -1
 
 

@@ -1,4 +1,4 @@
-"""From verified files to a model: tensors read, their names, shapes and values checked against manifest and configuration."""
+"""From verified files to a model: names, shapes and values of all tensors checked against the manifest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def load_weights(
     config = read_config(weights)
     if expected is not None and config != expected:
         raise WeightsError(
-            f"version {weights.version} in {weights.folder} is of another architecture than the one that runs: "
+            f"version {weights.version} in {weights.folder} is another architecture than the one that runs: "
             "restart the rollout pods to change the model"
         )
     model = HybridModel(config, is_initialized=False).to(dtype)

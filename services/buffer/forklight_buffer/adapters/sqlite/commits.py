@@ -39,6 +39,10 @@ class CommitTable:
         rows = self._db.rows("SELECT * FROM leased_groups WHERE step = ? ORDER BY position, group_id", (step,))
         return [leased_group(row) for row in rows]
 
+    def leased_group(self, group_id: str) -> LeasedGroup | None:
+        row = self._db.row("SELECT * FROM leased_groups WHERE group_id = ?", (group_id,))
+        return None if row is None else leased_group(row)
+
     def enter_commit(
         self, commit: Commit, trained: Sequence[SampleRow], left_out: Sequence[SampleRow], at: float
     ) -> None:
@@ -86,16 +90,22 @@ class CommitTable:
                 (before_step,),
             )
 
-    def plan_rewind(self, lineage: str, step: int) -> Rewind:
+    def plan_rewind(self, lineage: str, step: int, carried: Sequence[Commit]) -> Rewind:
         control, known = read_control(self._db), self.lineages()
+        missing = _missing_records(lineage, self.head(lineage), step, carried)
         now = ancestry(known, control.lineage, control.step)
-        wanted = ancestry(known, lineage, step) if lineage in known else []
+        wanted = ancestry(known, lineage, step)
         shared = shared_steps(now, wanted)
-        adopted = tuple(self._commits_of(wanted, shared))
+        adopted = (*self._commits_of(wanted, shared), *missing)
         kept = {sample for commit in adopted for sample in commit.sample_ids}
-        reverted = [row for row in self._trained_after(now, shared) if row.sample_id not in kept]
-        is_fork = lineage != control.lineage or step != control.step
-        return Rewind(lineage=lineage, step=step, is_fork=is_fork, reverted=tuple(reverted), adopted=adopted)
+        return Rewind(
+            lineage=lineage,
+            step=step,
+            is_fork=lineage != control.lineage or step < control.step,
+            reverted=tuple(row for row in self._trained_after(now, shared) if row.sample_id not in kept),
+            adopted=adopted,
+            new_commits=missing,
+        )
 
     def _commits_of(self, segments: Iterable[Segment], after: int) -> Iterable[Commit]:
         for part in segments:
@@ -124,6 +134,18 @@ def write_commit(db: Database, commit: Commit, at: float) -> None:
         "INSERT OR IGNORE INTO commits (lineage, step, batch_id, sample_ids, at) VALUES (?, ?, ?, ?, ?)",
         (commit.lineage, commit.step, commit.batch_id, json.dumps(commit.sample_ids), at),
     )
+
+
+def _missing_records(lineage: str, head: int, step: int, carried: Sequence[Commit]) -> tuple[Commit, ...]:
+    """Records that bring a lineage from its head to a step, without a gap."""
+    found = {commit.step: commit for commit in carried if commit.lineage == lineage}
+    for wanted in range(head + 1, step + 1):
+        if wanted not in found:
+            raise PreconditionError(
+                f"the checkpoint has learned step {step} of lineage {lineage!r}, but step {wanted} is neither in the "
+                f"ledger nor among the {len(carried)} records of the checkpoint: restore an older checkpoint"
+            )
+    return tuple(found[wanted] for wanted in range(head + 1, step + 1))
 
 
 def _refuse(commit: Commit, refused: Sequence[Conflict]) -> None:

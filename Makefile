@@ -1,0 +1,27 @@
+# The same words for people and for CI; each is one line to a script or module.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo up test lint types proto
+
+help: ## Say what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+setup: ## Make .venv with everything installed (nothing to do when nothing changed)
+	@PYTHON="$(PYTHON)" bash infra/python/setup.sh
+
+demo: setup ## Teach a tiny model arithmetic on this machine
+	@.venv/bin/forklight demo
+
+up: setup ## Start the whole system of a run file: make up RUN=run.toml
+	@.venv/bin/forklight up $(RUN)
+
+test: setup ## Run all tests that need no GPU and no cluster
+	@.venv/bin/python -m pytest
+
+lint: setup ## Style and import floors
+	@bash infra/python/lint.sh
+
+types: setup ## Static types, strict
+	@.venv/bin/python -m mypy
+
+proto: ## Generate libs/core/forklight from proto/
+	@bash infra/python/proto.sh

@@ -1,0 +1,1 @@
+"""What has to be right on a machine, checked by doing it."""

@@ -1,0 +1,101 @@
+"""Control, versions, evaluation rounds, events and conflicts of the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from forklight_buffer.adapters.sqlite.database import Database
+from forklight_buffer.adapters.sqlite.notes import read_control, write_notes
+from forklight_buffer.records import Conflict, Control, Event, Round, Weights
+from forklight_buffer.states import Phase, State
+
+
+class RunTable:
+    """Implements `RunLedger`."""
+
+    _db: Database
+
+    def control(self) -> Control:
+        return read_control(self._db)
+
+    def set_phase(self, phase: Phase, reason: str, *, by_opener: bool) -> None:
+        self._write({"phase": str(int(phase)), "reason": reason, "by_opener": "yes" if by_opener else ""})
+
+    def announce(self, weights: Weights, at: float) -> None:
+        with self._db.transaction():
+            self._db.execute(
+                "INSERT INTO versions (version, manifest, manifest_id, epoch, at) VALUES (?, ?, ?, ?, ?)",
+                (weights.version, weights.manifest, weights.manifest_id, weights.epoch, at),
+            )
+            write_notes(self._db, {"version": str(weights.version)})
+
+    def newest_weights(self) -> Weights | None:
+        row = self._db.row("SELECT * FROM versions ORDER BY id DESC LIMIT 1")
+        if row is None:
+            return None
+        return Weights(
+            version=row["version"], manifest=row["manifest"], manifest_id=row["manifest_id"], epoch=row["epoch"]
+        )
+
+    def note(self, name: str) -> str:
+        row = self._db.row("SELECT value FROM notes WHERE name = ?", (name,))
+        return "" if row is None else str(row["value"])
+
+    def set_note(self, name: str, value: str) -> None:
+        self._write({name: value})
+
+    def _write(self, notes: Mapping[str, str]) -> None:
+        with self._db.transaction():
+            write_notes(self._db, notes)
+
+    def open_round(self, version: int, num_prompts: int, at: float) -> bool:
+        with self._db.transaction():
+            sql = "INSERT OR IGNORE INTO evaluations (version, num_prompts, due_at) VALUES (?, ?, ?)"
+            return self._db.execute(sql, (version, num_prompts, at)) == 1
+
+    def rounds(self, limit: int) -> list[Round]:
+        rows = self._db.rows("SELECT * FROM evaluations ORDER BY version DESC LIMIT ?", (limit,))
+        return [
+            Round(
+                version=row["version"],
+                num_prompts=row["num_prompts"],
+                num_scored=row["num_scored"],
+                num_failed=row["num_failed"],
+                mean_reward=row["mean_reward"],
+                complete=row["completed_at"] is not None,
+            )
+            for row in reversed(rows)
+        ]
+
+    def unopened_rounds(self) -> Mapping[int, int]:
+        rows = self._db.rows(
+            "SELECT e.version AS version, count(g.group_id) AS opened FROM evaluations e "
+            "LEFT JOIN groups g ON g.purpose = 2 AND g.opened_version = e.version "
+            "WHERE e.completed_at IS NULL GROUP BY e.version HAVING opened < e.num_prompts ORDER BY e.version"
+        )
+        return {row["version"]: row["opened"] for row in rows}
+
+    def close_round(self, finished: Round, at: float) -> None:
+        with self._db.transaction():
+            self._db.execute(
+                "UPDATE evaluations SET num_scored = ?, num_failed = ?, mean_reward = ?, completed_at = ? "
+                "WHERE version = ? AND completed_at IS NULL",
+                (finished.num_scored, finished.num_failed, finished.mean_reward, at, finished.version),
+            )
+
+    def add_event(self, event: Event) -> None:
+        with self._db.transaction():
+            sql = "INSERT INTO events (at, kind, detail) VALUES (?, ?, ?)"
+            self._db.execute(sql, (event.at, event.kind, event.detail))
+
+    def conflicts(self) -> list[Conflict]:
+        return [
+            Conflict(
+                at=row["at"],
+                sample_id=row["sample_id"],
+                kept=State(row["kept"]),
+                refused=State(row["refused"]),
+                detail=row["detail"],
+            )
+            for row in self._db.rows("SELECT * FROM conflicts ORDER BY id")
+        ]

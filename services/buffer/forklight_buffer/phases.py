@@ -1,0 +1,59 @@
+"""Run control: running, paused, draining, finished. A finished run has no open sample."""
+
+from __future__ import annotations
+
+import asyncio
+
+from forklight_core.errors import InvalidInputError, PreconditionError
+
+from forklight_buffer.context import Context
+from forklight_buffer.journal import Journal
+from forklight_buffer.states import Phase, Reason, State, Status
+
+
+class PhaseControl:
+    """Changes the phase. Callers hold the context's turn."""
+
+    def __init__(self, context: Context, journal: Journal) -> None:
+        self._context = context
+        self._journal = journal
+
+    async def set_phase(self, phase: Phase, reason: str, *, by_opener: bool = False) -> Phase:
+        """Ledger first, then Redis; the same phase for the same reason again is nothing new."""
+        context = self._context
+        control = await asyncio.to_thread(context.ledger.control)
+        if phase in (Phase.PAUSED, Phase.FINISHED) and not reason.strip():
+            raise InvalidInputError(f"a reason is needed to make the run {phase.name.lower()}: say why, for those who look later")
+        last_step = context.run_file.trainer.steps
+        if phase is not Phase.FINISHED and control.step >= last_step:
+            raise PreconditionError(
+                f"the run has done its {last_step} steps and cannot be {phase.name.lower()}: raise trainer.steps to go on"
+            )
+        if (control.phase, control.reason) != (phase, reason):
+            await asyncio.to_thread(context.ledger.set_phase, phase, reason, by_opener=by_opener)
+            await context.record("phase", f"{control.phase.name.lower()} -> {phase.name.lower()}: {reason}")
+        await context.live.set_run({"phase": str(int(phase))})
+        if phase is Phase.FINISHED:
+            await self.cancel_open()
+        context.notify_all()
+        return phase
+
+    async def cancel_open(self) -> None:
+        """End what is open, but for batches a trainer holds: those are committed, or cancelled when it asks for more."""
+        live = self._context.live
+        for group_id in await live.live_groups():
+            await live.close_group(group_id, State.CANCELLED, Reason.RUN_FINISHED, leased_too=False)
+        await self._journal.flush()
+
+    async def cancel_batches(self, from_step: int) -> None:
+        """The trainer will not learn these any more."""
+        live = self._context.live
+        for step, group_ids in (await live.batches()).items():
+            if step < from_step:
+                continue
+            for group_id in group_ids:
+                group = await live.read_group(group_id)
+                if group is not None and group.status is Status.LEASED:
+                    await live.close_group(group_id, State.CANCELLED, Reason.RUN_FINISHED, leased_too=True)
+            await live.place_batch(step, 0, [])
+        await self._journal.flush()

@@ -1,0 +1,25 @@
+"""What the console needs from outside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from forklight.v1 import buffer_pb2, types_pb2
+
+StepRecord = Mapping[str, object]
+
+
+class RunView(Protocol):
+    """One run, to look at. Errors are those of `forklight_core.errors`."""
+
+    async def status(self) -> buffer_pb2.GetStatusReply:
+        """Phase, counts, queues, evaluations, stuck samples."""
+
+    async def samples(
+        self, *, state: types_pb2.SampleState | None, after: str, limit: int
+    ) -> buffer_pb2.ListSamplesReply:
+        """A page of samples, in order of id, behind the sample `after`."""
+
+    async def steps(self, *, after: int, limit: int) -> Sequence[StepRecord]:
+        """The newest records of optimizer steps behind the step `after`, oldest first."""

@@ -1,0 +1,100 @@
+"""The HTTP door: a page for people, JSON for programs, a health check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.responses import HTMLResponse, Response
+from fastapi.templating import Jinja2Templates
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+
+from forklight_console.page import make_overview, make_step_table, parse_state
+from forklight_console.ports import RunView
+from forklight_core.errors import DeadlineError, ForklightError, UnavailableError
+
+PAGE_STEPS = 50
+templates = Jinja2Templates(Path(__file__).parent / "templates")
+router = APIRouter()
+
+
+@router.get("/", response_class=HTMLResponse)
+async def show_page(request: Request) -> Response:
+    """The overview; says so when the buffer does not answer, and still shows the steps."""
+    view = view_of(request)
+    overview, problem = None, ""
+    try:
+        overview = make_overview(await view.status())
+    except ForklightError as error:
+        problem = str(error)
+    steps = make_step_table(await view.steps(after=0, limit=PAGE_STEPS))
+    context = {"run_id": request.app.state.run_id, "overview": overview, "problem": problem, "steps": steps}
+    return templates.TemplateResponse(request, "overview.html", context)
+
+
+@router.get("/api/status")
+async def get_status(request: Request) -> Response:
+    """GetStatusReply as JSON, with the names of the proto."""
+    try:
+        return as_json(await view_of(request).status())
+    except ForklightError as error:
+        raise as_http(error) from error
+
+
+@router.get("/api/steps")
+async def get_steps(
+    request: Request,
+    after: Annotated[int, Query(ge=0)] = 0,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+) -> list[dict[str, object]]:
+    """Step records behind `after`: the newest ones, oldest first."""
+    return [dict(step) for step in await view_of(request).steps(after=after, limit=limit)]
+
+
+@router.get("/api/samples")
+async def get_samples(
+    request: Request,
+    state: str = "",
+    after: str = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> Response:
+    """A page of samples: `state` is a name such as trained, `after` the `next` of the page before."""
+    try:
+        wanted = parse_state(state)
+    except ValueError:
+        raise HTTPException(422, f"no sample state is called {state!r}") from None
+    try:
+        return as_json(await view_of(request).samples(state=wanted, after=after, limit=limit))
+    except ForklightError as error:
+        raise as_http(error) from error
+
+
+@router.get("/healthz")
+async def get_health() -> dict[str, str]:
+    """The console itself; the buffer has a health check of its own."""
+    return {"status": "ok"}
+
+
+def view_of(request: Request) -> RunView:
+    """The run this console shows."""
+    view: RunView = request.app.state.view
+    return view
+
+
+def as_json(message: Message) -> Response:
+    """A proto message as a JSON response."""
+    import json
+
+    fields = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return Response(json.dumps(fields), media_type="application/json")
+
+
+def as_http(error: ForklightError) -> HTTPException:
+    """An error of our tree as a status."""
+    if isinstance(error, UnavailableError | DeadlineError):
+        return HTTPException(503, str(error))
+    return HTTPException(404 if isinstance(error, LookupError) else 502, str(error))

@@ -1,0 +1,202 @@
+"""The console over a run in memory, and the whole process over a real buffer door."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from forklight.v1 import buffer_pb2, buffer_pb2_grpc, types_pb2
+from forklight_console.adapters.live import read_steps
+from forklight_console.adapters.memory import MemoryRunView
+from forklight_console.app import make_app, run
+from forklight_console.settings import ConsoleSettings
+from forklight_core.errors import UnavailableError
+from forklight_core.rpc import Registration, serve
+
+RUN_ID = "run-20260101-abcd"
+REPLY = buffer_pb2.GetStatusReply(
+    run_id=RUN_ID,
+    phase=buffer_pb2.RUN_PHASE_PAUSED,
+    reason="parity <0.93>",
+    step=41,
+    version=7,
+    counts=[
+        buffer_pb2.StateCount(state=types_pb2.SAMPLE_STATE_TRAINED, num_samples=640),
+        buffer_pb2.StateCount(state=types_pb2.SAMPLE_STATE_FILTERED, reason="all_equal", num_samples=16),
+    ],
+    queues=[buffer_pb2.QueueStatus(name="tasks", num_waiting=3, num_leased=2, oldest_age_s=12.2)],
+    evaluations=[buffer_pb2.EvaluationResult(version=5, num_samples=64, mean_reward=0.625, complete=True)],
+    stuck=[
+        buffer_pb2.StuckSample(
+            sample_id=f"{RUN_ID}/g1/s0", state=types_pb2.SAMPLE_STATE_QUEUED, where="tasks"
+        )
+    ],
+)
+STEPS = [{"step": number, "reward_mean": number / 10, "nested": {"left": "out"}} for number in range(1, 4)]
+
+
+def sample(number: int, state: types_pb2.SampleState) -> buffer_pb2.SampleRecord:
+    return buffer_pb2.SampleRecord(sample_id=f"{RUN_ID}/g00000000/s{number:03d}", state=state)
+
+
+@pytest.fixture
+def view() -> MemoryRunView:
+    states = (types_pb2.SAMPLE_STATE_TRAINED, types_pb2.SAMPLE_STATE_FILTERED, types_pb2.SAMPLE_STATE_TRAINED)
+    records = [sample(number, state) for number, state in enumerate(states)]
+    return MemoryRunView(reply=REPLY, records=records, step_records=list(STEPS))
+
+
+@pytest.fixture
+def client(view: MemoryRunView) -> Iterator[TestClient]:
+    with TestClient(make_app(view, RUN_ID, is_local=True), base_url="http://127.0.0.1") as opened:
+        yield opened
+
+
+def test_page_shows_the_run_when_the_buffer_answers(client: TestClient) -> None:
+    page = client.get("/")
+    assert page.status_code == 200
+    for text in (
+        RUN_ID,
+        "paused",
+        "trained",
+        "640",
+        "all_equal",
+        "0.625",
+        "tasks",
+        "12 s",
+        "Stuck samples",
+        "0.3",
+    ):
+        assert text in page.text
+    assert "parity &lt;0.93&gt;" in page.text  # escaped
+    assert page.text.index("0.3") < page.text.index("0.2")  # the newest step first
+    assert "nested" not in page.text
+
+
+def test_page_says_so_and_shows_steps_when_the_buffer_is_away(
+    client: TestClient, view: MemoryRunView
+) -> None:
+    view.error = UnavailableError("nobody listens")
+    page = client.get("/")
+    assert page.status_code == 200
+    assert "The buffer does not answer: nobody listens" in page.text
+    assert "reward_mean" in page.text
+
+
+def test_page_loads_nothing_from_elsewhere_when_rendered(client: TestClient) -> None:
+    page = client.get("/")
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    for path in ("/static/refresh.js", "/static/console.css"):
+        assert path in page.text
+        assert client.get(path).status_code == 200
+
+
+def test_status_uses_the_names_of_the_proto_when_asked_as_json(client: TestClient) -> None:
+    status = client.get("/api/status").json()
+    assert status["phase"] == "RUN_PHASE_PAUSED"
+    assert status["counts"][0] == {"state": "SAMPLE_STATE_TRAINED", "reason": "", "num_samples": "640"}
+
+
+def test_status_is_503_when_the_buffer_is_away(client: TestClient, view: MemoryRunView) -> None:
+    view.error = UnavailableError("nobody listens")
+    answer = client.get("/api/status")
+    assert (answer.status_code, answer.json()["detail"]) == (503, "nobody listens")
+    assert client.get("/api/samples").status_code == 503
+    assert client.get("/healthz").status_code == 200
+
+
+def test_samples_are_paged_and_filtered_when_asked(client: TestClient) -> None:
+    first = client.get("/api/samples", params={"limit": 2}).json()
+    assert len(first["samples"]) == 2
+    rest = client.get("/api/samples", params={"after": first["next"]}).json()
+    assert [len(rest["samples"]), rest["next"]] == [1, ""]
+    trained = client.get("/api/samples", params={"state": "trained"}).json()["samples"]
+    assert [each["state"] for each in trained] == ["SAMPLE_STATE_TRAINED"] * 2
+
+
+def test_samples_are_refused_when_the_state_is_unknown(client: TestClient) -> None:
+    assert client.get("/api/samples", params={"state": "lost"}).status_code == 422
+    assert client.get("/api/samples", params={"limit": 5000}).status_code == 422
+
+
+def test_steps_are_those_behind_when_after_is_given(client: TestClient) -> None:
+    assert [step["step"] for step in client.get("/api/steps", params={"after": 1}).json()] == [2, 3]
+
+
+def test_other_hosts_are_refused_when_local(view: MemoryRunView) -> None:
+    with TestClient(make_app(view, RUN_ID, is_local=True), base_url="http://evil.example") as client:
+        assert client.get("/api/status").status_code == 400
+    with TestClient(make_app(view, RUN_ID, is_local=False), base_url="http://console.cluster") as client:
+        assert client.get("/api/status").status_code == 200
+
+
+def test_steps_file_is_read_when_torn_and_redone(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    assert read_steps(path, after=0, limit=10) == []
+    path.write_text('{"step": 1, "try": 1}\n{"step": 2}\n{"step": 1, "try": 2}\n{"step": 3')
+    assert read_steps(path, after=0, limit=10) == [{"step": 2}, {"step": 1, "try": 2}]
+    assert read_steps(path, after=1, limit=10) == [{"step": 2}]
+    assert read_steps(path, after=0, limit=1) == [{"step": 1, "try": 2}]
+
+
+class StatusServicer(buffer_pb2_grpc.BufferServicer):
+    """Knows one run."""
+
+    async def GetStatus(
+        self, request: buffer_pb2.GetStatusRequest, context: object
+    ) -> buffer_pb2.GetStatusReply:
+        assert request.run_id == RUN_ID
+        return REPLY
+
+
+def fetch(port: int, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+async def fetch_until_up(port: int, path: str) -> tuple[int, str]:
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                return await asyncio.to_thread(fetch, port, path)
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.02)
+
+
+async def test_process_serves_until_stopped_when_over_a_real_door(
+    tmp_path: Path, unused_tcp_port: int
+) -> None:
+    (tmp_path / "steps.jsonl").write_text(json.dumps(STEPS[0]) + "\n")
+    registration = Registration(
+        buffer_pb2_grpc.add_BufferServicer_to_server, StatusServicer(), "forklight.v1.Buffer"
+    )
+    stop = asyncio.Event()
+    async with serve("127.0.0.1:0", [registration]) as server, asyncio.TaskGroup() as group:
+        settings = ConsoleSettings(
+            run_file=tmp_path / "run.toml",
+            run_folder=tmp_path,
+            run_id=RUN_ID,
+            listen=f"127.0.0.1:{unused_tcp_port}",
+            buffer_address=server.address,
+        )
+        group.create_task(run(settings, stop))
+        status, body = await fetch_until_up(unused_tcp_port, "/api/status")
+        assert (status, json.loads(body)["step"]) == (200, "41")
+        assert (await fetch_until_up(unused_tcp_port, "/"))[0] == 200
+        assert json.loads((await fetch_until_up(unused_tcp_port, "/api/steps"))[1])[0]["step"] == 1
+        with pytest.raises(UnavailableError, match="cannot listen on"):
+            await run(settings, asyncio.Event())
+        stop.set()

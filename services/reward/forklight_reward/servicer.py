@@ -1,0 +1,155 @@
+"""The gRPC doors of the four roles. Errors of the tree become statuses in core; nothing else is caught here."""
+
+from __future__ import annotations
+
+import time
+
+import grpc.aio
+
+from forklight.v1 import reward_pb2, types_pb2
+from forklight_core.errors import BusyError, InvalidInputError, UnavailableError
+from forklight_reward import metrics
+from forklight_reward.front.scorer import Scorer
+from forklight_reward.judge.contract import JudgeEngine
+from forklight_reward.sandbox.jail import Jail
+from forklight_reward.sandbox.result import LIMIT_CLASSES, Class, SandboxResult
+from forklight_reward.sandbox.run import execute, total_budget_s
+from forklight_reward.sandbox.spec import parse_spec
+from forklight_reward.slots import Slots
+from forklight_reward.verifier.extract import extract_answer, final_part
+from forklight_reward.verifier.format import format_score
+from forklight_reward.verifier.pool import MathPool
+from forklight_reward.verifier.verify import MathStatus, MathVerdict, decide_quickly, decide_slowly, rules_version
+
+MARGIN_S = 0.5
+LONGEST_S = 600.0
+QUEUE_SHARE = 0.2
+
+MATH_STATUS_ON_WIRE = {
+    MathStatus.OK: types_pb2.VERDICT_STATUS_OK,
+    MathStatus.WRONG: types_pb2.VERDICT_STATUS_WRONG,
+    MathStatus.LIMIT: types_pb2.VERDICT_STATUS_LIMIT,
+    MathStatus.UNVERIFIABLE: types_pb2.VERDICT_STATUS_UNVERIFIABLE,
+}
+
+
+def time_left_s(context: grpc.aio.ServicerContext) -> float:
+    """Seconds the caller still waits, less what the way back takes."""
+    remaining = context.time_remaining()
+    return LONGEST_S if remaining is None else max(0.0, remaining - MARGIN_S)
+
+
+class RewardServicer:
+    """The front door's own call; most work comes through the queue."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+
+    async def Score(self, request: reward_pb2.ScoreRequest, context: grpc.aio.ServicerContext) -> reward_pb2.ScoreReply:
+        """The verdict on one response."""
+        return reward_pb2.ScoreReply(verdict=await self._scorer.score_request(request))
+
+
+class VerifierServicer:
+    """Rules."""
+
+    def __init__(self, pool: MathPool, slots: Slots) -> None:
+        self._pool = pool
+        self._slots = slots
+
+    async def Verify(self, request: reward_pb2.VerifyRequest, context: grpc.aio.ServicerContext) -> reward_pb2.VerifyReply:
+        """Compare an answer with the reference."""
+        if request.kind != "math":
+            raise InvalidInputError(f"verifier kind {request.kind!r} is not known: this release verifies 'math'")
+        if not request.gold.strip():
+            raise InvalidInputError("verifier: the reference answer is empty")
+        started = time.monotonic()
+        verdict = await self._decide(request, time_left_s(context))
+        return reward_pb2.VerifyReply(
+            status=MATH_STATUS_ON_WIRE[verdict.status],
+            correct=verdict.correct,
+            format=0.0 if request.extracted else format_score(request.response),
+            answer=verdict.answer,
+            evidence=verdict.evidence,
+            worker_version=rules_version(),
+            wall_s=time.monotonic() - started,
+        )
+
+    async def _decide(self, request: reward_pb2.VerifyRequest, left_s: float) -> MathVerdict:
+        quick = decide_quickly(request.gold, request.response, request.extracted)
+        if isinstance(quick, MathVerdict):
+            metrics.count_math_call(quick.status.value, fast=True)
+            return quick
+        answer = request.response if request.extracted else extract_answer(request.response).answer or ""
+        async with self._slots.hold(left_s):
+            num_killed = self._pool.stats.num_killed
+            verdict = await self._slots.run(lambda: decide_slowly(quick, answer, self._pool, left_s))
+        if self._pool.stats.num_killed > num_killed:
+            metrics.count_math_kill()
+        metrics.count_math_call(verdict.status.value, fast=False)
+        return verdict
+
+
+class SandboxServicer:
+    """Untrusted programs. Refuses to run any before the self-test has passed."""
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
+        self.jail: Jail | None = None
+
+    async def Execute(self, request: reward_pb2.ExecuteRequest, context: grpc.aio.ServicerContext) -> reward_pb2.ExecuteReply:
+        """Run a program against its tests."""
+        jail = self.jail
+        if jail is None:
+            raise UnavailableError("sandbox: the self-test has not passed on this machine, so no program is run")
+        spec = parse_spec(request.spec_json, request.source or None)
+        arrived_s = time_left_s(context)
+        async with self._slots.hold(arrived_s):
+            left_s = time_left_s(context)
+            if left_s < total_budget_s(spec) and left_s < (1 - QUEUE_SHARE) * arrived_s:
+                raise BusyError("sandbox: waiting for a slot took the program's time; try later or start more sandboxes")
+            result = await self._slots.run(lambda: execute(spec, jail, left_s))
+        metrics.count_job(result.verdict.value)
+        return execute_reply(result, jail)
+
+
+def execute_reply(result: SandboxResult, jail: Jail) -> reward_pb2.ExecuteReply:
+    """A result as a message."""
+    status = types_pb2.VERDICT_STATUS_OK if result.verdict is Class.ACCEPTED else types_pb2.VERDICT_STATUS_WRONG
+    if result.verdict in LIMIT_CLASSES:
+        status = types_pb2.VERDICT_STATUS_LIMIT
+    failed = "" if result.first_fail is None else f" at test {result.first_fail}: {result.evidence}"
+    return reward_pb2.ExecuteReply(
+        status=status,
+        result_json=result.to_json(),
+        score=result.score,
+        evidence=f"{result.verdict.value}, {result.num_passed} of {result.num_tests} tests{failed}",
+        worker_version=jail.version,
+        wall_s=result.usage.wall_s,
+    )
+
+
+class JudgeServicer:
+    """Generative reward model."""
+
+    def __init__(self, engine: JudgeEngine) -> None:
+        self._engine = engine
+
+    async def Judge(self, request: reward_pb2.JudgeRequest, context: grpc.aio.ServicerContext) -> reward_pb2.JudgeReply:
+        """Grade what was said after the thinking."""
+        started = time.monotonic()
+        judgement = await self._engine.judge(
+            prompt=request.prompt,
+            reference=request.reference,
+            answer=final_part(request.response).strip(),
+            timeout_s=time_left_s(context),
+        )
+        is_abstention = judgement.grade is None
+        return reward_pb2.JudgeReply(
+            status=types_pb2.VERDICT_STATUS_ABSTAIN if is_abstention else types_pb2.VERDICT_STATUS_OK,
+            score=judgement.score,
+            grade=judgement.grade or 0,
+            evidence=judgement.evidence,
+            worker_version=self._engine.version,
+            wall_s=time.monotonic() - started,
+        )

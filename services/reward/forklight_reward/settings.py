@@ -1,0 +1,47 @@
+"""Deployment settings of the four roles, read from the environment (FORKLIGHT_<FIELD>). Scoring itself is in the run file."""
+
+from __future__ import annotations
+
+import os
+
+from pydantic import Field
+
+from forklight_core.settings import ServiceSettings
+
+
+class FrontSettings(ServiceSettings):
+    """The front door."""
+
+    redis_url: str
+    """Redis that holds the scoring queue."""
+    blobs_url: str
+    """Blob store with payloads and task specifications."""
+    buffer_address: str
+    """host:port of the buffer."""
+    verifier_address: str
+    """host:port of the verifier."""
+    sandbox_address: str
+    """host:port of the sandbox."""
+    judge_address: str
+    """host:port of the judge."""
+    submit_deadline_s: float = Field(default=300.0, gt=0)
+    """How long a verdict is offered to a buffer that does not answer before its lease is left to expire."""
+    drain_s: float = Field(default=20.0, gt=0, le=600)
+    """Time that running samples may take when the service is told to stop."""
+
+
+class VerifierSettings(ServiceSettings):
+    """The verifier."""
+
+
+class SandboxSettings(ServiceSettings):
+    """The sandbox."""
+
+    sandbox_slots: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
+    """Programs run at once; more than one a core distorts their clocks."""
+    self_test_every_s: float = Field(default=30.0, gt=0)
+    """Pause between two self-tests while they fail."""
+
+
+class JudgeSettings(ServiceSettings):
+    """The judge."""

@@ -1,0 +1,149 @@
+"""The front's queue door: takes scoring tasks, keeps their leases alive, scores, submits.
+
+A sample leaves here in one of three ways: its verdict is accepted, a newer holder has it (FencedError), or its lease
+is left to expire so that the queue delivers it again. The buffer settles the entry when it accepts the verdict.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from forklight.v1 import types_pb2
+from forklight_core.errors import FencedError, ForklightError, UnavailableError
+from forklight_core.lifecycle import sleep_or_stop
+from forklight_core.queues import Lease, Leased, WorkQueue
+from forklight_core.retry import retry_async
+from forklight_core.wire import parse
+from forklight_reward import metrics
+from forklight_reward.ports import Buffer
+
+TAKE_WAIT_S = 0.5
+SUBMIT_TIMEOUT_S = 10.0
+QUEUE_AWAY_S = 1.0
+
+Score = Callable[[types_pb2.ScoringTask, int], Awaitable[types_pb2.Verdict]]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLimits:
+    """Bounds of one worker."""
+
+    pod: str
+    concurrency: int
+    lease_s: float
+    submit_deadline_s: float
+    drain_s: float
+
+
+class ScoringWorker:
+    """Scores up to `concurrency` samples at once."""
+
+    def __init__(self, *, queue: WorkQueue, score: Score, buffer: Buffer, limits: WorkerLimits) -> None:
+        self._queue = queue
+        self._score = score
+        self._buffer = buffer
+        self._limits = limits
+        self._held: dict[Lease, asyncio.Task[None]] = {}
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop`, then finish what runs within drain_s and hand back the rest."""
+        async with asyncio.TaskGroup() as group:
+            keeper = group.create_task(self._keep_leases())
+            while not stop.is_set():
+                await self._take(group, stop)
+            await self._drain()
+            keeper.cancel()
+
+    async def _take(self, group: asyncio.TaskGroup, stop: asyncio.Event) -> None:
+        num_free = self._limits.concurrency - len(self._held)
+        if num_free <= 0:
+            self._has_room.clear()
+            await _first_of(self._has_room, stop)
+            return
+        try:
+            taken = await self._queue.take(self._limits.pod, wait_s=TAKE_WAIT_S, max_items=num_free)
+        except UnavailableError as error:
+            logger.warning("scoring queue is away", extra={"reason": str(error)})
+            await sleep_or_stop(stop, QUEUE_AWAY_S)
+            return
+        for leased in taken:
+            task = group.create_task(self._handle(leased))
+            self._held[leased.lease] = task
+            task.add_done_callback(lambda _, lease=leased.lease: self._forget(lease))
+        metrics.set_running(len(self._held))
+
+    def _forget(self, lease: Lease) -> None:
+        self._held.pop(lease, None)
+        self._has_room.set()
+        metrics.set_running(len(self._held))
+
+    async def _handle(self, leased: Leased) -> None:
+        """One sample, behind the door: whatever goes wrong, the others go on and the lease tells the rest."""
+        lease = leased.lease
+        try:
+            task = parse(types_pb2.ScoringTask, leased.body)
+            verdict = await self._score(task, lease.fence)
+            await self._submit(verdict, lease)
+        except FencedError as error:
+            metrics.count_dropped("fenced")
+            logger.info("sample has a newer holder", extra={"entry_id": lease.entry_id, "reason": str(error)})
+        except ForklightError as error:
+            metrics.count_dropped("refused")
+            logger.error(
+                "verdict not submitted, the queue will deliver the sample again",
+                extra={"entry_id": lease.entry_id, "reason": str(error), "error_type": type(error).__name__},
+            )
+        except Exception:
+            metrics.count_dropped("failed")
+            logger.exception("scoring failed, the queue will deliver the sample again", extra={"entry_id": lease.entry_id})
+
+    async def _submit(self, verdict: types_pb2.Verdict, lease: Lease) -> None:
+        """Offer the verdict until the buffer takes it; the lease is kept alive meanwhile."""
+        await retry_async(
+            lambda: self._buffer.submit_verdict(verdict, lease, timeout_s=SUBMIT_TIMEOUT_S),
+            deadline_s=self._limits.submit_deadline_s,
+        )
+
+    async def _keep_leases(self) -> None:
+        """Renew every third of a lease; what is no longer ours is dropped."""
+        while True:
+            await asyncio.sleep(self._limits.lease_s / 3)
+            leases = list(self._held)
+            try:
+                ours = set(await self._queue.heartbeat(leases))
+            except UnavailableError as error:
+                logger.warning("leases could not be renewed", extra={"reason": str(error), "num_leases": len(leases)})
+                continue
+            for lease in leases:
+                if lease not in ours and (task := self._held.get(lease)) is not None:
+                    metrics.count_dropped("fenced")
+                    task.cancel()
+
+    async def _drain(self) -> None:
+        deadline = time.monotonic() + self._limits.drain_s
+        while self._held and time.monotonic() < deadline:
+            await asyncio.wait(self._held.values(), timeout=max(0.0, deadline - time.monotonic()))
+        for lease, task in list(self._held.items()):
+            task.cancel()
+            try:
+                await self._queue.release(lease)
+            except UnavailableError as error:
+                logger.warning("lease not handed back, it will expire", extra={"reason": str(error)})
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    """Return when one of the events is set."""
+    waiting = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waiting:
+            wait.cancel()

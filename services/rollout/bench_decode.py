@@ -1,0 +1,102 @@
+"""Measures decoding on this machine: tokens a second, and the share of a step that is not the model.
+
+Usage: python services/rollout/bench_decode.py [--size nano] [--batch 64] [--threads 1] ... (--help)
+Random weights; every sequence runs to max_new_tokens, groups follow each other as in a pod.
+"""
+
+# ruff: noqa: INP001
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+
+import torch
+
+from forklight_model.cache import cache_bytes
+from forklight_model.model import HybridModel
+from forklight_model.sizes import SIZES
+from forklight_rollout.adapters.native import NativeEngine
+from forklight_rollout.generator import Generator
+from forklight_rollout.groups import GroupWork, SampleStart, SamplingRules
+from forklight_rollout.memory_plan import MemoryPlan, num_prompt_slots
+
+
+def main() -> None:
+    options = parse_options()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    engine = make_engine(options)
+    generator = Generator(engine, stop_ids=())
+    for index in range(2 + options.steps * options.batch // (options.group * options.new_tokens)):
+        generator.add(make_group(index, options))
+    for _ in range(options.warmup):
+        generator.step()
+    report(engine, generator, options)
+
+
+def parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", default="nano", choices=sorted(SIZES))
+    for name, default in (
+        ("batch", 64),
+        ("steps", 200),
+        ("warmup", 20),
+        ("threads", 1),
+        ("group", 16),
+        ("prompt-tokens", 64),
+        ("new-tokens", 128),
+    ):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    return parser.parse_args()
+
+
+def make_engine(options: argparse.Namespace) -> NativeEngine:
+    config = SIZES[options.size]
+    num_prompts, max_tokens = num_prompt_slots(options.batch), options.prompt_tokens + options.new_tokens
+    planned = cache_bytes(config, options.batch + num_prompts, max_tokens)
+    plan = MemoryPlan(
+        num_sequences=options.batch,
+        num_prompt_slots=num_prompts,
+        max_tokens=max_tokens,
+        cache_bytes=planned,
+        budget_bytes=planned,
+    )
+    return NativeEngine(HybridModel(config).requires_grad_(False), plan, version=0)
+
+
+def make_group(index: int, options: argparse.Namespace) -> GroupWork:
+    group_id = f"bench/g{index:08d}"
+    rules = SamplingRules(
+        max_new_tokens=options.new_tokens - index % 8,  # groups do not end in step
+        temperature=1.0,
+        top_p=1.0,
+        repetition_probability=0.99,
+        repetition_tokens=3000,
+    )
+    samples = tuple(
+        SampleStart(sample_id=f"{group_id}/s{number:03d}", seed=number) for number in range(options.group)
+    )
+    vocab_size = SIZES[options.size].vocab_size
+    prompt_ids = tuple((index + place) % vocab_size for place in range(options.prompt_tokens))
+    return GroupWork(group_id=group_id, prompt_ids=prompt_ids, rules=rules, samples=samples)
+
+
+def report(engine: NativeEngine, generator: Generator, options: argparse.Namespace) -> None:
+    durations, tokens_before, model_before = [], generator.num_tokens, engine.model_s
+    for _ in range(options.steps):
+        started = time.perf_counter()
+        generator.step()
+        durations.append(time.perf_counter() - started)
+    total, tokens = sum(durations), generator.num_tokens - tokens_before
+    overhead = 1 - (engine.model_s - model_before) / total
+    sys.stdout.write(
+        f"{options.size}, batch {options.batch}, threads {options.threads}: {tokens / total:,.0f} tokens/s, "
+        f"step median {statistics.median(durations) * 1e3:.2f} ms, mean batch {tokens / options.steps:.1f}, "
+        f"overhead {overhead:.1%} of a step ({overhead * total / options.steps * 1e3:.3f} ms)\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,171 @@
+"""Small real things for the rollout tests: published nano weights, engines, tasks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import blake3
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from forklight.v1 import types_pb2
+from forklight_model.checkpoint import published_tensors
+from forklight_model.model import HybridModel
+from forklight_model.sizes import SIZES
+from forklight_model.tokenizer import build_character_tokenizer
+from forklight_rollout.adapters.native import NativeEngine, native_engine_factory
+from forklight_rollout.generator import Generator
+from forklight_rollout.groups import FinishedSample, GroupWork, SampleStart, SamplingRules
+from forklight_rollout.manifest import PublishedWeights, verify_weights
+from forklight_rollout.memory_plan import MemoryWish
+
+RUN_ID = "test-run"
+SHARD = "model-00001-of-00001.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def nano_model(seed: int) -> HybridModel:
+    """Random weights, sharpened so that distributions are neither flat nor certain."""
+    model = HybridModel(SIZES["nano"])
+    model.initialize(torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        model.lm_head.weight.mul_(20.0)
+    return model.requires_grad_(False)
+
+
+def publish_model(root: Path, model: HybridModel, version: int) -> types_pb2.WeightsRef:
+    """Write a version as the trainer does: shard, tokenizer, manifest."""
+    folder = root / f"v{version:08d}"
+    folder.mkdir(parents=True)
+    tensors = {name: tensor.contiguous().clone() for name, tensor in published_tensors(model)}
+    save_file(tensors, folder / SHARD)
+    build_character_tokenizer().save(folder)
+    data = (folder / SHARD).read_bytes()
+    manifest = {
+        "schema_version": 1,
+        "run_id": RUN_ID,
+        "version": version,
+        "step": version,
+        "kind": "full",
+        "dtype": "float32",
+        "contract": "test-contract",
+        "config": model.config.to_published(),
+        "shards": [{"file": SHARD, "size_bytes": len(data), "blake3": blake3.blake3(data).hexdigest()}],
+        "tensors": {
+            name: {"shape": list(tensor.shape), "dtype": "float32", "shard": SHARD}
+            for name, tensor in tensors.items()
+        },
+        "probe": None,
+        "created_at": 0.0,
+    }
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(manifest, sort_keys=True, separators=(",", ":")))
+    manifest_id = "b3:" + blake3.blake3(path.read_bytes()).hexdigest()
+    return types_pb2.WeightsRef(version=version, manifest=str(path), manifest_id=manifest_id)
+
+
+@pytest.fixture(scope="session")
+def models() -> dict[int, HybridModel]:
+    return {version: nano_model(version) for version in (0, 1)}
+
+
+Publish = Callable[[int], types_pb2.WeightsRef]
+
+
+@pytest.fixture
+def publish(tmp_path: Path, models: dict[int, HybridModel]) -> Publish:
+    """Publish version 0 or 1 into the test's folder."""
+    return lambda version: publish_model(tmp_path / "weights", models[version], version)
+
+
+@pytest.fixture(scope="session")
+def published(
+    tmp_path_factory: pytest.TempPathFactory, models: dict[int, HybridModel]
+) -> dict[int, PublishedWeights]:
+    """Both versions, verified. Tests must not touch the files."""
+    root = tmp_path_factory.mktemp("weights")
+    found = {}
+    for version, model in models.items():
+        reference = publish_model(root, model, version)
+        found[version] = verify_weights(
+            Path(reference.manifest), reference.manifest_id, version=version, run_id=RUN_ID
+        )
+    return found
+
+
+MakeEngine = Callable[..., NativeEngine]
+
+
+@pytest.fixture
+def make_engine(published: dict[int, PublishedWeights]) -> MakeEngine:
+    def make(*, max_batch: int = 8, max_prompt_tokens: int = 64, max_new_tokens: int = 64) -> NativeEngine:
+        wish = MemoryWish(
+            max_batch=max_batch,
+            max_prompt_tokens=max_prompt_tokens,
+            max_new_tokens=max_new_tokens,
+            budget_bytes=2**30,
+        )
+        engine = native_engine_factory(wish, dtype="float32", threads=1)(published[0])
+        assert isinstance(engine, NativeEngine)
+        return engine
+
+    return make
+
+
+MakeWork = Callable[..., GroupWork]
+
+
+@pytest.fixture
+def make_work() -> MakeWork:
+    def make(
+        index: int = 0,
+        *,
+        prompt_ids: tuple[int, ...] = (1, 20, 30, 40, 2),
+        num_samples: int = 1,
+        seed: int = 7,
+        **rules: float,
+    ) -> GroupWork:
+        group_id = f"{RUN_ID}/g{index:08d}"
+        values: dict[str, float] = {
+            "max_new_tokens": 16,
+            "temperature": 1.0,
+            "top_p": 1.0,
+            "repetition_probability": 0.99,
+            "repetition_tokens": 0,
+        }
+        return GroupWork(
+            group_id=group_id,
+            prompt_ids=prompt_ids,
+            rules=SamplingRules(**(values | rules)),  # type: ignore[arg-type]
+            samples=tuple(
+                SampleStart(sample_id=f"{group_id}/s{number:03d}", seed=seed + number)
+                for number in range(num_samples)
+            ),
+        )
+
+    return make
+
+
+def run_to_end(generator: Generator) -> dict[str, FinishedSample]:
+    """Step until nothing is left; finished samples by id."""
+    finished: dict[str, FinishedSample] = {}
+    for _ in range(10_000):
+        if generator.is_idle:
+            return finished
+        finished |= {sample.sample_id: sample for sample in generator.step()}
+    raise AssertionError("the generator did not come to an end")
+
+
+@pytest.fixture
+def finish() -> Callable[[Generator], dict[str, FinishedSample]]:
+    return run_to_end

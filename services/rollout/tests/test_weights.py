@@ -1,0 +1,237 @@
+"""Published weights: what is verified, what is refused, and how a version is followed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import blake3
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from forklight.v1 import types_pb2
+from forklight_core.errors import UnavailableError, WeightsError
+from forklight_model.model import HybridModel
+from forklight_rollout.adapters.native import NativeEngine
+from forklight_rollout.adapters.published import load_weights
+from forklight_rollout.engine_thread import EngineThread
+from forklight_rollout.generator import Generator
+from forklight_rollout.groups import FinishedSample, GroupWork, Span
+from forklight_rollout.manifest import PublishedWeights, verify_weights
+from forklight_rollout.problems import Problems
+from forklight_rollout.watcher import WeightsWatcher
+
+RUN_ID = "test-run"
+Publish = Callable[[int], types_pb2.WeightsRef]
+
+
+def verify(reference: types_pb2.WeightsRef) -> PublishedWeights:
+    return verify_weights(
+        Path(reference.manifest), reference.manifest_id, version=reference.version, run_id=RUN_ID
+    )
+
+
+def rewrite(reference: types_pb2.WeightsRef, **changes: object) -> types_pb2.WeightsRef:
+    """Change fields of a manifest and announce it under its new hash."""
+    path = Path(reference.manifest)
+    fields = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps(fields))
+    manifest_id = "b3:" + blake3.blake3(path.read_bytes()).hexdigest()
+    return types_pb2.WeightsRef(
+        version=reference.version, manifest=reference.manifest, manifest_id=manifest_id
+    )
+
+
+def rewrite_tensors(
+    reference: types_pb2.WeightsRef, change: Callable[[dict[str, torch.Tensor]], None]
+) -> types_pb2.WeightsRef:
+    """Change the tensors of a version, with hashes that fit."""
+    path = next(Path(reference.manifest).parent.glob("*.safetensors"))
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+    data = path.read_bytes()
+    shards = [{"file": path.name, "size_bytes": len(data), "blake3": blake3.blake3(data).hexdigest()}]
+    return rewrite(reference, shards=shards)
+
+
+def flip_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_sound_weights_become_the_model_that_was_published(
+    publish: Publish, models: dict[int, HybridModel]
+) -> None:
+    loaded = load_weights(verify(publish(1)), dtype=torch.float32)
+    for (name, found), (expected_name, expected) in zip(
+        loaded.state_dict().items(), models[1].state_dict().items(), strict=True
+    ):
+        assert name == expected_name
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda folder: flip_byte(next(folder.glob("*.safetensors"))), "hashes to"),
+        (lambda folder: next(folder.glob("*.safetensors")).write_bytes(b"short"), "has 5 bytes"),
+        (lambda folder: next(folder.glob("*.safetensors")).unlink(), "cannot be read"),
+        (lambda folder: flip_byte(folder / "manifest.json"), "hashes to"),
+        (lambda folder: (folder / "manifest.json").unlink(), "cannot be read"),
+    ],
+)
+def test_torn_files_are_refused(publish: Publish, damage: Callable[[Path], None], reason: str) -> None:
+    reference = publish(0)
+    damage(Path(reference.manifest).parent)
+    with pytest.raises(WeightsError, match=reason):
+        verify(reference)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"schema_version": 2},
+        {"kind": "delta"},
+        {"version": 7},
+        {"run_id": "other"},
+        {"shards": [{"file": "../escape", "size_bytes": 1, "blake3": ""}]},
+        {"tensors": 3},
+        {"config": None, "shards": None},
+    ],
+)
+def test_a_manifest_that_cannot_be_meant_is_refused(publish: Publish, changes: dict[str, object]) -> None:
+    with pytest.raises(WeightsError, match="manifest.json"):
+        verify(rewrite(publish(0), **changes))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda tensors: tensors.pop("lm_head.weight"), "lm_head.weight is missing"),
+        (lambda tensors: tensors.update(extra=torch.ones(1)), "extra is not in the manifest"),
+        (
+            lambda tensors: tensors.update({"model.norm.weight": torch.ones(3)}),
+            "model.norm.weight is float32",
+        ),
+        (lambda tensors: tensors["lm_head.weight"][0].fill_(torch.nan), "not finite"),
+    ],
+)
+def test_tensors_other_than_promised_are_refused(
+    publish: Publish, change: Callable[[dict[str, torch.Tensor]], None], reason: str
+) -> None:
+    reference = rewrite_tensors(publish(0), change)
+    with pytest.raises(WeightsError, match=reason):
+        load_weights(verify(reference), dtype=torch.float32)
+
+
+def test_another_architecture_is_refused_when_one_runs(
+    publish: Publish, make_engine: Callable[..., NativeEngine]
+) -> None:
+    reference = publish(1)
+    config = json.loads(Path(reference.manifest).read_text())["config"]
+    changed = verify(rewrite(reference, config=config | {"num_experts_per_tok": 1}))
+    engine = make_engine()
+    with pytest.raises(WeightsError, match="another architecture"):
+        engine.stage(changed)
+    with pytest.raises(WeightsError, match="no weights are staged"):
+        engine.swap()
+    assert engine.version == 0
+
+
+def test_a_swap_keeps_running_sequences_and_records_the_spans(
+    make_engine: Callable[..., NativeEngine],
+    make_work: Callable[..., GroupWork],
+    finish: Callable[[Generator], dict[str, FinishedSample]],
+    published: dict[int, PublishedWeights],
+) -> None:
+    def generate(swap_after: int) -> dict[str, FinishedSample]:
+        engine = make_engine(max_batch=2)
+        generator = Generator(engine, stop_ids=())
+        generator.add(make_work(0, num_samples=3, max_new_tokens=12))
+        for _ in range(swap_after):
+            generator.step()
+        engine.stage(published[1])
+        engine.swap()
+        return finish(generator)
+
+    swapped, new = generate(5), generate(0)
+    first, third = (swapped[f"test-run/g00000000/s00{number}"] for number in (0, 2))
+    assert first.spans == (Span(start=0, version=0), Span(start=5, version=1))
+    assert len(first.response_ids) == 12
+    # The third sample waited for a slot: its prompt is prefilled again, so that all of it is version 1.
+    assert third.spans == (Span(start=0, version=1),)
+    assert third.response_ids == new["test-run/g00000000/s002"].response_ids
+    assert first.response_ids != new["test-run/g00000000/s000"].response_ids
+
+
+class Announcements:
+    """The newest weights, as a pod reads them."""
+
+    def __init__(self) -> None:
+        self.newest: types_pb2.WeightsRef | None = None
+        self.is_away = False
+        self.num_reads = 0
+
+    async def read(self) -> types_pb2.WeightsRef | None:
+        self.num_reads += 1
+        if self.is_away:
+            raise UnavailableError("Redis does not answer")
+        return self.newest
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        await asyncio.sleep(0.005)
+
+
+async def test_a_torn_version_is_reported_and_the_next_one_repairs_it(
+    publish: Publish, make_engine: Callable[..., NativeEngine], tmp_path: Path
+) -> None:
+    announced, stop, problems = Announcements(), asyncio.Event(), Problems()
+    watcher = WeightsWatcher(announced.read, run_id=RUN_ID, problems=problems, poll_s=0.01)
+    waiting = asyncio.create_task(watcher.wait_first(lambda weights: make_engine(), stop))
+    await eventually(lambda: announced.num_reads > 2)
+    assert "no weights announced yet" in problems.summary()
+    announced.newest = publish(0)
+    first = await waiting
+    assert first is not None
+    assert problems.summary() == ""
+    thread = EngineThread(Generator(first.engine, stop_ids=()))
+    thread.start(deliver=lambda finished: None)
+    following = asyncio.create_task(watcher.run(first.engine, thread, stop))
+    try:
+        sound = publish(1)
+        shard = next(Path(sound.manifest).parent.glob("*.safetensors"))
+        data = shard.read_bytes()
+        flip_byte(shard)
+        announced.newest = sound
+        await eventually(lambda: "hashes to" in problems.summary())
+        assert first.engine.version == 0
+        announced.is_away = True
+        await eventually(lambda: "Redis does not answer" in problems.summary())
+        shard.write_bytes(data)
+        announced.is_away = False
+        await eventually(lambda: first.engine.version == 1)
+        await eventually(lambda: "hashes to" not in problems.summary())
+        assert 0 < watcher.last_swap_s < 1
+    finally:
+        stop.set()
+        await following
+        await thread.close()
+
+
+async def test_waiting_for_weights_ends_when_told_to_stop(make_engine: Callable[..., NativeEngine]) -> None:
+    stop = asyncio.Event()
+    watcher = WeightsWatcher(Announcements().read, run_id=RUN_ID, problems=Problems(), poll_s=5)
+    waiting = asyncio.create_task(watcher.wait_first(lambda weights: make_engine(), stop))
+    await asyncio.sleep(0)
+    stop.set()
+    assert await waiting is None

@@ -1,0 +1,162 @@
+"""The engine of one process: fp32 master weights, torch AdamW, and a copy in the run's dtype to compute with.
+
+With DeepSpeed there would be a second adapter; this one is the oracle it has to agree with.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from forklight_core.errors import CheckpointError, PreconditionError
+from forklight_core.runfile.schema import TrainerSection
+from forklight_model.checkpoint import load_model, published_tensors, load_published_tensors, save_model
+from forklight_model.config import ModelConfig
+from forklight_model.logprobs import TokenStats, token_logprobs
+from forklight_model.model import HybridModel
+from forklight_trainer.packing import Pack
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+RANDOM_FILE = "random.safetensors"
+STATE_KEYS = ("step", "exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerSettings:
+    """AdamW as the run file has it."""
+
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+
+
+def optimizer_settings(trainer: TrainerSection) -> OptimizerSettings:
+    return OptimizerSettings(
+        betas=(trainer.adam_beta1, trainer.adam_beta2), eps=trainer.adam_eps, weight_decay=trainer.weight_decay
+    )
+
+
+class TorchEngine:
+    """A `TrainEngine` in plain torch."""
+
+    def __init__(
+        self,
+        master: HybridModel,
+        optimizer: OptimizerSettings,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._device = torch.device(device)
+        self._master = master.to(self._device)
+        self._compute = self._master if dtype == torch.float32 else copy.deepcopy(self._master).to(dtype)
+        self._optimizer = torch.optim.AdamW(
+            self._master.parameters(), betas=optimizer.betas, eps=optimizer.eps, weight_decay=optimizer.weight_decay
+        )
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._master.config
+
+    def score(self, pack: Pack, temperature: float) -> TokenStats:
+        stats = token_logprobs(
+            self._compute, pack.input_ids_T.to(self._device), pack.cu_seqlens.to(self._device), temperature
+        )
+        return TokenStats(logprobs_T=stats.logprobs_T.cpu(), entropy_T=stats.entropy_T.cpu())
+
+    def backward(self, loss: Tensor) -> None:
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._compute is not self._master:
+            self._move_gradients()
+
+    def discard_gradients(self) -> None:
+        self._compute.zero_grad(set_to_none=True)
+        self._master.zero_grad(set_to_none=True)
+
+    def update(self, *, learning_rate: float, grad_clip: float) -> float:
+        gradients = [parameter.grad for parameter in self._master.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if not bool(torch.isfinite(norm)):
+            raise PreconditionError(
+                f"the gradient norm is {float(norm)}; the optimizer was not touched. Look at the largest ratio of the step, "
+                "lower trainer.learning_rate, or restore an older checkpoint"
+            )
+        torch.nn.utils.clip_grads_with_norm_(self._master.parameters(), grad_clip, norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._refresh_compute()
+        return float(norm)
+
+    def save_master(self, folder: Path) -> None:
+        save_model(self._master, folder)
+
+    def save_published(self, folder: Path) -> None:
+        save_model(self._compute, folder)
+
+    def save_optimizer(self, folder: Path) -> None:
+        tensors = {
+            f"{name}.{key}": self._optimizer.state[parameter][key].detach().cpu().contiguous()
+            for name, parameter in self._master.named_parameters()
+            if parameter in self._optimizer.state
+            for key in STATE_KEYS
+        }
+        save_file(tensors, folder / OPTIMIZER_FILE)
+        save_file(_random_state(self._device), folder / RANDOM_FILE)
+
+    def restore(self, folder: Path) -> None:
+        restored = load_model(folder, torch.float32)
+        load_published_tensors(self._master, dict(published_tensors(restored)))
+        self._restore_optimizer(_read(folder / OPTIMIZER_FILE))
+        random = _read(folder / RANDOM_FILE)
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random and self._device.type == "cuda":
+            torch.cuda.set_rng_state(random["cuda"], self._device)
+        self._refresh_compute()
+
+    def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
+        names = [name for name, _ in self._master.named_parameters()]
+        expected = {f"{name}.{key}" for name in names for key in STATE_KEYS}
+        if tensors and set(tensors) != expected:
+            odd = sorted(set(tensors) ^ expected)[:4]
+            raise CheckpointError(f"{OPTIMIZER_FILE} does not fit the model: {', '.join(odd)} is missing or unknown")
+        self._optimizer.state.clear()
+        for name, parameter in self._master.named_parameters() if tensors else ():
+            self._optimizer.state[parameter] = {
+                key: tensors[f"{name}.{key}"].to("cpu" if key == "step" else self._device, copy=True) for key in STATE_KEYS
+            }
+
+    def _move_gradients(self) -> None:
+        """bf16 gradients of one pack are added up in fp32."""
+        for master, computed in zip(self._master.parameters(), self._compute.parameters(), strict=True):
+            if computed.grad is not None:
+                gradient = computed.grad.float()
+                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+                computed.grad = None
+
+    @torch.no_grad()
+    def _refresh_compute(self) -> None:
+        if self._compute is self._master:
+            return
+        for master, computed in zip(self._master.parameters(), self._compute.parameters(), strict=True):
+            computed.copy_(master)
+
+
+def _random_state(device: torch.device) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}; an older checkpoint will be tried") from error

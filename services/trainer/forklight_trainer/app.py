@@ -1,0 +1,120 @@
+"""The trainer, wired, and its loop.
+
+                       .------------------------------ not yet, or paused ----.
+                       v                                                      |
+    start --> lease --> fetch --> learn --> checkpoint --> commit --> publish --> record --.
+      |         ^                   |        (atomic,      (until the  (at a version       |
+      |         |                   |         with the      buffer      boundary:          |
+      |         |                refused:     samples       says so)    write, verify,     |
+      |         |                pause the    learned                   announce)          |
+      |         |                run          from)                                        |
+      |         '--------------------------------------------------------------------------'
+      '-- newest sound checkpoint, else initial weights; publish and announce its version; open an epoch
+
+    lease    waits for: a complete batch of the next step        unblocked by: the buffer
+    commit   waits for: the buffer's ledger                      unblocked by: the buffer coming back
+    paused   waits for: a person                                 unblocked by: SetRunPhase(RUNNING)
+
+Told to stop, it finishes the step it is in, saves, commits and returns. A newer trainer fences it: then it raises.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+import torch
+
+from forklight_core.blobs import open_blob_store
+from forklight_core.retry import TRANSIENT
+from forklight_core.runfile import RunFile, load_run_file
+from forklight_trainer.adapters.grpc_buffer import GrpcBuffer
+from forklight_trainer.adapters.torch_plain import TorchEngine, optimizer_settings
+from forklight_trainer.checkpoint import CheckpointStore
+from forklight_trainer.contract import contract_hash
+from forklight_trainer.initial import DTYPES, initial_model, initial_tokenizer
+from forklight_trainer.loop import LoopParts, TrainingLoop
+from forklight_trainer.ports import BufferPort
+from forklight_trainer.publish import WeightsStore
+from forklight_trainer.recipe import check_recipe
+from forklight_trainer.servicer import TrainerServicer, open_door
+from forklight_trainer.settings import TrainerSettings
+from forklight_trainer.status import StatusBoard
+from forklight_trainer.step import step_settings
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS_FOLDER = "checkpoints"
+WEIGHTS_FOLDER = "weights"
+EXPORT_FOLDER = "final"
+STEPS_FILE = "steps.jsonl"
+
+
+def run(settings: TrainerSettings, stop: threading.Event, *, buffer: BufferPort | None = None) -> None:
+    """Train until the run is over or `stop` is set. `buffer` replaces the one at the settings' address."""
+    run_file = load_run_file(settings.run_file)
+    for deviation in check_recipe(run_file):
+        log.warning("the run deviates from MiniMax-M1", extra={"deviation": deviation})
+    if run_file.trainer.threads:
+        torch.set_num_threads(run_file.trainer.threads)
+    board = StatusBoard()
+    port = buffer or GrpcBuffer(settings.buffer_address, settings.run_id, deadline_s=settings.call_deadline_s)
+    servicer = TrainerServicer(board, settings.run_folder / STEPS_FILE)
+    try:
+        with open_door(settings.listen, servicer):
+            parts = assemble(settings, run_file, board=board, buffer=port, stop=stop)
+            TrainingLoop(parts).run()
+    except TRANSIENT as error:
+        if not stop.is_set():
+            raise
+        # What was learned is in the checkpoint with its commit record; the next start enters it.
+        log.warning("stopped without the buffer", extra={"reason": str(error)})
+    finally:
+        port.close()
+
+
+def assemble(
+    settings: TrainerSettings, run_file: RunFile, *, board: StatusBoard, buffer: BufferPort, stop: threading.Event
+) -> LoopParts:
+    """The loop's parts for this run."""
+    model = initial_model(run_file)
+    tokenizer = initial_tokenizer(run_file)
+    dtype = run_file.model.dtype
+    engine = TorchEngine(
+        model, optimizer_settings(run_file.trainer), dtype=DTYPES[dtype], device=choose_device(settings.device)
+    )
+    folder = settings.run_folder
+    return LoopParts(
+        run_id=settings.run_id,
+        run_file=run_file,
+        step_settings=step_settings(run_file),
+        engine=engine,
+        buffer=buffer,
+        blobs=open_blob_store(settings.blobs_url),
+        checkpoints=CheckpointStore(
+            folder=folder / CHECKPOINTS_FOLDER,
+            run_file=Path(settings.run_file),
+            tokenizer=tokenizer,
+            num_kept=run_file.trainer.keep_checkpoints,
+        ),
+        weights=WeightsStore(
+            folder=folder / WEIGHTS_FOLDER,
+            run_id=settings.run_id,
+            tokenizer=tokenizer,
+            dtype=dtype,
+            contract=contract_hash(engine.config, dtype),
+        ),
+        steps_file=folder / STEPS_FILE,
+        export_folder=folder / EXPORT_FOLDER,
+        board=board,
+        stop=stop,
+        lease_wait_s=settings.lease_wait_s,
+    )
+
+
+def choose_device(wanted: str) -> str:
+    """auto is a GPU when there is one."""
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,75 @@
+"""How far trainer and rollout agree about the probability of the same tokens, and the gate on it.
+
+Measured before the update. Only tokens sampled by the very weights the trainer holds can tell a mismatch from
+learning, so only those gate: the first update after a publication, and samples wholly of that version (the memory of
+an older version would still be in the rest). All other steps report the figures over all tokens.
+Legend: R response tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from forklight_core.errors import ParityError
+from forklight_core.runfile.schema import ParitySection
+
+MIN_GATED_TOKENS = 32  # a correlation over fewer says nothing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """Agreement over some tokens; NaN where there were none."""
+
+    correlation: float
+    max_dp: float
+    mean_kl: float
+    num_tokens: int
+
+
+def measure_parity(logprobs_R: Tensor, behaviour_R: Tensor) -> Parity:
+    """Pearson correlation of the probabilities, their largest difference, and the k3 estimate of KL(rollout || trainer)."""
+    if not len(logprobs_R):
+        return Parity(correlation=math.nan, max_dp=math.nan, mean_kl=math.nan, num_tokens=0)
+    ours_R, theirs_R = logprobs_R.double(), behaviour_R.double()
+    difference_R = ours_R - theirs_R
+    return Parity(
+        correlation=_correlation(ours_R.exp(), theirs_R.exp()),
+        max_dp=float((ours_R.exp() - theirs_R.exp()).abs().max()),
+        mean_kl=float((difference_R.exp() - difference_R - 1.0).mean()),
+        num_tokens=len(logprobs_R),
+    )
+
+
+def check_parity(parity: Parity, limits: ParitySection, *, version: int) -> None:
+    """Raise when tokens of the trainer's own weights are not what rollout said they were."""
+    if parity.num_tokens < MIN_GATED_TOKENS:
+        return
+    if parity.correlation >= limits.min_correlation and parity.mean_kl <= limits.max_mean_kl:
+        return
+    raise ParityError(
+        f"trainer and rollout disagree about {parity.num_tokens} tokens that version {version} sampled: correlation "
+        f"{parity.correlation:.5f} (parity.min_correlation = {limits.min_correlation:g}), mean KL {parity.mean_kl:.5f} "
+        f"(parity.max_mean_kl = {limits.max_mean_kl:g}), largest difference {parity.max_dp:.5f}. The run is paused before "
+        "the update. Check that both sides run the same release, the same dtype and the same published weights"
+    )
+
+
+def whole_version_mask(versions_R: Tensor, sample_R: Tensor, version: int) -> Tensor:
+    """Tokens of the samples that were sampled by `version` from first to last token."""
+    if not len(versions_R):
+        return torch.zeros(0, dtype=torch.bool)
+    foreign_N = torch.zeros(int(sample_R.max()) + 1, dtype=torch.bool)
+    foreign_N[sample_R[versions_R != version]] = True
+    return ~foreign_N[sample_R]
+
+
+def _correlation(a_R: Tensor, b_R: Tensor) -> float:
+    if torch.equal(a_R, b_R):
+        return 1.0
+    a_R, b_R = a_R - a_R.mean(), b_R - b_R.mean()
+    scale = float(a_R.norm() * b_R.norm())
+    return float(a_R @ b_R) / scale if scale > 0 else math.nan

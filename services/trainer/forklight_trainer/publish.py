@@ -1,0 +1,136 @@
+"""Published weights: weights/vNNNNNNNN/ with shards, tokenizer and a manifest that names every byte.
+
+A version appears whole, is read back and verified before anyone hears of it, and publishing it twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import blake3
+from safetensors import SafetensorError, safe_open
+
+from forklight.v1 import types_pb2
+from forklight_core.errors import WeightsError
+from forklight_model.config import ModelConfig
+from forklight_model.tokenizer import Tokenizer
+from forklight_trainer.durable import canonical_json, hash_file, remove_folder, staged_folder, sweep_leftovers
+from forklight_trainer.ports import TrainEngine
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+NUM_KEPT = 4
+DTYPE_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsStore:
+    """The published versions of one run."""
+
+    folder: Path
+    run_id: str
+    tokenizer: Tokenizer
+    dtype: str
+    contract: str
+
+    def publish(self, engine: TrainEngine, *, version: int, step: int) -> types_pb2.WeightsRef:
+        """Write a version (or keep it, when these very bytes are there), verify it, forget old ones."""
+        sweep_leftovers(self.folder)
+        target = self.version_folder(version)
+        if not self._holds(target, engine, step):
+            with staged_folder(target) as staging:
+                engine.save_published(staging)
+                self.tokenizer.save(staging)
+                manifest = self._manifest(staging, engine.config, version=version, step=step)
+                (staging / MANIFEST_FILE).write_bytes(canonical_json(manifest))
+        reference = self.reference(version)
+        self._forget_oldest(version)
+        return reference
+
+    def reference(self, version: int) -> types_pb2.WeightsRef:
+        """Read a version back, verify every shard, and name it."""
+        path = self.version_folder(version) / MANIFEST_FILE
+        manifest = verify_manifest(path)
+        if (manifest["run_id"], manifest["version"]) != (self.run_id, version):
+            raise WeightsError(f"{path} is not version {version} of run {self.run_id!r}: remove the folder")
+        manifest_id = "b3:" + blake3.blake3(path.read_bytes()).hexdigest()
+        return types_pb2.WeightsRef(version=version, manifest=str(path.resolve()), manifest_id=manifest_id)
+
+    def version_folder(self, version: int) -> Path:
+        return self.folder / f"v{version:08d}"
+
+    def _holds(self, target: Path, engine: TrainEngine, step: int) -> bool:
+        """Whether the folder already has the weights the engine holds: compared by content, never by name."""
+        try:
+            manifest = verify_manifest(target / MANIFEST_FILE)
+        except WeightsError:
+            return False
+        with tempfile.TemporaryDirectory(prefix=".probe.", dir=self.folder) as probe:
+            engine.save_published(Path(probe) / "model")
+            fresh = _shards(Path(probe) / "model")
+        return (manifest["shards"], manifest["step"], manifest["contract"]) == (fresh, step, self.contract)
+
+    def _manifest(self, folder: Path, config: ModelConfig, *, version: int, step: int) -> dict[str, object]:
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": self.run_id,
+            "version": version,
+            "step": step,
+            "kind": "full",
+            "dtype": self.dtype,
+            "contract": self.contract,
+            "config": config.to_published(),
+            "shards": _shards(folder),
+            "tensors": _tensors(folder),
+            "probe": None,
+            "created_at": round(time.time(), 3),
+        }
+
+    def _forget_oldest(self, newest: int) -> None:
+        versions = sorted(int(path.name[1:]) for path in self.folder.glob("v*") if path.name[1:].isdigit())
+        kept = [version for version in versions if version <= newest][-NUM_KEPT:]
+        for version in versions:
+            if version not in kept:
+                remove_folder(self.version_folder(version))
+
+
+def verify_manifest(path: Path) -> Mapping[str, object]:
+    """The manifest, when every shard beside it is what it says."""
+    try:
+        manifest = json.loads(path.read_bytes())
+        for shard in manifest["shards"]:
+            file = path.parent / shard["file"]
+            if file.stat().st_size != shard["size_bytes"] or hash_file(file) != shard["blake3"]:
+                raise WeightsError(f"{file} is torn: it does not hash to what {path} says; publish the version again")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path} is not a readable manifest: {error!r}; publish the version again") from error
+    return manifest if isinstance(manifest, dict) else {}
+
+
+def _shard_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _shards(folder: Path) -> list[dict[str, object]]:
+    return [
+        {"file": path.name, "size_bytes": path.stat().st_size, "blake3": hash_file(path)} for path in _shard_files(folder)
+    ]
+
+
+def _tensors(folder: Path) -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = {}
+    for path in _shard_files(folder):
+        try:
+            with safe_open(path, framework="pt") as shard:
+                for name in shard.keys():
+                    view = shard.get_slice(name)
+                    dtype = DTYPE_NAMES[view.get_dtype()]
+                    found[name] = {"shape": list(view.get_shape()), "dtype": dtype, "shard": path.name}
+        except (OSError, SafetensorError) as error:
+            raise WeightsError(f"{path} was just written and cannot be read: {error}; check the disk") from error
+    return found

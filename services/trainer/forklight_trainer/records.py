@@ -1,0 +1,110 @@
+"""One JSON line a step in steps.jsonl: the curve of the run. A resumed run continues it without doubles."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from forklight_trainer.durable import write_file
+from forklight_trainer.step import StepOutcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """The figures of one step. NaN is written as null."""
+
+    step: int
+    version: int
+    time: float
+    num_groups: int
+    num_samples: int
+    tokens: int
+    reward_mean: float
+    reward_std: float
+    length_mean: float
+    length_p50: float
+    length_p99: float
+    entropy: float
+    loss: float
+    grad_norm: float
+    ratio_mean: float
+    ratio_max: float
+    clip_share_high: float
+    clip_share_low: float
+    masked_share: float
+    staleness_mean: float
+    staleness_max: int
+    correlation: float
+    max_dp: float
+    mean_kl: float
+    parity_tokens: int
+    parity_gated: bool
+    """True when the figures are over tokens of the trainer's own weights, so that they gate the run."""
+    learning_rate: float
+    seconds: Mapping[str, float]
+    """By stage: lease, fetch, train, checkpoint, commit, publish."""
+    tokens_per_s: float
+    """Response tokens over the seconds of the train stage."""
+
+
+def build_record(outcome: StepOutcome, *, step: int, version: int, seconds: Mapping[str, float]) -> StepRecord:
+    """Join what a step measured with how long its stages took."""
+    batch, tokens, parity = outcome.batch, outcome.tokens, outcome.parity
+    return StepRecord(
+        step=step,
+        version=version,
+        time=round(time.time(), 3),
+        num_groups=batch.num_groups,
+        num_samples=batch.num_samples,
+        tokens=batch.num_tokens,
+        reward_mean=batch.reward_mean,
+        reward_std=batch.reward_std,
+        length_mean=batch.length_mean,
+        length_p50=batch.length_p50,
+        length_p99=batch.length_p99,
+        staleness_mean=batch.staleness_mean,
+        staleness_max=batch.staleness_max,
+        **asdict(tokens),
+        grad_norm=outcome.grad_norm,
+        correlation=parity.correlation,
+        max_dp=parity.max_dp,
+        mean_kl=parity.mean_kl,
+        parity_tokens=parity.num_tokens,
+        parity_gated=outcome.is_parity_gated,
+        learning_rate=outcome.learning_rate,
+        seconds={name: round(value, 4) for name, value in seconds.items()},
+        tokens_per_s=round(batch.num_tokens / max(seconds.get("train", 0.0), 1e-9), 1),
+    )
+
+
+def append_record(path: Path, record: StepRecord) -> None:
+    """Add one line. A line lost with the power comes back when the step is redone."""
+    content = {name: _finite(value) for name, value in asdict(record).items()}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(content, separators=(",", ":")) + "\n")
+
+
+def truncate_records(path: Path, step: int) -> int:
+    """Drop the lines of steps after the restored one, and a torn last line; returns how many lines stay."""
+    if not path.exists():
+        return 0
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if 0 < _step_of(line) <= step]
+    if len(kept) != len(lines):
+        write_file(path, "".join(f"{line}\n" for line in kept).encode())
+    return len(kept)
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 0
+
+
+def _finite(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

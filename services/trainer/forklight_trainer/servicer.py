@@ -1,0 +1,97 @@
+"""The trainer's door: it only answers questions, from a thread of its own, so that a long step never silences it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc.aio
+
+from forklight.v1 import trainer_pb2, trainer_pb2_grpc
+from forklight_core.errors import DeadlineError
+from forklight_core.rpc import Registration, serve
+from forklight_trainer.status import StatusBoard
+
+log = logging.getLogger(__name__)
+
+SERVICE_NAME = trainer_pb2.DESCRIPTOR.services_by_name["Trainer"].full_name
+OPEN_DEADLINE_S = 10.0
+
+
+class TrainerServicer(trainer_pb2_grpc.TrainerServicer):
+    """Answers from the status board."""
+
+    def __init__(self, board: StatusBoard, steps_file: Path) -> None:
+        self._board = board
+        self._steps_file = steps_file
+
+    async def GetTrainerStatus(  # noqa: N802 - the proto's name
+        self,
+        request: trainer_pb2.GetTrainerStatusRequest,
+        context: grpc.aio.ServicerContext[trainer_pb2.GetTrainerStatusRequest, trainer_pb2.GetTrainerStatusReply],
+    ) -> trainer_pb2.GetTrainerStatusReply:
+        status = self._board.status
+        return trainer_pb2.GetTrainerStatusReply(
+            step=status.step,
+            version=status.version,
+            lineage=status.lineage,
+            stage=status.stage.value,
+            stage_since=status.stage_since,
+            problem=status.problem,
+            steps_file=str(self._steps_file.resolve()),
+        )
+
+
+@contextmanager
+def open_door(listen: str, servicer: TrainerServicer) -> Iterator[str]:
+    """Serve from a background thread while the block runs; yields the address."""
+    door = _Door(listen, servicer)
+    thread = threading.Thread(target=door.run, name="trainer-door", daemon=True)
+    thread.start()
+    try:
+        yield door.wait_address()
+    finally:
+        door.close()
+        thread.join(OPEN_DEADLINE_S)
+
+
+class _Door:
+    def __init__(self, listen: str, servicer: TrainerServicer) -> None:
+        self._listen, self._servicer = listen, servicer
+        self._is_ready = threading.Event()
+        self._address = ""
+        self._failure: Exception | None = None
+        self._loop = asyncio.new_event_loop()
+        self._closing = asyncio.Event()
+
+    def run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        except Exception as error:
+            log.exception("the door could not be opened")
+            self._failure = error
+        finally:
+            self._is_ready.set()
+            self._loop.close()
+
+    def wait_address(self) -> str:
+        if not self._is_ready.wait(OPEN_DEADLINE_S):
+            raise DeadlineError(f"the trainer's door at {self._listen} did not open within {OPEN_DEADLINE_S:g} s")
+        if self._failure is not None:
+            raise self._failure
+        return self._address
+
+    def close(self) -> None:
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._closing.set)
+
+    async def _serve(self) -> None:
+        registration = Registration(trainer_pb2_grpc.add_TrainerServicer_to_server, self._servicer, SERVICE_NAME)
+        async with serve(self._listen, [registration]) as server:
+            self._address = server.address
+            self._is_ready.set()
+            await self._closing.wait()

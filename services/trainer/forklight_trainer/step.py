@@ -1,0 +1,185 @@
+"""One optimizer update from one batch. Whatever is wrong with the batch is named before the optimizer is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from forklight_core.errors import InvalidInputError, ParityError, PreconditionError
+from forklight_core.runfile.schema import ParitySection, RunFile
+from forklight_trainer.advantage import group_advantages
+from forklight_trainer.batch import TrainingBatch, TrainingSample
+from forklight_trainer.packing import Pack, pack_samples
+from forklight_trainer.parity import Parity, check_parity, measure_parity, whole_version_mask
+from forklight_trainer.policy_loss import LossSettings, loss_settings, policy_loss
+from forklight_trainer.ports import TrainEngine
+from forklight_trainer.tally import BatchFigures, Tally, TokenFigures, batch_figures, token_figures
+
+LARGEST_LOGPROB = 1e-3  # a log-prob is at most 0, up to rounding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSettings:
+    """How every step of a run is done."""
+
+    loss: LossSettings
+    parity: ParitySection
+    temperature: float
+    pack_tokens: int
+    equal_is_zero: bool
+    peak_learning_rate: float
+    warmup_steps: int
+    grad_clip: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyState:
+    """Which weights the trainer holds when a step begins."""
+
+    version: int
+    """Newest version published from these weights' ancestors."""
+    is_published: bool
+    """The weights are exactly that version: no update since."""
+    contract: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepOutcome:
+    """What an update did and measured."""
+
+    batch: BatchFigures
+    tokens: TokenFigures
+    parity: Parity
+    is_parity_gated: bool
+    grad_norm: float
+    learning_rate: float
+    advantages: tuple[float, ...]
+    """Of the batch's samples, in their order."""
+
+
+def step_settings(run_file: RunFile) -> StepSettings:
+    """The parts of a run file that a step needs."""
+    return StepSettings(
+        loss=loss_settings(run_file.recipe),
+        parity=run_file.parity,
+        temperature=run_file.sampling.temperature,
+        pack_tokens=run_file.trainer.pack_tokens,
+        equal_is_zero=not run_file.buffer.dynamic_sampling,
+        peak_learning_rate=run_file.trainer.learning_rate,
+        warmup_steps=run_file.trainer.warmup_steps,
+        grad_clip=run_file.trainer.grad_clip,
+    )
+
+
+def learning_rate_at(step: int, settings: StepSettings) -> float:
+    """Linear warm-up to the peak; step 1 is the first."""
+    return settings.peak_learning_rate * min(1.0, step / max(1, settings.warmup_steps))
+
+
+def train_step(engine: TrainEngine, batch: TrainingBatch, settings: StepSettings, policy: PolicyState) -> StepOutcome:
+    """Advantage, pack, forward and backward, checks, update."""
+    check_batch(batch, engine.config.vocab_size, policy.contract)
+    advantages = batch_advantages(batch, equal_is_zero=settings.equal_is_zero)
+    packs = pack_samples(batch.samples, advantages, pack_tokens=settings.pack_tokens)
+    learning_rate = learning_rate_at(batch.step, settings)
+    try:
+        tally = accumulate(engine, packs, settings)
+        check_tally(tally, batch)
+        parity, is_gated = gate_parity(tally, settings, policy)
+        grad_norm = engine.update(learning_rate=learning_rate, grad_clip=settings.grad_clip)
+    finally:
+        engine.discard_gradients()
+    return StepOutcome(
+        batch=batch_figures(batch, version=policy.version),
+        tokens=token_figures(tally),
+        parity=parity,
+        is_parity_gated=is_gated,
+        grad_norm=grad_norm,
+        learning_rate=learning_rate,
+        advantages=tuple(advantages),
+    )
+
+
+def check_batch(batch: TrainingBatch, vocab_size: int, contract: str) -> None:
+    """Refuse an empty batch, and samples whose numbers cannot be right."""
+    if not batch.groups or not sum(len(sample.response_ids) for sample in batch.samples):
+        raise InvalidInputError(
+            f"batch {batch.batch_id} has {len(batch.groups)} groups and no response token: nothing can be learned from it"
+        )
+    for sample in batch.samples:
+        _check_sample(sample, vocab_size, contract)
+
+
+def _check_sample(sample: TrainingSample, vocab_size: int, contract: str) -> None:
+    logprobs = sample.behaviour_logprobs
+    if not np.isfinite(logprobs).all() or (len(logprobs) and logprobs.max() > LARGEST_LOGPROB):
+        raise InvalidInputError(
+            f"sample {sample.sample_id} has log-probs that are NaN, infinite or above 0: its rollout pod computed "
+            "something impossible; look at the pod's log and its weights version"
+        )
+    ids = np.concatenate([sample.prompt_ids, sample.response_ids])
+    if not len(sample.prompt_ids) or ids.min() < 0 or ids.max() >= vocab_size:
+        raise InvalidInputError(
+            f"sample {sample.sample_id} has an empty prompt or token ids outside 0 to {vocab_size - 1}: rollout uses "
+            "another tokenizer or model"
+        )
+    if sample.contract != contract:
+        raise ParityError(
+            f"sample {sample.sample_id} was generated under the numeric contract {sample.contract!r}, this trainer "
+            f"computes under {contract!r}: restart the rollout pods so that they load this run's weights"
+        )
+
+
+def batch_advantages(batch: TrainingBatch, *, equal_is_zero: bool) -> list[float]:
+    """Advantage of every sample, in the batch's order."""
+    found: list[float] = []
+    for group in batch.groups:
+        found += group_advantages(group.rewards, group_id=group.group_id, equal_is_zero=equal_is_zero)
+    return found
+
+
+def accumulate(engine: TrainEngine, packs: Sequence[Pack], settings: StepSettings) -> Tally:
+    """Forward and backward over all packs; the normaliser is the step's response tokens."""
+    num_step_tokens = sum(len(pack.behaviour_R) for pack in packs)
+    tally = Tally()
+    for pack in packs:
+        stats = engine.score(pack, settings.temperature)
+        logprobs_R = stats.logprobs_T[pack.response_index_R]
+        parts = policy_loss(
+            logprobs_R, pack.behaviour_R, pack.advantages_R, settings=settings.loss, num_step_tokens=num_step_tokens
+        )
+        tally.add(pack, parts, logprobs_R=logprobs_R, entropy_R=stats.entropy_T[pack.response_index_R])
+        engine.backward(parts.loss)
+    return tally
+
+
+def check_tally(tally: Tally, batch: TrainingBatch) -> None:
+    """Refuse a step whose loss is no number or whose every token was dropped."""
+    logprobs_R = tally.column("logprobs")
+    num_wrong = int((~torch.isfinite(logprobs_R)).sum())
+    if num_wrong or not np.isfinite(tally.loss):
+        raise PreconditionError(
+            f"batch {batch.batch_id}: {num_wrong} of {len(logprobs_R)} log-probs of the trainer are NaN or infinite and the "
+            f"loss is {tally.loss}; the optimizer was not touched. Restore an older checkpoint or lower "
+            "trainer.learning_rate"
+        )
+    if not bool(tally.column("keep").any()):
+        raise PreconditionError(
+            f"batch {batch.batch_id}: the unified mask drops all {len(logprobs_R)} tokens, so there is nothing to learn; "
+            "widen recipe.mask_eps_low and mask_eps_high or lower trainer.updates_per_version"
+        )
+
+
+def gate_parity(tally: Tally, settings: StepSettings, policy: PolicyState) -> tuple[Parity, bool]:
+    """Agreement on the current version's own tokens where there are any (and then it gates), else on all tokens."""
+    logprobs_R, behaviour_R = tally.column("logprobs"), tally.column("behaviour")
+    if policy.is_published:
+        own_R = whole_version_mask(tally.column("versions"), tally.column("sample"), policy.version)
+        if bool(own_R.any()):
+            parity = measure_parity(logprobs_R[own_R], behaviour_R[own_R])
+            check_parity(parity, settings.parity, version=policy.version)
+            return parity, True
+    return measure_parity(logprobs_R, behaviour_R), False

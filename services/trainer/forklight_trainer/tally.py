@@ -1,0 +1,111 @@
+"""What one step measured, gathered pack by pack and summed up once.
+
+Legend: R response tokens of the whole step, in the order of the packs.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from forklight_trainer.batch import TrainingBatch
+from forklight_trainer.packing import Pack
+from forklight_trainer.policy_loss import PolicyLoss
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """Per-token figures of the packs seen so far, without gradients."""
+
+    loss: float = 0.0
+    columns: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def add(self, pack: Pack, parts: PolicyLoss, *, logprobs_R: Tensor, entropy_R: Tensor) -> None:
+        self.loss += float(parts.loss.detach())
+        for name, values_R in (
+            ("logprobs", logprobs_R),
+            ("entropy", entropy_R),
+            ("behaviour", pack.behaviour_R),
+            ("versions", pack.versions_R),
+            ("sample", pack.sample_R),
+            ("ratio", parts.ratio_R),
+            ("keep", parts.keep_R),
+            ("clipped_high", parts.clipped_high_R),
+            ("clipped_low", parts.clipped_low_R),
+        ):
+            self.columns.setdefault(name, []).append(values_R.detach().cpu())
+
+    def column(self, name: str) -> Tensor:
+        """One figure of every response token."""
+        return torch.cat(self.columns[name])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchFigures:
+    """What the batch looked like before anything was computed."""
+
+    num_groups: int
+    num_samples: int
+    num_tokens: int
+    reward_mean: float
+    reward_std: float
+    length_mean: float
+    length_p50: float
+    length_p99: float
+    staleness_mean: float
+    staleness_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenFigures:
+    """What the trainer's weights thought of the batch's tokens."""
+
+    loss: float
+    entropy: float
+    ratio_mean: float
+    ratio_max: float
+    clip_share_high: float
+    clip_share_low: float
+    masked_share: float
+
+
+def batch_figures(batch: TrainingBatch, *, version: int) -> BatchFigures:
+    """Rewards, lengths, and by how many versions the tokens are behind."""
+    samples = batch.samples
+    rewards = [sample.reward for sample in samples]
+    lengths = np.array([len(sample.response_ids) for sample in samples])
+    staleness = np.concatenate([version - sample.versions for sample in samples])
+    return BatchFigures(
+        num_groups=len(batch.groups),
+        num_samples=len(samples),
+        num_tokens=int(lengths.sum()),
+        reward_mean=statistics.fmean(rewards),
+        reward_std=statistics.pstdev(rewards),
+        length_mean=float(lengths.mean()),
+        length_p50=float(np.quantile(lengths, 0.5)),
+        length_p99=float(np.quantile(lengths, 0.99)),
+        staleness_mean=float(staleness.mean()) if len(staleness) else 0.0,
+        staleness_max=int(staleness.max()) if len(staleness) else 0,
+    )
+
+
+def token_figures(tally: Tally) -> TokenFigures:
+    """Means over all response tokens of the step."""
+    ratio_R = tally.column("ratio")
+    return TokenFigures(
+        loss=tally.loss,
+        entropy=_mean(tally.column("entropy")),
+        ratio_mean=_mean(ratio_R),
+        ratio_max=float(ratio_R.max()),
+        clip_share_high=_mean(tally.column("clipped_high")),
+        clip_share_low=_mean(tally.column("clipped_low")),
+        masked_share=1.0 - _mean(tally.column("keep")),
+    )
+
+
+def _mean(values_R: Tensor) -> float:
+    return float(values_R.double().mean())
