@@ -42,6 +42,7 @@ def chunk_layout(cu_seqlens: Tensor, chunk_size: int) -> ChunkLayout:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _cached_chunk_layout(offsets: tuple[int, ...], chunk_size: int, device: torch.device) -> ChunkLayout:
     starts_N = torch.tensor(offsets[:-1], dtype=torch.int64)
     lengths_N = torch.tensor(offsets[1:], dtype=torch.int64) - starts_N
@@ -72,6 +73,7 @@ def _cached_chunk_layout(offsets: tuple[int, ...], chunk_size: int, device: torc
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def head_rows(layout: ChunkLayout, num_heads: int) -> tuple[Tensor, Tensor]:
     """Row numbers that turn [T * H] rows into [M * H * C] rows (head before place), and back."""
     heads_H = torch.arange(num_heads, device=layout.source_MC.device)

@@ -1,5 +1,7 @@
 """Root-mean-square norm in few passes, with its gradient by hand. Legend: T tokens, D width."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -16,16 +18,21 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
 def normed(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """The norm without a backward pass."""
-    dtype = accumulation_dtype(x_TD)
-    if x_TD.dtype == dtype:
-        return torch.rms_norm(x_TD, weight_D.shape, weight_D, eps)
-    return torch.rms_norm(x_TD.to(dtype), weight_D.shape, eps=eps).to(x_TD.dtype).mul_(weight_D)
+    wide_TD = x_TD.to(accumulation_dtype(x_TD))
+    return (wide_TD * inverse_rms(wide_TD, eps)).to(x_TD.dtype).mul_(weight_D)
 
 
 def inverse_rms(x_TD: Tensor, eps: float) -> Tensor:
-    """1 / sqrt(mean(x^2) + eps) per token, [T, 1]."""
-    norm_T1 = torch.linalg.vector_norm(x_TD, dim=-1, keepdim=True)
-    return norm_T1.square_().div_(x_TD.shape[-1]).add_(eps).rsqrt_()
+    """1 / sqrt(mean(x^2) + eps) per token, [T, 1]; the mean and the sum with eps are one matrix-vector product."""
+    eps_1, mean_D = _mean_weights(x_TD.shape[-1], eps, x_TD.dtype, x_TD.device)
+    return torch.addmv(eps_1.expand(len(x_TD)), x_TD.square(), mean_D).rsqrt_().unsqueeze(-1)
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _mean_weights(width: int, eps: float, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    eps_1 = torch.full((1,), eps, dtype=dtype, device=device)
+    return eps_1, torch.full((width,), 1 / width, dtype=dtype, device=device)
 
 
 def norm_gradient(dy_TD: Tensor, product_TD: Tensor, x_TD: Tensor, scale_T1: Tensor, weight_D: Tensor) -> Tensor:

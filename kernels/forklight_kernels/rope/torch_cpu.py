@@ -18,6 +18,7 @@ def rope(x_THD: Tensor, positions_T: Tensor, rotary_dim: int, theta: float) -> T
 
 
 @lru_cache(maxsize=16)
+@torch.inference_mode(False)
 def _frequencies(rotary_dim: int, theta: float, device: torch.device) -> Tensor:
     exponents = torch.arange(0, rotary_dim, 2, dtype=torch.int64).to(torch.float32) / rotary_dim
     return (1.0 / (theta**exponents)).to(device)

@@ -30,6 +30,7 @@ def softmax_attention(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, cu_seqlens: T
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)
 def _length_classes(offsets: tuple[int, ...], device: torch.device) -> tuple[tuple[Tensor, Tensor], ...]:
     """Sequences whose lengths share a power of two: their tokens and cu_seqlens. Bounds padding to twofold."""
     sequences: dict[int, list[range]] = {}

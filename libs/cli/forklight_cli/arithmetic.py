@@ -1,7 +1,8 @@
 """The demo's task: adding two numbers column by column. Writes prompts, held-out prompts and demonstrations.
 
-The demonstrations are a sloppy student's: it knows the method, but slips in a column or forgets the carry. A model
-that imitates it is right about as often as the student, and reinforcement has something to teach. No torch here.
+The demonstrations are a sloppy student's: it knows the method, but slips in a column or forgets the carry. A
+model that imitates it is right about as often as the student, and reinforcement has something to teach. No
+torch here.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class ArithmeticTask:
         num_sums = (9 * 10 ** (self.num_digits - 1)) ** 2
         if not 1 <= self.num_digits <= 4 or not 1 <= self.num_holdout < num_sums:
             raise ConfigError(
-                f"num_digits = {self.num_digits} must be 1 to 4, and num_holdout = {self.num_holdout} must leave some "
-                f"of the {num_sums} sums for training"
+                f"num_digits = {self.num_digits} must be 1 to 4, and num_holdout = {self.num_holdout} must "
+                f"leave some of the {num_sums} sums for training"
             )
 
 

@@ -172,7 +172,10 @@ def test_system_ends_in_order_when_shut_down(tmp_path: Path) -> None:
 
 
 def test_system_is_killed_when_asked_twice(tmp_path: Path) -> None:
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('up', flush=True); time.sleep(60)"
+    stubborn = (
+        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('up', flush=True)\ntime.sleep(60)\n"
+    )
     system, _told = system_of(
         run_folder(tmp_path), child_plan("trainer", stubborn), child_plan("buffer", stubborn)
     )
@@ -250,17 +253,30 @@ def test_plan_gives_every_process_its_own_door_and_all_addresses(tmp_path: Path)
 
 def test_step_reader_waits_for_whole_lines_when_the_file_grows(tmp_path: Path) -> None:
     path = tmp_path / "steps.jsonl"
-    path.write_text('{"step": 1}\n')
+    path.write_text('{"step": 1, "time": 1.0}\n')
     reader = StepReader(path, skip_existing=True)
     with path.open("a") as file:
-        file.write('{"step": 2, "reward_mean": 0.5}\n{"st')
+        file.write('{"step": 2, "time": 2.0, "reward_mean": 0.5}\n{"st')
         file.flush()
         assert [step.record["step"] for step in reader.read_new()] == [2]
-        file.write('ep": 3}\n')
+        file.write('ep": 3, "time": 3.5}\n')
     found = reader.read_new()
     assert [step.record["step"] for step in found] == [3]
     assert found[0].text("reward") == "-"
     assert "step=3" in found[0].line()
+
+
+def test_step_reader_shows_a_step_again_when_a_restarted_trainer_redoes_it(tmp_path: Path) -> None:
+    path, shorter = tmp_path / "steps.jsonl", tmp_path / "shorter"
+    path.write_text('{"step": 1, "time": 1.0}\n{"step": 2, "time": 2.0}\n')
+    reader = StepReader(path, skip_existing=False)
+    assert [step.record["step"] for step in reader.read_new()] == [1, 2]
+    shorter.write_text(
+        '{"step": 1, "time": 1.0}\n{"step": 2, "time": 9.0, "redone": true}\n{"step": 3, "time": 9.5}\n'
+    )
+    shorter.replace(path)
+    assert [step.time for step in reader.read_new()] == [9.0, 9.5]
+    assert reader.read_new() == []
 
 
 def test_first_evaluation_is_kept_when_the_buffer_forgets_it(tmp_path: Path) -> None:

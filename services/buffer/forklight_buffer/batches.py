@@ -8,10 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from forklight.v1 import types_pb2
-from forklight_core import ids
-from forklight_core.errors import FencedError, InvalidInputError, NotFoundError, PreconditionError
-from forklight_core.telemetry import histogram
-
 from forklight_buffer import metrics
 from forklight_buffer.context import Context
 from forklight_buffer.endings import announce_endings
@@ -21,6 +17,9 @@ from forklight_buffer.ports import NoBatch
 from forklight_buffer.records import BatchLease, Commit, Control, Ending, LeasedGroup, LiveGroup, SampleRow
 from forklight_buffer.rows import row_of_group, rows_of_leased
 from forklight_buffer.states import Outcome, Phase, Reason, State, Status, with_detail
+from forklight_core import ids
+from forklight_core.errors import FencedError, InvalidInputError, NotFoundError, PreconditionError
+from forklight_core.telemetry import histogram
 
 LONGEST_WAIT_S = 30.0
 
@@ -207,8 +206,12 @@ class Batches:
             if group is None or index >= len(group.samples):
                 raise NotFoundError(f"sample {sample_id} is not open in run {context.run_id}")
             if group.status is not Status.LEASED:
-                raise InvalidInputError(f"sample {sample_id} is in no batch: only what was delivered can be reported lost")
-            ending = Ending(index=index, state=State.INFRA_FAILED, reason=with_detail(Reason.BLOB_LOST, reason))
+                raise InvalidInputError(
+                    f"sample {sample_id} is in no batch: only what was delivered can be reported lost"
+                )
+            ending = Ending(
+                index=index, state=State.INFRA_FAILED, reason=with_detail(Reason.BLOB_LOST, reason)
+            )
             await context.live.close_samples(group.group_id, [ending])
             await self._journal.flush()
         await context.record("sample_lost", f"{sample_id}: {reason}")
@@ -224,7 +227,9 @@ def batch_group(group: LiveGroup) -> types_pb2.BatchGroup:
         verdict = types_pb2.Verdict.FromString(sample.verdict)
         message.samples.append(
             types_pb2.BatchSample(
-                trajectory=types_pb2.Trajectory.FromString(sample.trajectory), reward=sample.reward, parts=verdict.parts
+                trajectory=types_pb2.Trajectory.FromString(sample.trajectory),
+                reward=sample.reward,
+                parts=verdict.parts,
             )
         )
     return message

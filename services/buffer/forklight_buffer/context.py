@@ -8,13 +8,12 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from forklight_core.blobs import BlobStore
-from forklight_core.runfile import RunFile
-
 from forklight_buffer.ledger import Ledger
 from forklight_buffer.ports import Clock, LiveState
 from forklight_buffer.records import Event
 from forklight_buffer.signals import Signal
+from forklight_core.blobs import BlobStore
+from forklight_core.runfile import RunFile
 
 log = logging.getLogger(__name__)
 

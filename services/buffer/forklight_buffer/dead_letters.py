@@ -6,11 +6,10 @@ import asyncio
 from collections.abc import Iterable, Sequence
 
 from forklight.v1 import buffer_pb2
-from forklight_core.errors import NotFoundError, PreconditionError
-
 from forklight_buffer.context import Context
 from forklight_buffer.opener import Opener
 from forklight_buffer.states import Phase, Purpose
+from forklight_core.errors import NotFoundError, PreconditionError
 
 DEFAULT_LIMIT = 100
 

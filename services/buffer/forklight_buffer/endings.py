@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from forklight_core.telemetry import counter, emit_root_span, histogram
-
 from forklight_buffer import metrics
 from forklight_buffer.records import Conflict, SampleRow
 from forklight_buffer.states import State, short_reason
+from forklight_core.telemetry import counter, emit_root_span, histogram
 
 FAILED = frozenset({State.REWARD_FAILED, State.INFRA_FAILED})
 
@@ -35,7 +34,9 @@ def announce_endings(rows: Iterable[SampleRow], version: int) -> None:
             failed=row.state in FAILED,
         )
         counter(metrics.SAMPLES).add(1, {"state": row.state.name.lower(), "reason": reason})
-        histogram(metrics.SAMPLE_AGE).record(max(0.0, row.ended_at - row.opened_at), {"state": row.state.name.lower()})
+        histogram(metrics.SAMPLE_AGE).record(
+            max(0.0, row.ended_at - row.opened_at), {"state": row.state.name.lower()}
+        )
         if row.payload_id:
             histogram(metrics.RESPONSE_TOKENS).record(row.num_response_tokens)
         if row.reward is not None:
@@ -47,4 +48,6 @@ def announce_endings(rows: Iterable[SampleRow], version: int) -> None:
 def announce_conflicts(conflicts: Iterable[Conflict]) -> None:
     """Second, different terminal states are counted: there must be none."""
     for conflict in conflicts:
-        counter(metrics.CONFLICTS).add(1, {"kept": conflict.kept.name.lower(), "refused": conflict.refused.name.lower()})
+        counter(metrics.CONFLICTS).add(
+            1, {"kept": conflict.kept.name.lower(), "refused": conflict.refused.name.lower()}
+        )

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from forklight_core.telemetry import gauge
-
 from forklight_buffer import metrics
 from forklight_buffer.context import Context
 from forklight_buffer.phases import PhaseControl
 from forklight_buffer.reconcile import Books
 from forklight_buffer.records import Round
 from forklight_buffer.states import Phase, Purpose
+from forklight_core.telemetry import gauge
 
 ROUNDS_LOOKED_AT = 50
 
@@ -31,7 +30,9 @@ class Evaluator:
         if book is None or not section.every_versions or version % section.every_versions:
             return
         num_prompts = min(section.num_prompts, len(book))
-        if await asyncio.to_thread(self._context.ledger.open_round, version, num_prompts, self._context.clock()):
+        if await asyncio.to_thread(
+            self._context.ledger.open_round, version, num_prompts, self._context.clock()
+        ):
             await self._context.record("evaluation_due", f"version {version}, {num_prompts} prompts")
 
     async def close_rounds(self) -> None:

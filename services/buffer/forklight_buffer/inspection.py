@@ -7,9 +7,6 @@ import heapq
 from collections.abc import AsyncIterator
 
 from forklight.v1 import buffer_pb2, types_pb2
-from forklight_core import ids
-from forklight_core.errors import InvalidInputError
-
 from forklight_buffer.context import Context
 from forklight_buffer.journal import Journal
 from forklight_buffer.ledger import SampleFilter
@@ -18,6 +15,8 @@ from forklight_buffer.records import Control, SampleRow, Standing
 from forklight_buffer.rows import row_of_live
 from forklight_buffer.states import State
 from forklight_buffer.watchdog import Watchdog
+from forklight_core import ids
+from forklight_core.errors import InvalidInputError
 
 ROUNDS_SHOWN = 20
 MOST_SAMPLES = 1000
@@ -80,7 +79,9 @@ class Inspection:
         for round_ in await asyncio.to_thread(self._context.ledger.rounds, ROUNDS_SHOWN):
             scored, failed, mean = round_.num_scored, round_.num_failed, round_.mean_reward
             if not round_.complete:
-                scored, failed, mean = await asyncio.to_thread(self._context.ledger.evaluation_scores, round_.version)
+                scored, failed, mean = await asyncio.to_thread(
+                    self._context.ledger.evaluation_scores, round_.version
+                )
             reply.evaluations.add(
                 version=round_.version,
                 num_samples=scored,
@@ -140,8 +141,10 @@ class Inspection:
 def _state_of(request: buffer_pb2.ListSamplesRequest) -> State | None:
     if not request.HasField("state"):
         return None
-    if request.state not in set(State):
-        raise InvalidInputError(f"state {request.state} is not known: use one of {', '.join(State.__members__)}")
+    if int(request.state) not in set(State):
+        raise InvalidInputError(
+            f"state {request.state} is not known: use one of {', '.join(State.__members__)}"
+        )
     return State(request.state)
 
 

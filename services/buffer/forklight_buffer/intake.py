@@ -7,18 +7,17 @@ import math
 from collections import OrderedDict
 
 from forklight.v1 import types_pb2
-from forklight_core import ids
-from forklight_core.errors import DataLossError, InvalidInputError, NotFoundError
-from forklight_core.queues import Lease
-from forklight_core.telemetry import current_traceparent
-from forklight_core.wire import check_envelope
-
 from forklight_buffer.context import Context
 from forklight_buffer.ports import Accepted
 from forklight_buffer.records import Arrival, Judgement, LiveGroup
 from forklight_buffer.rows import trajectory_fields
 from forklight_buffer.states import Outcome, Reason, State, Status, with_detail
 from forklight_buffer.tasks import scoring_task
+from forklight_core import ids
+from forklight_core.errors import DataLossError, InvalidInputError, NotFoundError
+from forklight_core.queues import Lease
+from forklight_core.telemetry import current_traceparent
+from forklight_core.wire import check_envelope
 
 REMEMBERED_GROUPS = 4096
 
@@ -46,7 +45,9 @@ class Intake:
             num_bytes=trajectory.payload.size_bytes,
             cancelled=trajectory.finish_reason == types_pb2.FINISH_REASON_CANCELLED,
             trajectory=trajectory.SerializeToString(),
-            scoring_task=scoring_task(trajectory, group, current_traceparent() or ids.sample_traceparent(sample)),
+            scoring_task=scoring_task(
+                trajectory, group, current_traceparent() or ids.sample_traceparent(sample)
+            ),
         )
         try:
             accepted = await self._context.live.submit_trajectory(arrival)
@@ -126,7 +127,12 @@ class Intake:
             if lost is not None:
                 state, reason = State.INFRA_FAILED, with_detail(lost, verdict.evidence)
         return Judgement(
-            sample_id=sample, lease=lease, verdict=verdict.SerializeToString(), reward=reward, state=state, reason=reason
+            sample_id=sample,
+            lease=lease,
+            verdict=verdict.SerializeToString(),
+            reward=reward,
+            state=state,
+            reason=reason,
         )
 
     async def _find_blob_loss(self, sample: str) -> Reason | None:

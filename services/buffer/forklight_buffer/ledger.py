@@ -138,7 +138,9 @@ class CommitLedger(Protocol):
         """How a group that was once in a batch is delivered again."""
         ...
 
-    def enter_commit(self, commit: Commit, trained: Sequence[SampleRow], left_out: Sequence[SampleRow], at: float) -> None:
+    def enter_commit(
+        self, commit: Commit, trained: Sequence[SampleRow], left_out: Sequence[SampleRow], at: float
+    ) -> None:
         """A step is learned; PreconditionError when one of its samples had ended otherwise."""
         ...
 

@@ -6,9 +6,6 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 
-from forklight_core import ids
-from forklight_core.telemetry import counter
-
 from forklight_buffer import metrics
 from forklight_buffer.context import Context
 from forklight_buffer.phases import PhaseControl
@@ -18,6 +15,8 @@ from forklight_buffer.records import GroupRow, Opening, Standing
 from forklight_buffer.staleness import Limits, count_admitted, find_dead_end, limits_of
 from forklight_buffer.states import Phase, Purpose
 from forklight_buffer.tasks import TaskMaker
+from forklight_core import ids
+from forklight_core.telemetry import counter
 
 GROUPS_AT_ONCE = 64
 
@@ -50,9 +49,14 @@ class Opener:
             await self._pause_at_dead_end(standing)
             return 0
         ledger = self._context.ledger
-        index, position = await asyncio.to_thread(ledger.next_index), await asyncio.to_thread(ledger.next_position)
+        index, position = (
+            await asyncio.to_thread(ledger.next_index),
+            await asyncio.to_thread(ledger.next_position),
+        )
         book = self._books[Purpose.TRAIN]
-        chosen = [(index + offset, position + offset, book.at(position + offset)) for offset in range(num_admitted)]
+        chosen = [
+            (index + offset, position + offset, book.at(position + offset)) for offset in range(num_admitted)
+        ]
         rows = [self._training_row(standing, *one) for one in chosen]
         return await self.open_rows(rows, [prompt for _, _, prompt in chosen])
 
@@ -78,7 +82,9 @@ class Opener:
         """Groups of evaluation rounds that are due."""
         opened = 0
         book = self._books.get(Purpose.EVALUATE)
-        rounds = {round_.version: round_ for round_ in await asyncio.to_thread(self._context.ledger.rounds, 1000)}
+        rounds = {
+            round_.version: round_ for round_ in await asyncio.to_thread(self._context.ledger.rounds, 1000)
+        }
         for version, num_opened in (await asyncio.to_thread(self._context.ledger.unopened_rounds)).items():
             if book is not None:
                 rows = [
@@ -109,7 +115,8 @@ class Opener:
         standing = await self._context.live.standing()
         index = await asyncio.to_thread(ledger.next_index)
         done = await asyncio.to_thread(ledger.redriven, group_ids)
-        rows, prompts = [], []
+        rows: list[GroupRow] = []
+        prompts: list[Prompt] = []
         for group_id in group_ids:
             old = await asyncio.to_thread(ledger.read_group, group_id)
             prompt = book.by_id(old.prompt_id) if old is not None and group_id not in done else None

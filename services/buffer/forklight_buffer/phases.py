@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from forklight_core.errors import InvalidInputError, PreconditionError
-
 from forklight_buffer.context import Context
 from forklight_buffer.journal import Journal
 from forklight_buffer.states import Phase, Reason, State, Status
+from forklight_core.errors import InvalidInputError, PreconditionError
 
 
 class PhaseControl:
@@ -23,7 +22,9 @@ class PhaseControl:
         context = self._context
         control = await asyncio.to_thread(context.ledger.control)
         if phase in (Phase.PAUSED, Phase.FINISHED) and not reason.strip():
-            raise InvalidInputError(f"a reason is needed to make the run {phase.name.lower()}: say why, for those who look later")
+            raise InvalidInputError(
+                f"a reason is needed to make the run {phase.name.lower()}: say why, for those who look later"
+            )
         last_step = context.run_file.trainer.steps
         if phase is not Phase.FINISHED and control.step >= last_step:
             raise PreconditionError(

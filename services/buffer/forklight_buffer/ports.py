@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from forklight_core.queues import Lease, QueueStats
-
 from forklight_buffer.records import (
     Arrival,
     BatchLease,
@@ -25,6 +23,7 @@ from forklight_buffer.records import (
     Standing,
 )
 from forklight_buffer.states import Outcome, Phase, State, Status
+from forklight_core.queues import Lease, QueueStats
 
 Clock = Callable[[], float]
 
@@ -72,7 +71,9 @@ class Entries(Protocol):
         """Who holds an entry; empty when nobody took it."""
         ...
 
-    async def overdue(self, queue: QueueName, *, idle_s: float, num_deliveries: int, limit: int) -> list[OverdueEntry]:
+    async def overdue(
+        self, queue: QueueName, *, idle_s: float, num_deliveries: int, limit: int
+    ) -> list[OverdueEntry]:
         """Entries delivered so often and not renewed for so long."""
         ...
 

@@ -67,9 +67,13 @@ def read_prompts(path: Path, *, seed: int, shuffle: bool) -> PromptBook:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise InvalidInputError(f"{path}: prompts cannot be read: {error.strerror}; check prompts.train and prompts.holdout") from error
+        raise InvalidInputError(
+            f"{path}: prompts cannot be read: {error.strerror}; check prompts.train and prompts.holdout"
+        ) from error
     except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{path}: prompts are not UTF-8 (byte {error.start}); save the file as UTF-8") from error
+        raise InvalidInputError(
+            f"{path}: prompts are not UTF-8 (byte {error.start}); save the file as UTF-8"
+        ) from error
     prompts = tuple(_parse_lines(path, text))
     if not prompts:
         raise InvalidInputError(f"{path}: there is no prompt in the file; {MEND}")

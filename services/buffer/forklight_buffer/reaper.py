@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from forklight.v1 import buffer_pb2, types_pb2
-from forklight_core.errors import InvalidInputError
-from forklight_core.telemetry import counter
-from forklight_core.wire import parse
-
 from forklight_buffer import metrics
 from forklight_buffer.context import Context
 from forklight_buffer.ports import Entries, OverdueEntry, QueueName
 from forklight_buffer.records import Burial
 from forklight_buffer.states import Reason, with_detail
+from forklight_core.errors import InvalidInputError
+from forklight_core.telemetry import counter
+from forklight_core.wire import parse
 
 ENTRIES_AT_ONCE = 100
 
@@ -66,15 +65,19 @@ class Reaper:
         )
         if buried:
             counter(metrics.DEAD_LETTERS).add(1, {"queue": queue})
-            await self._context.record("dead_letter", f"{queue}:{entry.entry_id} of {sample_id or group_id}: {reason}")
+            await self._context.record(
+                "dead_letter", f"{queue}:{entry.entry_id} of {sample_id or group_id}: {reason}"
+            )
         return buried
 
 
 def _whose(queue: QueueName, entry: OverdueEntry) -> tuple[str, str]:
     """Group and sample of an entry; empty when its body cannot be read, which is why it may be here."""
-    kind = types_pb2.GenerationTask if queue is QueueName.TASKS else types_pb2.ScoringTask
     try:
-        envelope = parse(kind, entry.body).envelope
+        if queue is QueueName.TASKS:
+            envelope = parse(types_pb2.GenerationTask, entry.body).envelope
+        else:
+            envelope = parse(types_pb2.ScoringTask, entry.body).envelope
     except InvalidInputError:
         return "", ""
     return envelope.group_id, envelope.sample_id

@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Mapping
 
 from forklight.v1 import types_pb2
-from forklight_core.runfile import RunFile
-
 from forklight_buffer.context import Context
 from forklight_buffer.ports import LiveState
 from forklight_buffer.prompts import Prompt, PromptBook
@@ -19,6 +17,7 @@ from forklight_buffer.records import Control, Ending, LiveGroup, LiveSample, Ope
 from forklight_buffer.rows import live_samples, row_of_group
 from forklight_buffer.states import Purpose, Reason, State, Status, with_detail
 from forklight_buffer.tasks import TaskMaker
+from forklight_core.runfile import RunFile
 
 Books = Mapping[Purpose, PromptBook]
 
@@ -37,7 +36,9 @@ class Reconciler:
         ledger = self._context.ledger
         control = await asyncio.to_thread(ledger.control)
         await self._copy_control(control)
-        known = await self._live.live_groups()  # before the ledger: what is missing here ended before it is read there
+        known = (
+            await self._live.live_groups()
+        )  # before the ledger: what is missing here ended before it is read there
         groups = {group.row.group_id: group for group in await asyncio.to_thread(ledger.open_groups)}
         for group_id in known:
             if group_id not in groups:
@@ -71,13 +72,17 @@ class Reconciler:
         ledger = self._context.ledger
         if await asyncio.to_thread(ledger.read_group, group_id) is None:
             await asyncio.to_thread(ledger.journal_groups, [group.row()])
-            await self._context.record("group_adopted", f"{group_id} was open in Redis and unknown to the ledger")
+            await self._context.record(
+                "group_adopted", f"{group_id} was open in Redis and unknown to the ledger"
+            )
             return
         endings = [await self._ending_of(group, sample) for sample in group.samples]
         await self._live.close_samples(group_id, [ending for ending in endings if ending is not None])
 
     async def _ending_of(self, group: LiveGroup, sample: LiveSample) -> Ending | None:
-        row = await asyncio.to_thread(self._context.ledger.read_sample, f"{group.group_id}/s{sample.index:03d}")
+        row = await asyncio.to_thread(
+            self._context.ledger.read_sample, f"{group.group_id}/s{sample.index:03d}"
+        )
         return None if row is None else Ending(index=sample.index, state=row.state, reason=row.reason)
 
     async def _mend(self, group: OpenGroup) -> bool:
@@ -88,7 +93,9 @@ class Reconciler:
         if found is None:
             await self._open_again(group)
             return True
-        missing = [ending for index, ending in group.endings.items() if not found.samples[index].state.terminal]
+        missing = [
+            ending for index, ending in group.endings.items() if not found.samples[index].state.terminal
+        ]
         if missing:
             await self._live.close_samples(found.group_id, missing)
         return False

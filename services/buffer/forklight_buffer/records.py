@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from forklight_buffer.states import Phase, Purpose, State, Status
 from forklight_core import ids
 from forklight_core.queues import Lease
-
-from forklight_buffer.states import Phase, Purpose, State, Status
 
 BYTES_PER_TOKEN = 16
 """What a token of a payload is reserved with until its blob is known."""

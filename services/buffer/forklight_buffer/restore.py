@@ -9,17 +9,16 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from forklight_core import ids
-from forklight_core.errors import InvalidInputError, NotFoundError, PreconditionError
-
 from forklight_buffer.context import Context
 from forklight_buffer.endings import announce_endings
 from forklight_buffer.journal import Journal
 from forklight_buffer.ledger import Rewind
-from forklight_buffer.records import Commit, Control, SampleRow
 from forklight_buffer.reconcile import Reconciler
+from forklight_buffer.records import Commit, Control, SampleRow
 from forklight_buffer.rows import row_of_group, rows_of_leased
 from forklight_buffer.states import Phase, Reason, State, with_detail
+from forklight_core import ids
+from forklight_core.errors import InvalidInputError, NotFoundError, PreconditionError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +80,9 @@ class Restorer:
         context.notify_all()
         return restored
 
-    async def _go_on(self, checkpoint: Checkpoint, control: Control, rewind: Rewind, restored: Restored) -> None:
+    async def _go_on(
+        self, checkpoint: Checkpoint, control: Control, rewind: Rewind, restored: Restored
+    ) -> None:
         """Take a finished run up again when it lost steps, reconcile, and tell people."""
         context = self._context
         if rewind.reverted and control.phase is Phase.FINISHED:
@@ -113,7 +114,11 @@ class Restorer:
         for commit in rewind.adopted:
             for sample in commit.sample_ids:
                 row = await asyncio.to_thread(ledger.read_sample, sample)
-                if row is None or (row.state, row.lineage, row.step) != (State.TRAINED, commit.lineage, commit.step):
+                if row is None or (row.state, row.lineage, row.step) != (
+                    State.TRAINED,
+                    commit.lineage,
+                    commit.step,
+                ):
                     rows.append(await self._trained_row(commit, sample, row))
             rows += await self._left_out_rows(commit)
         return rows
@@ -121,17 +126,26 @@ class Restorer:
     async def _trained_row(self, commit: Commit, sample: str, row: SampleRow | None) -> SampleRow:
         known = row or await self._row_of_open(sample)
         return replace(
-            known, state=State.TRAINED, reason="", lineage=commit.lineage, step=commit.step, ended_at=self._context.clock()
+            known,
+            state=State.TRAINED,
+            reason="",
+            lineage=commit.lineage,
+            step=commit.step,
+            ended_at=self._context.clock(),
         )
 
     async def _row_of_open(self, sample: str) -> SampleRow:
         ledger, at = self._context.ledger, self._context.clock()
         group = await asyncio.to_thread(ledger.read_group, ids.group_of(sample))
         if group is None or ids.sample_index(sample) >= group.size:
-            raise NotFoundError(f"the checkpoint has learned from {sample}, which was never opened in this run")
+            raise NotFoundError(
+                f"the checkpoint has learned from {sample}, which was never opened in this run"
+            )
         leased = await asyncio.to_thread(ledger.leased_group, group.group_id)
         rows = {row.sample_id: row for row in rows_of_leased(group, leased, at)} if leased else {}
-        return rows.get(sample) or row_of_group(group, ids.sample_index(sample), State.TRAINED, reason="", at=at)
+        return rows.get(sample) or row_of_group(
+            group, ids.sample_index(sample), State.TRAINED, reason="", at=at
+        )
 
     async def _left_out_rows(self, commit: Commit) -> list[SampleRow]:
         ledger, at = self._context.ledger, self._context.clock()
@@ -158,7 +172,9 @@ class Restorer:
         deliverable = await self._deliverable_groups(rewind.reverted)
         lost = []
         for row in rewind.reverted:
-            there = row.group_id in deliverable and await asyncio.to_thread(self._context.blobs.exists, row.payload_id)
+            there = row.group_id in deliverable and await asyncio.to_thread(
+                self._context.blobs.exists, row.payload_id
+            )
             if not there:
                 detail = f"learned at step {row.step} of lineage {row.lineage}, which was given up"
                 reason = with_detail(Reason.BLOB_LOST, detail)

@@ -6,9 +6,8 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from forklight_core.errors import ForklightError
-
 from forklight_buffer.context import Context
+from forklight_core.errors import ForklightError
 
 log = logging.getLogger(__name__)
 

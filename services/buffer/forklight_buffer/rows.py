@@ -7,11 +7,10 @@ from dataclasses import replace
 from typing import TypedDict
 
 from forklight.v1 import types_pb2
-from forklight_core import ids
-from forklight_core.wire import parse
-
 from forklight_buffer.records import GroupRow, LeasedGroup, LiveGroup, LiveSample, SampleRow
 from forklight_buffer.states import State
+from forklight_core import ids
+from forklight_core.wire import parse
 
 
 class TrajectoryFields(TypedDict):

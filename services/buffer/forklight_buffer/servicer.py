@@ -8,19 +8,18 @@ import grpc.aio
 
 from forklight.v1 import buffer_pb2 as door
 from forklight.v1 import buffer_pb2_grpc, types_pb2
-from forklight_core.errors import InvalidInputError
-from forklight_core.queues import Lease
-
 from forklight_buffer.batches import Batches
 from forklight_buffer.context import Context
+from forklight_buffer.dead_letters import DeadLetters
 from forklight_buffer.inspection import Inspection
 from forklight_buffer.intake import Intake
 from forklight_buffer.phases import PhaseControl
-from forklight_buffer.dead_letters import DeadLetters
 from forklight_buffer.records import Commit
 from forklight_buffer.restore import Checkpoint, Restorer
 from forklight_buffer.states import Phase
 from forklight_buffer.versions import Versions
+from forklight_core.errors import InvalidInputError
+from forklight_core.queues import Lease
 
 Call = grpc.aio.ServicerContext[object, object]
 
@@ -49,7 +48,9 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
         if run_id != self._context.run_id:
             raise InvalidInputError(f"this buffer serves run {self._context.run_id!r}, not {run_id!r}")
 
-    async def SubmitTrajectory(self, request: door.SubmitTrajectoryRequest, context: Call) -> door.SubmitReply:
+    async def SubmitTrajectory(
+        self, request: door.SubmitTrajectoryRequest, context: Call
+    ) -> door.SubmitReply:
         outcome = await self._desks.intake.submit_trajectory(request.trajectory, _lease(request.lease))
         return door.SubmitReply(outcome=outcome.wire)
 
@@ -64,7 +65,9 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
         outcome = await self._desks.intake.submit_verdict(request.verdict, _lease(request.lease))
         return door.SubmitReply(outcome=outcome.wire)
 
-    async def RestoreTrainer(self, request: door.RestoreTrainerRequest, context: Call) -> door.RestoreTrainerReply:
+    async def RestoreTrainer(
+        self, request: door.RestoreTrainerRequest, context: Call
+    ) -> door.RestoreTrainerReply:
         self._check_run(request.run_id)
         checkpoint = Checkpoint(
             lineage=request.lineage,
@@ -82,20 +85,30 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
 
     async def LeaseBatch(self, request: door.LeaseBatchRequest, context: Call) -> door.LeaseBatchReply:
         self._check_run(request.run_id)
-        leasing = await self._desks.batches.lease(epoch=request.epoch, step=request.step, wait_s=request.wait_s)
+        leasing = await self._desks.batches.lease(
+            epoch=request.epoch, step=request.step, wait_s=request.wait_s
+        )
         return door.LeaseBatchReply(batch=leasing.batch, phase=leasing.phase.wire, reason=leasing.reason)
 
     async def CommitSteps(self, request: door.CommitStepsRequest, context: Call) -> door.CommitStepsReply:
         self._check_run(request.run_id)
-        committed = await self._desks.batches.commit(request.epoch, [_commit(record) for record in request.records])
-        return door.CommitStepsReply(num_trained=committed.num_trained, num_duplicates=committed.num_duplicates)
+        committed = await self._desks.batches.commit(
+            request.epoch, [_commit(record) for record in request.records]
+        )
+        return door.CommitStepsReply(
+            num_trained=committed.num_trained, num_duplicates=committed.num_duplicates
+        )
 
-    async def AnnounceVersion(self, request: door.AnnounceVersionRequest, context: Call) -> door.AnnounceVersionReply:
+    async def AnnounceVersion(
+        self, request: door.AnnounceVersionRequest, context: Call
+    ) -> door.AnnounceVersionReply:
         self._check_run(request.run_id)
         version = await self._desks.versions.announce(request.epoch, request.weights)
         return door.AnnounceVersionReply(version=version)
 
-    async def ReportLostSample(self, request: door.ReportLostSampleRequest, context: Call) -> door.SubmitReply:
+    async def ReportLostSample(
+        self, request: door.ReportLostSampleRequest, context: Call
+    ) -> door.SubmitReply:
         self._check_run(request.run_id)
         outcome = await self._desks.batches.report_lost(
             epoch=request.epoch, sample_id=request.sample_id, reason=request.reason
@@ -104,8 +117,10 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
 
     async def SetRunPhase(self, request: door.SetRunPhaseRequest, context: Call) -> door.SetRunPhaseReply:
         self._check_run(request.run_id)
-        if request.phase not in set(Phase):
-            raise InvalidInputError(f"phase {request.phase} is not known: use one of {', '.join(Phase.__members__)}")
+        if int(request.phase) not in set(Phase):
+            raise InvalidInputError(
+                f"phase {request.phase} is not known: use one of {', '.join(Phase.__members__)}"
+            )
         async with self._context.turn:
             phase = await self._desks.phases.set_phase(Phase(request.phase), request.reason)
         return door.SetRunPhaseReply(phase=phase.wire)
@@ -118,7 +133,9 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
         self._check_run(request.run_id)
         return await self._desks.inspection.list_samples(request)
 
-    async def ListDeadLetters(self, request: door.ListDeadLettersRequest, context: Call) -> door.ListDeadLettersReply:
+    async def ListDeadLetters(
+        self, request: door.ListDeadLettersRequest, context: Call
+    ) -> door.ListDeadLettersReply:
         self._check_run(request.run_id)
         letters = await self._desks.dead_letters.list_letters(request.limit)
         return door.ListDeadLettersReply(letters=letters)

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from forklight_core.runfile import RunFile
-
 from forklight_buffer.records import BYTES_PER_TOKEN, Standing
+from forklight_core.runfile import RunFile
 
 
 class Refusal(StrEnum):

@@ -7,14 +7,13 @@ import hashlib
 from collections.abc import Sequence
 
 from forklight.v1 import types_pb2
+from forklight_buffer.prompts import Prompt
+from forklight_buffer.records import Ending, GroupRow, LiveGroup, Opening
+from forklight_buffer.states import Purpose
 from forklight_core import ids
 from forklight_core.blobs import BlobRef, BlobStore
 from forklight_core.runfile import RunFile
 from forklight_core.wire import SCHEMA_VERSION
-
-from forklight_buffer.prompts import Prompt
-from forklight_buffer.records import Ending, GroupRow, LiveGroup, Opening
-from forklight_buffer.states import Purpose
 
 
 class TaskMaker:
@@ -73,7 +72,9 @@ class TaskMaker:
                 gold=prompt.gold,
                 spec_json=prompt.spec_json,
             )
-            self._specs[key] = await asyncio.to_thread(self._blobs.put, spec.SerializeToString(deterministic=True))
+            self._specs[key] = await asyncio.to_thread(
+                self._blobs.put, spec.SerializeToString(deterministic=True)
+            )
         return self._specs[key]
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 
 from forklight.v1 import types_pb2
-from forklight_core.errors import InvalidInputError, PreconditionError
-
 from forklight_buffer.batches import Batches
 from forklight_buffer.context import Context
 from forklight_buffer.evaluation import Evaluator
 from forklight_buffer.records import Control, Weights
+from forklight_core.errors import InvalidInputError, PreconditionError
 
 
 class Versions:
@@ -29,11 +28,16 @@ class Versions:
         async with context.turn:
             control = await self._batches.check_epoch(epoch)
             weights = Weights(
-                version=message.version, manifest=message.manifest, manifest_id=message.manifest_id, epoch=epoch
+                version=message.version,
+                manifest=message.manifest,
+                manifest_id=message.manifest_id,
+                epoch=epoch,
             )
             if await self._is_news(weights, control):
                 await asyncio.to_thread(context.ledger.announce, weights, context.clock())
-                await context.record("version", f"version {weights.version} of epoch {epoch}: {weights.manifest}")
+                await context.record(
+                    "version", f"version {weights.version} of epoch {epoch}: {weights.manifest}"
+                )
             newest = max(message.version, control.version)
             if newest == message.version:
                 await context.live.set_run({"version": str(newest)}, weights=message.SerializeToString())

@@ -1,6 +1,7 @@
 """Group-relative advantage (MiniMax-M1, equation 2): A_i = (R_i - mean(R)) / std(R) inside one group.
 
-The standard deviation is the population's: the group is all there is. Everything runs in Python floats (float64).
+The standard deviation is the population's: the group is all there is. Everything runs in Python floats
+(float64).
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ from forklight_core.errors import InvalidInputError
 SAME_REWARD = 1e-9  # a spread this small, relative to the rewards, is rounding and no signal
 
 
-def group_advantages(rewards: Sequence[float], *, group_id: str = "", equal_is_zero: bool = False) -> list[float]:
+def group_advantages(
+    rewards: Sequence[float], *, group_id: str = "", equal_is_zero: bool = False
+) -> list[float]:
     """Advantages of one group; equal rewards are an error unless dynamic sampling is off by decision."""
     _check_rewards(rewards, group_id)
     mean = math.fsum(rewards) / len(rewards)
     std = math.sqrt(math.fsum((reward - mean) ** 2 for reward in rewards) / len(rewards))
-    if std > SAME_REWARD * max(1.0, max(abs(reward) for reward in rewards)):
+    if std > SAME_REWARD * max(1.0, *(abs(reward) for reward in rewards)):
         return [(reward - mean) / std for reward in rewards]
     if equal_is_zero:
         return [0.0] * len(rewards)
     raise InvalidInputError(
-        f"group {group_id or '?'}: all {len(rewards)} rewards are {rewards[0]!r}, so the standard deviation is 0 and the "
-        "advantage undefined. Dynamic sampling filters such groups: set buffer.dynamic_sampling = true"
+        f"group {group_id or '?'}: all {len(rewards)} rewards are {rewards[0]!r}, so the standard deviation "
+        "is 0 and the advantage undefined. Dynamic sampling filters such groups: set "
+        "buffer.dynamic_sampling = true"
     )
 
 
@@ -34,5 +38,6 @@ def _check_rewards(rewards: Sequence[float], group_id: str) -> None:
     wrong = [reward for reward in rewards if not math.isfinite(reward)]
     if wrong:
         raise InvalidInputError(
-            f"group {group_id or '?'} has a reward of {wrong[0]}: rewards must be finite numbers; look at its verdicts"
+            f"group {group_id or '?'} has a reward of {wrong[0]}: rewards must be finite numbers; look at "
+            "its verdicts"
         )

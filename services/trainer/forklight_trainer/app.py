@@ -15,7 +15,8 @@
     commit   waits for: the buffer's ledger                      unblocked by: the buffer coming back
     paused   waits for: a person                                 unblocked by: SetRunPhase(RUNNING)
 
-Told to stop, it finishes the step it is in, saves, commits and returns. A newer trainer fences it: then it raises.
+Told to stop, it finishes the step it is in, saves, commits and returns. A newer trainer fences it: then it
+raises.
 """
 
 from __future__ import annotations
@@ -75,14 +76,22 @@ def run(settings: TrainerSettings, stop: threading.Event, *, buffer: BufferPort 
 
 
 def assemble(
-    settings: TrainerSettings, run_file: RunFile, *, board: StatusBoard, buffer: BufferPort, stop: threading.Event
+    settings: TrainerSettings,
+    run_file: RunFile,
+    *,
+    board: StatusBoard,
+    buffer: BufferPort,
+    stop: threading.Event,
 ) -> LoopParts:
     """The loop's parts for this run."""
     model = initial_model(run_file)
     tokenizer = initial_tokenizer(run_file)
     dtype = run_file.model.dtype
     engine = TorchEngine(
-        model, optimizer_settings(run_file.trainer), dtype=DTYPES[dtype], device=choose_device(settings.device)
+        model,
+        optimizer_settings(run_file.trainer),
+        dtype=DTYPES[dtype],
+        device=choose_device(settings.device),
     )
     folder = settings.run_folder
     return LoopParts(

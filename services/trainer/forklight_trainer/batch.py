@@ -72,8 +72,8 @@ def build_sample(message: types_pb2.BatchSample, arrays: TrajectoryArrays) -> Tr
     found = (arrays.sample_id, len(arrays.prompt_ids), len(arrays.response_ids))
     if promised != found:
         raise DataLossError(
-            f"payload {trajectory.payload.id} is not the one of sample {sample_id}: its header promises (sample, prompt "
-            f"tokens, response tokens) = {promised}, the blob holds {found}"
+            f"payload {trajectory.payload.id} is not the one of sample {sample_id}: its header promises "
+            f"(sample, prompt tokens, response tokens) = {promised}, the blob holds {found}"
         )
     return TrainingSample(
         sample_id=sample_id,
@@ -91,10 +91,12 @@ def expand_versions(spans: Iterable[types_pb2.VersionSpan], num_tokens: int, sam
     """The policy version of every response token."""
     ordered: Sequence[types_pb2.VersionSpan] = list(spans)
     starts = [span.start for span in ordered]
-    if num_tokens and (not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= num_tokens):
+    if num_tokens and (
+        not starts or starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= num_tokens
+    ):
         raise DataLossError(
-            f"sample {sample_id} has version spans starting at {starts} over {num_tokens} tokens: they must start "
-            "at 0, rise, and stay inside the response"
+            f"sample {sample_id} has version spans starting at {starts} over {num_tokens} tokens: they must "
+            "start at 0, rise, and stay inside the response"
         )
     versions = np.zeros(num_tokens, dtype=np.int64)
     for span in ordered:

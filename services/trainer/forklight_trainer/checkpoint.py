@@ -1,10 +1,11 @@
-"""Checkpoints: weights, optimizer, random state, and which samples they have learned from, in one atomic folder.
+"""Checkpoints: weights, optimizer, random state, and which samples they have learned from, in one atomic
+folder.
 
-    checkpoints/step-00000042/   a model folder in the published layout (config, shards, tokenizer), and beside it
-        optimizer.safetensors  random.safetensors  run.toml
-        state.json             run, lineage, step, version
-        commit.json            commit records since the checkpoint before
-        manifest.json          size and blake3 of every file above
+checkpoints/step-00000042/   a model folder in the published layout (config, shards, tokenizer), and beside it
+    optimizer.safetensors  random.safetensors  run.toml
+    state.json             run, lineage, step, version
+    commit.json            commit records since the checkpoint before
+    manifest.json          size and blake3 of every file above
 """
 
 from __future__ import annotations
@@ -60,7 +61,9 @@ class CheckpointStore:
     tokenizer: Tokenizer
     num_kept: int
 
-    def save(self, engine: TrainEngine, state: CheckpointState, commits: Sequence[types_pb2.CommitRecord]) -> Path:
+    def save(
+        self, engine: TrainEngine, state: CheckpointState, commits: Sequence[types_pb2.CommitRecord]
+    ) -> Path:
         """Write a checkpoint, then forget the oldest ones."""
         target = self.folder / f"step-{state.step:08d}"
         with staged_folder(target) as staging:
@@ -68,25 +71,29 @@ class CheckpointStore:
             self.tokenizer.save(staging)
             engine.save_optimizer(staging)
             shutil.copyfile(self.run_file, staging / RUN_FILE)
-            (staging / STATE_FILE).write_bytes(canonical_json({"schema_version": SCHEMA_VERSION, **asdict(state)}))
+            (staging / STATE_FILE).write_bytes(
+                canonical_json({"schema_version": SCHEMA_VERSION, **asdict(state)})
+            )
             (staging / COMMIT_FILE).write_bytes(canonical_json(commit_json(state, commits)))
             (staging / MANIFEST_FILE).write_bytes(canonical_json(_manifest(staging)))
         self._forget_oldest(state.step)
         return target
 
     def restore_latest(self, engine: TrainEngine, run_id: str) -> Restored | None:
-        """Take over the newest sound checkpoint; None when there is none at all, an error when none is sound."""
+        """Take over the newest sound checkpoint; None when there is none, an error when none is sound."""
         sweep_leftovers(self.folder)
         found = self.list_steps()
         for step in reversed(found):
             try:
                 return self.restore(engine, step, run_id)
             except CheckpointError as error:
-                log.error("checkpoint refused, trying the one before", extra={"step": step, "reason": str(error)})
+                log.error(
+                    "checkpoint refused, trying the one before", extra={"step": step, "reason": str(error)}
+                )
         if found:
             raise CheckpointError(
-                f"none of the {len(found)} checkpoints in {self.folder} is sound; check the disk, and remove the folder if "
-                "the run is to start over"
+                f"none of the {len(found)} checkpoints in {self.folder} is sound; check the disk, and "
+                "remove the folder if the run is to start over"
             )
         return None
 
@@ -97,7 +104,8 @@ class CheckpointStore:
         state = read_state(folder)
         if (state.run_id, state.step) != (run_id, step):
             raise CheckpointError(
-                f"{folder} holds step {state.step} of run {state.run_id!r}, expected step {step} of {run_id!r}"
+                f"{folder} holds step {state.step} of run {state.run_id!r}, expected step {step} of "
+                f"{run_id!r}"
             )
         commits = read_commits(folder)
         engine.restore(folder)
@@ -152,9 +160,15 @@ def read_state(folder: Path) -> CheckpointState:
 def commit_json(state: CheckpointState, commits: Sequence[types_pb2.CommitRecord]) -> dict[str, object]:
     """What commit.json holds."""
     records = [
-        {"lineage": c.lineage, "step": c.step, "batch_id": c.batch_id, "sample_ids": list(c.sample_ids)} for c in commits
+        {"lineage": c.lineage, "step": c.step, "batch_id": c.batch_id, "sample_ids": list(c.sample_ids)}
+        for c in commits
     ]
-    return {"schema_version": SCHEMA_VERSION, "lineage": state.lineage, "step": state.step, "records": records}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "lineage": state.lineage,
+        "step": state.step,
+        "records": records,
+    }
 
 
 def read_commits(folder: Path) -> tuple[types_pb2.CommitRecord, ...]:

@@ -15,7 +15,7 @@ HASH_LENGTH = 16
 
 
 def contract_hash(config: ModelConfig, dtype: str) -> str:
-    """Short hash of architecture, dtype, and the types that are fixed: fp32 head, router and lightning state."""
+    """Short hash of architecture, dtype, and what is fixed: fp32 head, router and lightning state."""
     content = {
         "contract_version": CONTRACT_VERSION,
         "config": config.to_published(),

@@ -29,7 +29,9 @@ def staged_folder(target: Path) -> Iterator[Path]:
         _swap_in(staging, target)
     except OSError as error:
         if error.errno in FULL:
-            raise BusyError(f"no room to write {target}: {error.strerror}; free disk space, it is tried again") from error
+            raise BusyError(
+                f"no room to write {target}: {error.strerror}; free disk space, it is tried again"
+            ) from error
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)

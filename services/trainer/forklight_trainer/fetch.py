@@ -45,7 +45,9 @@ def fetch_batch(message: types_pb2.Batch, blobs: BlobStore, run_id: str) -> Fetc
     return FetchedBatch(batch=batch, lost=())
 
 
-def _fetch_sample(message: types_pb2.BatchSample, blobs: BlobStore, run_id: str) -> TrainingSample | LostSample:
+def _fetch_sample(
+    message: types_pb2.BatchSample, blobs: BlobStore, run_id: str
+) -> TrainingSample | LostSample:
     envelope = message.trajectory.envelope
     check_envelope(envelope, run_id)
     try:

@@ -1,7 +1,7 @@
 """The loop of the trainer: one method a stage, in the order that makes a crash cost at most one step.
 
-A step is learned, then durable in a checkpoint together with the samples it learned from, then committed, and only
-then may its weights become a version. A crash between any two of these is mended at the next start.
+A step is learned, then durable in a checkpoint together with the samples it learned from, then committed, and
+only then may its weights become a version. A crash between any two of these is mended at the next start.
 """
 
 from __future__ import annotations
@@ -107,30 +107,45 @@ class TrainingLoop:
         self._record(outcome)
 
     def _start(self) -> None:
-        """Take over the newest checkpoint, tell the buffer what it has learned from, make its version known."""
+        """Take over the newest checkpoint, tell the buffer what it knows, announce its version."""
         parts = self._parts
         restored = parts.checkpoints.restore_latest(parts.engine, parts.run_id)
         commits: tuple[types_pb2.CommitRecord, ...] = ()
         if restored is not None:
-            self._at.step, self._at.lineage, commits = restored.state.step, restored.state.lineage, restored.commits
+            self._at.step, self._at.lineage, commits = (
+                restored.state.step,
+                restored.state.lineage,
+                restored.commits,
+            )
         truncate_records(parts.steps_file, self._at.step)
         weights = self._current_weights()
-        point = RestorePoint(lineage=self._at.lineage, step=self._at.step, version=self.version, commits=commits)
-        reply = self._patience.call("restore the trainer at the buffer", lambda: parts.buffer.restore_trainer(point))
+        point = RestorePoint(
+            lineage=self._at.lineage, step=self._at.step, version=self.version, commits=commits
+        )
+        reply = self._patience.call(
+            "restore the trainer at the buffer", lambda: parts.buffer.restore_trainer(point)
+        )
         self._at.lineage = reply.lineage
         self._announce(weights)
         self._report()
-        position = {"step": self._at.step, "version": self.version, "lineage": reply.lineage, "epoch": reply.epoch}
+        position = {
+            "step": self._at.step,
+            "version": self.version,
+            "lineage": reply.lineage,
+            "epoch": reply.epoch,
+        }
         counts = {"redelivered": reply.num_redelivered, "recovered": reply.num_recovered}
         log.info("trainer started", extra=position | counts)
 
     def _current_weights(self) -> types_pb2.WeightsRef:
-        """The published form of the version in memory; between two versions that is an older step's, on disk."""
+        """The published version in memory; between two versions that is an older step's, on disk."""
         if not self._is_boundary():
             try:
                 return self._parts.weights.reference(self.version)
             except WeightsError as error:
-                log.warning("published weights are gone, newer ones take their place", extra={"reason": str(error)})
+                log.warning(
+                    "published weights are gone, newer ones take their place", extra={"reason": str(error)}
+                )
                 return self._write_weights()
         self._at.is_published = True
         return self._write_weights()
@@ -138,11 +153,14 @@ class TrainingLoop:
     def _write_weights(self) -> types_pb2.WeightsRef:
         parts = self._parts
         return self._patience.call(
-            "publish weights", lambda: parts.weights.publish(parts.engine, version=self.version, step=self._at.step)
+            "publish weights",
+            lambda: parts.weights.publish(parts.engine, version=self.version, step=self._at.step),
         )
 
     def _announce(self, weights: types_pb2.WeightsRef) -> None:
-        self._patience.call("announce the version at the buffer", lambda: self._parts.buffer.announce_version(weights))
+        self._patience.call(
+            "announce the version at the buffer", lambda: self._parts.buffer.announce_version(weights)
+        )
 
     def _lease(self) -> types_pb2.Batch | None:
         """The next step's batch; None when there is none yet or the run is paused or over."""
@@ -151,7 +169,8 @@ class TrainingLoop:
             parts.board.enter(Stage.LEASE)
         step = self._at.step + 1
         reply = self._patience.call(
-            f"lease the batch of step {step} from the buffer", lambda: parts.buffer.lease_batch(step, parts.lease_wait_s)
+            f"lease the batch of step {step} from the buffer",
+            lambda: parts.buffer.lease_batch(step, parts.lease_wait_s),
         )
         if reply.HasField("batch"):
             parts.board.set_problem("")
@@ -169,9 +188,12 @@ class TrainingLoop:
         parts.board.enter(Stage.FETCH)
         try:
             if message.step != self._at.step + 1:
-                raise PreconditionError(f"leased the batch of step {message.step}, asked for step {self._at.step + 1}")
+                raise PreconditionError(
+                    f"leased the batch of step {message.step}, asked for step {self._at.step + 1}"
+                )
             fetched = self._patience.call(
-                f"read the blobs of {message.batch_id}", lambda: fetch_batch(message, parts.blobs, parts.run_id)
+                f"read the blobs of {message.batch_id}",
+                lambda: fetch_batch(message, parts.blobs, parts.run_id),
             )
         except (InvalidInputError, PreconditionError) as error:
             self._pause(error)
@@ -233,13 +255,15 @@ class TrainingLoop:
         self._set_phase(buffer_pb2.RUN_PHASE_PAUSED, f"trainer at step {self._at.step + 1}: {error}")
 
     def _set_phase(self, phase: buffer_pb2.RunPhase, reason: str) -> None:
-        self._patience.call("set the run's phase at the buffer", lambda: self._parts.buffer.set_phase(phase, reason))
+        self._patience.call(
+            "set the run's phase at the buffer", lambda: self._parts.buffer.set_phase(phase, reason)
+        )
 
     def _is_boundary(self) -> bool:
         return self._at.step % self._parts.run_file.trainer.updates_per_version == 0
 
     def _must_save(self) -> bool:
-        """Every so many steps, at the last one, and before weights become a version: a version must be restorable."""
+        """Every so many steps, at the last one, and before a version: a version must be restorable."""
         trainer = self._parts.run_file.trainer
         is_due = self._at.num_unsaved >= trainer.checkpoint_every_steps or self._at.step >= trainer.steps
         return is_due or self._is_boundary() or self._parts.stop.is_set()
@@ -250,13 +274,17 @@ class TrainingLoop:
         state = CheckpointState(
             run_id=parts.run_id, lineage=self._at.lineage, step=self._at.step, version=self.version
         )
-        self._patience.call("write a checkpoint", lambda: parts.checkpoints.save(parts.engine, state, self._at.pending))
+        self._patience.call(
+            "write a checkpoint", lambda: parts.checkpoints.save(parts.engine, state, self._at.pending)
+        )
         self._at.num_unsaved = 0
 
     def _commit(self) -> None:
         """Until the buffer has entered it; a stop may end the wait, then the next start enters it."""
         self._parts.board.enter(Stage.COMMIT)
-        self._patience.call("commit steps at the buffer", lambda: self._parts.buffer.commit_steps(self._at.pending))
+        self._patience.call(
+            "commit steps at the buffer", lambda: self._parts.buffer.commit_steps(self._at.pending)
+        )
         self._at.pending.clear()
 
     def _publish(self) -> None:
@@ -290,7 +318,10 @@ class TrainingLoop:
         if self._is_over:
             self._patience.call("export the final model", self._export)
         self._parts.board.enter(Stage.DONE)
-        log.info("trainer stopped", extra={"step": self._at.step, "version": self.version, "run_is_over": self._is_over})
+        log.info(
+            "trainer stopped",
+            extra={"step": self._at.step, "version": self.version, "run_is_over": self._is_over},
+        )
 
     def _export(self) -> None:
         parts = self._parts

@@ -33,7 +33,7 @@ class Pack:
 def pack_samples(
     samples: Sequence[TrainingSample], advantages: Sequence[float], *, pack_tokens: int
 ) -> list[Pack]:
-    """All samples of a step in as few packs as first-fit-decreasing finds; the same samples give the same packs."""
+    """All samples of a step in as few packs as first-fit-decreasing finds; always the same ones."""
     bins = assign_bins([sample.num_tokens for sample in samples], pack_tokens, [s.sample_id for s in samples])
     return [build_pack(samples, advantages, members) for members in bins]
 
@@ -57,12 +57,15 @@ def assign_bins(lengths: Sequence[int], pack_tokens: int, names: Sequence[str]) 
     return [sorted(members) for members in bins]
 
 
-def build_pack(samples: Sequence[TrainingSample], advantages: Sequence[float], members: Sequence[int]) -> Pack:
+def build_pack(
+    samples: Sequence[TrainingSample], advantages: Sequence[float], members: Sequence[int]
+) -> Pack:
     """Lay these samples one behind the other."""
     chosen = [samples[index] for index in members]
     ends = np.cumsum([sample.num_tokens for sample in chosen])
     places = [
-        np.arange(end - len(sample.response_ids), end, dtype=np.int64) for end, sample in zip(ends, chosen, strict=True)
+        np.arange(end - len(sample.response_ids), end, dtype=np.int64)
+        for end, sample in zip(ends, chosen, strict=True)
     ]
     counts = [len(sample.response_ids) for sample in chosen]
     ids = [part for sample in chosen for part in (sample.prompt_ids, sample.response_ids)]
@@ -70,7 +73,9 @@ def build_pack(samples: Sequence[TrainingSample], advantages: Sequence[float], m
         input_ids_T=torch.from_numpy(np.concatenate(ids).astype(np.int64)),
         cu_seqlens=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
         response_index_R=torch.from_numpy(np.concatenate(places)),
-        behaviour_R=torch.from_numpy(np.concatenate([s.behaviour_logprobs for s in chosen]).astype(np.float32)),
+        behaviour_R=torch.from_numpy(
+            np.concatenate([s.behaviour_logprobs for s in chosen]).astype(np.float32)
+        ),
         advantages_R=torch.from_numpy(np.repeat([advantages[i] for i in members], counts).astype(np.float32)),
         versions_R=torch.from_numpy(np.concatenate([s.versions for s in chosen])),
         sample_R=torch.from_numpy(np.repeat(np.asarray(members, dtype=np.int64), counts)),

@@ -1,8 +1,8 @@
 """How far trainer and rollout agree about the probability of the same tokens, and the gate on it.
 
 Measured before the update. Only tokens sampled by the very weights the trainer holds can tell a mismatch from
-learning, so only those gate: the first update after a publication, and samples wholly of that version (the memory of
-an older version would still be in the rest). All other steps report the figures over all tokens.
+learning, so only those gate: the first update after a publication, and samples wholly of that version (the
+memory of an older version would still be in the rest). All other steps report the figures over all tokens.
 Legend: R response tokens.
 """
 
@@ -31,7 +31,7 @@ class Parity:
 
 
 def measure_parity(logprobs_R: Tensor, behaviour_R: Tensor) -> Parity:
-    """Pearson correlation of the probabilities, their largest difference, and the k3 estimate of KL(rollout || trainer)."""
+    """Pearson correlation of probabilities, largest difference, k3 estimate of KL(rollout || trainer)."""
     if not len(logprobs_R):
         return Parity(correlation=math.nan, max_dp=math.nan, mean_kl=math.nan, num_tokens=0)
     ours_R, theirs_R = logprobs_R.double(), behaviour_R.double()
@@ -51,10 +51,11 @@ def check_parity(parity: Parity, limits: ParitySection, *, version: int) -> None
     if parity.correlation >= limits.min_correlation and parity.mean_kl <= limits.max_mean_kl:
         return
     raise ParityError(
-        f"trainer and rollout disagree about {parity.num_tokens} tokens that version {version} sampled: correlation "
-        f"{parity.correlation:.5f} (parity.min_correlation = {limits.min_correlation:g}), mean KL {parity.mean_kl:.5f} "
-        f"(parity.max_mean_kl = {limits.max_mean_kl:g}), largest difference {parity.max_dp:.5f}. The run is paused before "
-        "the update. Check that both sides run the same release, the same dtype and the same published weights"
+        f"trainer and rollout disagree about {parity.num_tokens} tokens that version {version} sampled: "
+        f"correlation {parity.correlation:.5f} (parity.min_correlation = {limits.min_correlation:g}), mean "
+        f"KL {parity.mean_kl:.5f} (parity.max_mean_kl = {limits.max_mean_kl:g}), largest difference "
+        f"{parity.max_dp:.5f}. The run is paused before the update. Check that both sides run the same "
+        "release, the same dtype and the same published weights"
     )
 
 

@@ -1,4 +1,4 @@
-"""Waiting out a peer that is down: a call is made again until it succeeds, and the log says where the trainer waits."""
+"""Waiting out a peer that is down: a call is made again until it succeeds; the log says where it waits."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ class Patience:
                 if not logged_s or now_s - logged_s > LOG_EVERY_S:
                     logged_s = now_s
                     log.warning(
-                        "waiting", extra={"what": what, "waited_s": round(now_s - start_s, 1), "reason": str(error)}
+                        "waiting",
+                        extra={"what": what, "waited_s": round(now_s - start_s, 1), "reason": str(error)},
                     )
                 if self._stop.is_set():
                     stopped_s = stopped_s or now_s

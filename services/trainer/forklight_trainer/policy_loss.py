@@ -13,7 +13,13 @@ import torch
 from torch import Tensor
 
 from forklight_core.runfile.schema import RecipeSection
-from forklight_trainer.cispo import LARGEST_LOG_RATIO, WeightBounds, clip_weight, importance_ratio, policy_terms
+from forklight_trainer.cispo import (
+    LARGEST_LOG_RATIO,
+    WeightBounds,
+    clip_weight,
+    importance_ratio,
+    policy_terms,
+)
 from forklight_trainer.mask import MaskBounds, unified_mask
 
 UNBOUNDED = WeightBounds(low=0.0, high=math.inf)
@@ -51,7 +57,12 @@ def loss_settings(recipe: RecipeSection) -> LossSettings:
 
 
 def policy_loss(
-    logprobs_R: Tensor, behaviour_R: Tensor, advantages_R: Tensor, *, settings: LossSettings, num_step_tokens: int
+    logprobs_R: Tensor,
+    behaviour_R: Tensor,
+    advantages_R: Tensor,
+    *,
+    settings: LossSettings,
+    num_step_tokens: int,
 ) -> PolicyLoss:
     """Loss of these response tokens as a share of a step of `num_step_tokens` response tokens."""
     ratio_R = importance_ratio(logprobs_R, behaviour_R)

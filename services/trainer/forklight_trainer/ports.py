@@ -1,6 +1,7 @@
 """What the trainer needs from outside: the buffer, and an engine that holds weights and optimizer.
 
-The engine is the hedge between one process and a distributed one: the loop, the loss and the checkpoint know only this.
+The engine is the hedge between one process and a distributed one: the loop, the loss and the checkpoint know
+only this.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class RestorePoint:
 
 
 class BufferPort(Protocol):
-    """The buffer, from the trainer's side. Every call is bounded by a deadline and raises errors of the core tree."""
+    """The buffer, from the trainer's side. Calls have deadlines and raise errors of the core tree."""
 
     def restore_trainer(self, point: RestorePoint) -> buffer_pb2.RestoreTrainerReply:
         """Open an epoch; later calls carry it."""
@@ -63,8 +64,8 @@ class BufferPort(Protocol):
 class TrainEngine(Protocol):
     """Weights and optimizer of one process or of many ranks.
 
-    Contract of the loss: callers divide by the response tokens of the whole step, call `backward` once a pack, then
-    `update` once; how packs are spread over ranks does not change the result.
+    Contract of the loss: callers divide by the response tokens of the whole step, call `backward` once a
+    pack, then `update` once; how packs are spread over ranks does not change the result.
     """
 
     @property
@@ -85,7 +86,7 @@ class TrainEngine(Protocol):
         ...
 
     def update(self, *, learning_rate: float, grad_clip: float) -> float:
-        """One optimizer update; returns the gradient norm before clipping. Refuses NaN and infinity before it begins."""
+        """One update; returns the gradient norm before clipping. Refuses NaN before it begins."""
         ...
 
     def save_master(self, folder: Path) -> None:

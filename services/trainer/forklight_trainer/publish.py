@@ -1,6 +1,7 @@
 """Published weights: weights/vNNNNNNNN/ with shards, tokenizer and a manifest that names every byte.
 
-A version appears whole, is read back and verified before anyone hears of it, and publishing it twice changes nothing.
+A version appears whole, is read back and verified before anyone hears of it, and publishing it twice changes
+nothing.
 """
 
 from __future__ import annotations
@@ -106,9 +107,13 @@ def verify_manifest(path: Path) -> Mapping[str, object]:
         for shard in manifest["shards"]:
             file = path.parent / shard["file"]
             if file.stat().st_size != shard["size_bytes"] or hash_file(file) != shard["blake3"]:
-                raise WeightsError(f"{file} is torn: it does not hash to what {path} says; publish the version again")
+                raise WeightsError(
+                    f"{file} is torn: it does not hash to what {path} says; publish the version again"
+                )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path} is not a readable manifest: {error!r}; publish the version again") from error
+        raise WeightsError(
+            f"{path} is not a readable manifest: {error!r}; publish the version again"
+        ) from error
     return manifest if isinstance(manifest, dict) else {}
 
 
@@ -118,7 +123,8 @@ def _shard_files(folder: Path) -> list[Path]:
 
 def _shards(folder: Path) -> list[dict[str, object]]:
     return [
-        {"file": path.name, "size_bytes": path.stat().st_size, "blake3": hash_file(path)} for path in _shard_files(folder)
+        {"file": path.name, "size_bytes": path.stat().st_size, "blake3": hash_file(path)}
+        for path in _shard_files(folder)
     ]
 
 
@@ -127,10 +133,12 @@ def _tensors(folder: Path) -> dict[str, dict[str, object]]:
     for path in _shard_files(folder):
         try:
             with safe_open(path, framework="pt") as shard:
-                for name in shard.keys():
+                for name in shard.keys():  # noqa: SIM118 - not a dict
                     view = shard.get_slice(name)
                     dtype = DTYPE_NAMES[view.get_dtype()]
                     found[name] = {"shape": list(view.get_shape()), "dtype": dtype, "shard": path.name}
         except (OSError, SafetensorError) as error:
-            raise WeightsError(f"{path} was just written and cannot be read: {error}; check the disk") from error
+            raise WeightsError(
+                f"{path} was just written and cannot be read: {error}; check the disk"
+            ) from error
     return found

@@ -1,7 +1,7 @@
 """Whether a run file is the paper's recipe. Torch-free: the command line asks it too.
 
-Two kinds of findings: what cannot work at all is always refused; what contradicts MiniMax-M1 is refused unless
-`recipe.allow_deviation` says it is meant, and then it comes back as a warning.
+Two kinds of findings: what cannot work at all is always refused; what contradicts MiniMax-M1 is refused
+unless `recipe.allow_deviation` says it is meant, and then it comes back as a warning.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ MOST_UPDATES_PER_VERSION = 16
 def check_recipe(run_file: RunFile) -> list[str]:
     """The deviations a run file asks for and admits; ConfigError for those it does not admit."""
     impossible = list(_impossible(run_file))
-    deviations = [*_loss_deviations(run_file), *_optimizer_deviations(run_file), *_sampling_deviations(run_file)]
+    deviations = [
+        *_loss_deviations(run_file),
+        *_optimizer_deviations(run_file),
+        *_sampling_deviations(run_file),
+    ]
     refused = impossible if run_file.recipe.allow_deviation else impossible + deviations
     if refused:
         raise ConfigError(_refusal(refused, can_deviate=not impossible))
@@ -28,7 +32,9 @@ def check_recipe(run_file: RunFile) -> list[str]:
 
 
 def _refusal(problems: list[str], *, can_deviate: bool) -> str:
-    lines = ["the run file contradicts the MiniMax-M1 recipe:" if can_deviate else "the run file cannot work:"]
+    lines = [
+        "the run file contradicts the MiniMax-M1 recipe:" if can_deviate else "the run file cannot work:"
+    ]
     lines += [f"  - {problem}" for problem in problems]
     if can_deviate:
         lines.append("  If this is meant, set recipe.allow_deviation = true.")
@@ -40,15 +46,17 @@ def _impossible(run_file: RunFile) -> Iterator[str]:
     masks = (recipe.mask_eps_low, recipe.mask_eps_high)
     if recipe.algorithm != "cispo" and None in masks:
         yield (
-            f"recipe.algorithm = {recipe.algorithm!r} drops tokens by the unified mask, and recipe.mask_eps_low or "
-            "recipe.mask_eps_high is missing: set both, e.g. 0.2 and 0.2 (grpo) or 0.2 and 0.28 (dapo)"
+            f"recipe.algorithm = {recipe.algorithm!r} drops tokens by the unified mask, and "
+            "recipe.mask_eps_low or recipe.mask_eps_high is missing: set both, e.g. 0.2 and 0.2 (grpo) or "
+            "0.2 and 0.28 (dapo)"
         )
     if (recipe.mask_eps_low is None) != (recipe.mask_eps_high is None):
         yield "only one of recipe.mask_eps_low and recipe.mask_eps_high is set: a mask needs both"
     if sampling.max_new_tokens >= trainer.pack_tokens:
         yield (
-            f"sampling.max_new_tokens = {sampling.max_new_tokens} and a prompt do not fit into trainer.pack_tokens = "
-            f"{trainer.pack_tokens}: raise trainer.pack_tokens above the longest prompt plus max_new_tokens"
+            f"sampling.max_new_tokens = {sampling.max_new_tokens} and a prompt do not fit into "
+            f"trainer.pack_tokens = {trainer.pack_tokens}: raise trainer.pack_tokens above the longest "
+            "prompt plus max_new_tokens"
         )
     if recipe.overlong_penalty and recipe.overlong_tokens > sampling.max_new_tokens:
         yield (
@@ -56,7 +64,7 @@ def _impossible(run_file: RunFile) -> Iterator[str]:
             f"{sampling.max_new_tokens}, so every response would be punished: lower recipe.overlong_tokens"
         )
     if sampling.group_size < 2:
-        yield "sampling.group_size = 1 has no advantage (the spread inside a group of one is 0): use 2 or more"
+        yield "sampling.group_size = 1 has no advantage (a group of one has no spread): use 2 or more"
 
 
 def _loss_deviations(run_file: RunFile) -> Iterator[str]:
@@ -64,17 +72,24 @@ def _loss_deviations(run_file: RunFile) -> Iterator[str]:
     if recipe.algorithm == "cispo":
         yield from _cispo_deviations(run_file)
     else:
-        yield f"recipe.algorithm = {recipe.algorithm!r} drops tokens by a mask; the paper's is 'cispo', which keeps all"
+        yield (
+            f"recipe.algorithm = {recipe.algorithm!r} drops tokens by a mask; the paper's is 'cispo', "
+            "which keeps all"
+        )
     if recipe.algorithm == "grpo" and recipe.mask_eps_low != recipe.mask_eps_high:
         yield (
-            "recipe.algorithm = 'grpo' clips symmetrically, and recipe.mask_eps_low and recipe.mask_eps_high differ: "
-            "set them equal, or call it 'dapo'"
+            "recipe.algorithm = 'grpo' clips symmetrically, and recipe.mask_eps_low and "
+            "recipe.mask_eps_high differ: set them equal, or call it 'dapo'"
         )
     if recipe.algorithm == "dapo" and (recipe.mask_eps_high or 0.0) <= (recipe.mask_eps_low or 0.0):
-        yield "recipe.algorithm = 'dapo' clips higher than lower: set recipe.mask_eps_high above recipe.mask_eps_low"
+        yield (
+            "recipe.algorithm = 'dapo' clips higher than lower: set recipe.mask_eps_high above "
+            "recipe.mask_eps_low"
+        )
     if recipe.kl_coefficient > 0:
         yield (
-            f"recipe.kl_coefficient = {recipe.kl_coefficient:g}: the paper has no KL term; set recipe.kl_coefficient = 0"
+            f"recipe.kl_coefficient = {recipe.kl_coefficient:g}: the paper has no KL term; set "
+            "recipe.kl_coefficient = 0"
         )
 
 
@@ -82,23 +97,24 @@ def _cispo_deviations(run_file: RunFile) -> Iterator[str]:
     recipe = run_file.recipe
     if recipe.eps_low == recipe.eps_high and recipe.eps_high <= LARGEST_PPO_CLIP:
         yield (
-            f"recipe.eps_low = recipe.eps_high = {recipe.eps_high:g} is PPO's symmetric clip, not CISPO: set "
-            "recipe.eps_low = 1.0 and recipe.eps_high = 4.0 (a ceiling of 5), or recipe.algorithm = 'grpo' with a mask"
+            f"recipe.eps_low = recipe.eps_high = {recipe.eps_high:g} is PPO's symmetric clip, not CISPO: "
+            "set recipe.eps_low = 1.0 and recipe.eps_high = 4.0 (a ceiling of 5), or recipe.algorithm = "
+            "'grpo' with a mask"
         )
     elif recipe.eps_low < 1.0:
         yield (
-            f"recipe.eps_low = {recipe.eps_low:g} bounds the weight from below at {1 - recipe.eps_low:g}: CISPO has no "
-            "lower bound; set recipe.eps_low = 1.0"
+            f"recipe.eps_low = {recipe.eps_low:g} bounds the weight from below at {1 - recipe.eps_low:g}: "
+            "CISPO has no lower bound; set recipe.eps_low = 1.0"
         )
     elif recipe.eps_high <= LARGEST_PPO_CLIP:
         yield (
-            f"recipe.eps_high = {recipe.eps_high:g} is a ceiling of {1 + recipe.eps_high:g}, PPO's and not CISPO's "
-            "(4 to 8 work alike): set recipe.eps_high = 4.0"
+            f"recipe.eps_high = {recipe.eps_high:g} is a ceiling of {1 + recipe.eps_high:g}, PPO's and not "
+            "CISPO's (4 to 8 work alike): set recipe.eps_high = 4.0"
         )
     if recipe.mask_eps_low is not None or recipe.mask_eps_high is not None:
         yield (
-            "recipe.mask_eps_low and recipe.mask_eps_high drop tokens, and CISPO keeps every token: remove them, or set "
-            "recipe.algorithm = 'grpo' or 'dapo'"
+            "recipe.mask_eps_low and recipe.mask_eps_high drop tokens, and CISPO keeps every token: remove "
+            "them, or set recipe.algorithm = 'grpo' or 'dapo'"
         )
 
 
@@ -111,7 +127,8 @@ def _optimizer_deviations(run_file: RunFile) -> Iterator[str]:
         )
     if (trainer.adam_beta1, trainer.adam_beta2) != PAPER_BETAS:
         yield (
-            f"trainer.adam_beta1, adam_beta2 = {trainer.adam_beta1:g}, {trainer.adam_beta2:g}: the paper's are 0.9, 0.95"
+            f"trainer.adam_beta1, adam_beta2 = {trainer.adam_beta1:g}, {trainer.adam_beta2:g}: the paper's "
+            "are 0.9, 0.95"
         )
     if trainer.updates_per_version > MOST_UPDATES_PER_VERSION:
         yield (
@@ -128,6 +145,6 @@ def _sampling_deviations(run_file: RunFile) -> Iterator[str]:
         )
     if run_file.sampling.top_p < 1.0:
         yield (
-            f"sampling.top_p = {run_file.sampling.top_p:g} cuts the distribution the ratio is measured against; "
-            "set sampling.top_p = 1"
+            f"sampling.top_p = {run_file.sampling.top_p:g} cuts the distribution the ratio is measured "
+            "against; set sampling.top_p = 1"
         )

@@ -51,7 +51,9 @@ class StepRecord:
     """Response tokens over the seconds of the train stage."""
 
 
-def build_record(outcome: StepOutcome, *, step: int, version: int, seconds: Mapping[str, float]) -> StepRecord:
+def build_record(
+    outcome: StepOutcome, *, step: int, version: int, seconds: Mapping[str, float]
+) -> StepRecord:
     """Join what a step measured with how long its stages took."""
     batch, tokens, parity = outcome.batch, outcome.tokens, outcome.parity
     return StepRecord(

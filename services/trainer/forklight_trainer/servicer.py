@@ -1,4 +1,4 @@
-"""The trainer's door: it only answers questions, from a thread of its own, so that a long step never silences it."""
+"""The trainer's door: it only answers questions, from its own thread, so that no long step silences it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,12 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServicer):
         self._board = board
         self._steps_file = steps_file
 
-    async def GetTrainerStatus(  # noqa: N802 - the proto's name
+    async def GetTrainerStatus(
         self,
         request: trainer_pb2.GetTrainerStatusRequest,
-        context: grpc.aio.ServicerContext[trainer_pb2.GetTrainerStatusRequest, trainer_pb2.GetTrainerStatusReply],
+        context: grpc.aio.ServicerContext[
+            trainer_pb2.GetTrainerStatusRequest, trainer_pb2.GetTrainerStatusReply
+        ],
     ) -> trainer_pb2.GetTrainerStatusReply:
         status = self._board.status
         return trainer_pb2.GetTrainerStatusReply(
@@ -80,7 +82,9 @@ class _Door:
 
     def wait_address(self) -> str:
         if not self._is_ready.wait(OPEN_DEADLINE_S):
-            raise DeadlineError(f"the trainer's door at {self._listen} did not open within {OPEN_DEADLINE_S:g} s")
+            raise DeadlineError(
+                f"the trainer's door at {self._listen} did not open within {OPEN_DEADLINE_S:g} s"
+            )
         if self._failure is not None:
             raise self._failure
         return self._address
@@ -90,7 +94,9 @@ class _Door:
             self._loop.call_soon_threadsafe(self._closing.set)
 
     async def _serve(self) -> None:
-        registration = Registration(trainer_pb2_grpc.add_TrainerServicer_to_server, self._servicer, SERVICE_NAME)
+        registration = Registration(
+            trainer_pb2_grpc.add_TrainerServicer_to_server, self._servicer, SERVICE_NAME
+        )
         async with serve(self._listen, [registration]) as server:
             self._address = server.address
             self._is_ready.set()

@@ -1,7 +1,8 @@
-"""Cold start: supervised training on worked examples, so that reinforcement starts from a policy that is sometimes right.
+"""Cold start: supervised training on worked examples, so that reinforcement starts from a policy that is
+sometimes right.
 
-Only response tokens count. The result is a model folder in the published layout with its tokenizer; it appears whole.
-Legend: T packed tokens.
+Only response tokens count. The result is a model folder in the published layout with its tokenizer; it
+appears whole. Legend: T packed tokens.
 """
 
 from __future__ import annotations
@@ -82,11 +83,17 @@ def run_sft(
         num_tokens += sum(len(d.prompt_ids) + len(d.response_ids) for d in chosen)
         if progress is not None:
             seconds = time.monotonic() - start_s
-            progress(SftProgress(step=step, num_steps=run_file.sft.steps, loss=loss, num_tokens=num_tokens, seconds=seconds))
+            progress(
+                SftProgress(
+                    step=step, num_steps=run_file.sft.steps, loss=loss, num_tokens=num_tokens, seconds=seconds
+                )
+            )
     folder = Path(out_dir)
     write_model_folder(model, tokenizer, folder)
     seconds = time.monotonic() - start_s
-    return SftResult(folder=folder, num_steps=run_file.sft.steps, loss=loss, num_tokens=num_tokens, seconds=seconds)
+    return SftResult(
+        folder=folder, num_steps=run_file.sft.steps, loss=loss, num_tokens=num_tokens, seconds=seconds
+    )
 
 
 def load_demonstrations(path: Path, tokenizer: Tokenizer) -> list[Demonstration]:
@@ -94,10 +101,16 @@ def load_demonstrations(path: Path, tokenizer: Tokenizer) -> list[Demonstration]
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise ConfigError(f"sft.demonstrations = {path}: {error}; give a file of JSON lines {{prompt, response}}") from error
-    demonstrations = [_parse_line(line, f"{path}:{i}", tokenizer) for i, line in enumerate(lines, 1) if line.strip()]
+        raise ConfigError(
+            f"sft.demonstrations = {path}: {error}; give a file of JSON lines {{prompt, response}}"
+        ) from error
+    demonstrations = [
+        _parse_line(line, f"{path}:{i}", tokenizer) for i, line in enumerate(lines, 1) if line.strip()
+    ]
     if not demonstrations:
-        raise ConfigError(f"sft.demonstrations = {path} is empty: give at least one line {{prompt, response}}")
+        raise ConfigError(
+            f"sft.demonstrations = {path} is empty: give at least one line {{prompt, response}}"
+        )
     return demonstrations
 
 

@@ -1,4 +1,4 @@
-"""One optimizer update from one batch. Whatever is wrong with the batch is named before the optimizer is touched."""
+"""One optimizer update from one batch. What is wrong is named before the optimizer is touched."""
 
 from __future__ import annotations
 
@@ -79,7 +79,9 @@ def learning_rate_at(step: int, settings: StepSettings) -> float:
     return settings.peak_learning_rate * min(1.0, step / max(1, settings.warmup_steps))
 
 
-def train_step(engine: TrainEngine, batch: TrainingBatch, settings: StepSettings, policy: PolicyState) -> StepOutcome:
+def train_step(
+    engine: TrainEngine, batch: TrainingBatch, settings: StepSettings, policy: PolicyState
+) -> StepOutcome:
     """Advantage, pack, forward and backward, checks, update."""
     check_batch(batch, engine.config.vocab_size, policy.contract)
     advantages = batch_advantages(batch, equal_is_zero=settings.equal_is_zero)
@@ -107,7 +109,8 @@ def check_batch(batch: TrainingBatch, vocab_size: int, contract: str) -> None:
     """Refuse an empty batch, and samples whose numbers cannot be right."""
     if not batch.groups or not sum(len(sample.response_ids) for sample in batch.samples):
         raise InvalidInputError(
-            f"batch {batch.batch_id} has {len(batch.groups)} groups and no response token: nothing can be learned from it"
+            f"batch {batch.batch_id} has {len(batch.groups)} groups and no response token: nothing can be "
+            "learned from it"
         )
     for sample in batch.samples:
         _check_sample(sample, vocab_size, contract)
@@ -117,19 +120,20 @@ def _check_sample(sample: TrainingSample, vocab_size: int, contract: str) -> Non
     logprobs = sample.behaviour_logprobs
     if not np.isfinite(logprobs).all() or (len(logprobs) and logprobs.max() > LARGEST_LOGPROB):
         raise InvalidInputError(
-            f"sample {sample.sample_id} has log-probs that are NaN, infinite or above 0: its rollout pod computed "
-            "something impossible; look at the pod's log and its weights version"
+            f"sample {sample.sample_id} has log-probs that are NaN, infinite or above 0: its rollout pod "
+            "computed something impossible; look at the pod's log and its weights version"
         )
     ids = np.concatenate([sample.prompt_ids, sample.response_ids])
     if not len(sample.prompt_ids) or ids.min() < 0 or ids.max() >= vocab_size:
         raise InvalidInputError(
-            f"sample {sample.sample_id} has an empty prompt or token ids outside 0 to {vocab_size - 1}: rollout uses "
-            "another tokenizer or model"
+            f"sample {sample.sample_id} has an empty prompt or token ids outside 0 to {vocab_size - 1}: "
+            "rollout uses another tokenizer or model"
         )
     if sample.contract != contract:
         raise ParityError(
-            f"sample {sample.sample_id} was generated under the numeric contract {sample.contract!r}, this trainer "
-            f"computes under {contract!r}: restart the rollout pods so that they load this run's weights"
+            f"sample {sample.sample_id} was generated under the numeric contract {sample.contract!r}, this "
+            f"trainer computes under {contract!r}: restart the rollout pods so that they load this run's "
+            "weights"
         )
 
 
@@ -149,7 +153,11 @@ def accumulate(engine: TrainEngine, packs: Sequence[Pack], settings: StepSetting
         stats = engine.score(pack, settings.temperature)
         logprobs_R = stats.logprobs_T[pack.response_index_R]
         parts = policy_loss(
-            logprobs_R, pack.behaviour_R, pack.advantages_R, settings=settings.loss, num_step_tokens=num_step_tokens
+            logprobs_R,
+            pack.behaviour_R,
+            pack.advantages_R,
+            settings=settings.loss,
+            num_step_tokens=num_step_tokens,
         )
         tally.add(pack, parts, logprobs_R=logprobs_R, entropy_R=stats.entropy_T[pack.response_index_R])
         engine.backward(parts.loss)
@@ -162,19 +170,20 @@ def check_tally(tally: Tally, batch: TrainingBatch) -> None:
     num_wrong = int((~torch.isfinite(logprobs_R)).sum())
     if num_wrong or not np.isfinite(tally.loss):
         raise PreconditionError(
-            f"batch {batch.batch_id}: {num_wrong} of {len(logprobs_R)} log-probs of the trainer are NaN or infinite and the "
-            f"loss is {tally.loss}; the optimizer was not touched. Restore an older checkpoint or lower "
-            "trainer.learning_rate"
+            f"batch {batch.batch_id}: {num_wrong} of {len(logprobs_R)} log-probs of the trainer are NaN or "
+            f"infinite and the loss is {tally.loss}; the optimizer was not touched. Restore an older "
+            "checkpoint or lower trainer.learning_rate"
         )
     if not bool(tally.column("keep").any()):
         raise PreconditionError(
-            f"batch {batch.batch_id}: the unified mask drops all {len(logprobs_R)} tokens, so there is nothing to learn; "
-            "widen recipe.mask_eps_low and mask_eps_high or lower trainer.updates_per_version"
+            f"batch {batch.batch_id}: the unified mask drops all {len(logprobs_R)} tokens, so there is "
+            "nothing to learn; widen recipe.mask_eps_low and mask_eps_high or lower "
+            "trainer.updates_per_version"
         )
 
 
 def gate_parity(tally: Tally, settings: StepSettings, policy: PolicyState) -> tuple[Parity, bool]:
-    """Agreement on the current version's own tokens where there are any (and then it gates), else on all tokens."""
+    """Agreement on the current version's own tokens where there are any: then it gates; else on all."""
     logprobs_R, behaviour_R = tally.column("logprobs"), tally.column("behaviour")
     if policy.is_published:
         own_R = whole_version_mask(tally.column("versions"), tally.column("sample"), policy.version)

@@ -27,7 +27,9 @@ DAPO = loss_settings(RecipeSection(algorithm="dapo", mask_eps_low=0.2, mask_eps_
 def random_tokens(seed: int, num_tokens: int = 97, spread: float = 1.5) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     behaviour = -3 * torch.rand(num_tokens, generator=generator, dtype=torch.float64)
-    logprobs = (behaviour + spread * torch.randn(num_tokens, generator=generator, dtype=torch.float64)).clamp(max=0)
+    logprobs = (behaviour + spread * torch.randn(num_tokens, generator=generator, dtype=torch.float64)).clamp(
+        max=0
+    )
     advantages = torch.randn(num_tokens, generator=generator, dtype=torch.float64)
     return logprobs, behaviour, advantages
 
@@ -50,7 +52,9 @@ def transcribe_unified(
         ratio = math.exp(logprob - behaviour)
         weight = min(ratio, ceiling)
         keep = 1.0
-        if mask is not None and ((advantage > 0 and ratio > mask.high) or (advantage < 0 and ratio < mask.low)):
+        if mask is not None and (
+            (advantage > 0 and ratio > mask.high) or (advantage < 0 and ratio < mask.low)
+        ):
             keep = 0.0
         loss -= weight * advantage * logprob * keep / num_tokens
         gradients.append(-weight * advantage * keep / num_tokens)
@@ -79,7 +83,9 @@ def test_advantage_when_group_is_empty_or_not_finite_is_a_named_error(rewards: S
 
 @given(st.lists(st.floats(-10, 10), min_size=2, max_size=32), st.floats(0.1, 10), st.floats(-5, 5))
 @settings(max_examples=50, deadline=None)
-def test_advantage_when_rewards_are_scaled_and_shifted_stays(rewards: list[float], scale: float, shift: float) -> None:
+def test_advantage_when_rewards_are_scaled_and_shifted_stays(
+    rewards: list[float], scale: float, shift: float
+) -> None:
     if max(rewards) - min(rewards) < 1e-3:
         return
     moved = group_advantages([scale * reward + shift for reward in rewards])
@@ -93,7 +99,9 @@ def test_advantage_when_rewards_are_scaled_and_shifted_stays(rewards: list[float
         (GRPO, math.inf, MaskBounds(low=0.8, high=1.2)),
         (DAPO, math.inf, MaskBounds(low=0.8, high=1.28)),
         (
-            LossSettings(weight_bounds=WeightBounds(low=0.0, high=2.0), mask_bounds=MaskBounds(low=0.5, high=3.0)),
+            LossSettings(
+                weight_bounds=WeightBounds(low=0.0, high=2.0), mask_bounds=MaskBounds(low=0.5, high=3.0)
+            ),
             2.0,
             MaskBounds(low=0.5, high=3.0),
         ),

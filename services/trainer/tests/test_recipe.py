@@ -51,7 +51,7 @@ def test_check_recipe_when_paper_is_contradicted_refuses_unless_admitted(
         check_recipe(run_file(**changes))
     assert "allow_deviation" in str(refusal.value)
     admitted = {**changes, "recipe": {**changes.get("recipe", {}), "allow_deviation": True}}
-    assert any(reason.split("'")[0] in line for line in check_recipe(run_file(**admitted)))
+    assert any(reason.split("'", maxsplit=1)[0] in line for line in check_recipe(run_file(**admitted)))
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,9 @@ def test_check_recipe_when_run_cannot_work_refuses_in_any_case(
 
 
 @pytest.mark.parametrize(("name", "low", "high"), [("grpo", 0.2, 0.2), ("dapo", 0.2, 0.28)])
-def test_check_recipe_when_masked_algorithm_is_admitted_names_only_that(name: str, low: float, high: float) -> None:
+def test_check_recipe_when_masked_algorithm_is_admitted_names_only_that(
+    name: str, low: float, high: float
+) -> None:
     recipe = {"algorithm": name, "mask_eps_low": low, "mask_eps_high": high, "allow_deviation": True}
     assert [line.split(" ")[2] for line in check_recipe(run_file(recipe=recipe))] == [f"'{name}'"]
 

@@ -53,7 +53,7 @@ def resume(run_folder: Path, overrides: tuple[str, ...]) -> ExitCode:
         return ExitCode.OK
     if overrides:
         rewrite_run_file(folder, overrides)
-    return bring_up(folder)
+    return bring_up(folder, reopen=bool(overrides))
 
 
 def show_plan(run_file: RunFile, folder: Path, run_id: str) -> ExitCode:
@@ -109,13 +109,13 @@ def unpause(folder: RunFolder) -> bool:
     return True
 
 
-def bring_up(folder: RunFolder) -> ExitCode:
+def bring_up(folder: RunFolder, *, reopen: bool = False) -> ExitCode:
     """Run the system of a folder to its end and say what came of it."""
     from forklight_cli.up.run import STOPPED, run_system
     from forklight_cli.up.summary import summarize
 
     click.echo(f"run folder: {folder.path}")
-    outcome = run_system(folder, announce=click.echo)
+    outcome = run_system(folder, announce=click.echo, reopen=reopen)
     click.echo(summarize(outcome))
     if outcome.is_finished:
         return ExitCode.FAILED if outcome.goal_reached is False else ExitCode.OK

@@ -49,8 +49,11 @@ class Watched:
     view: View
 
 
-def run_system(folder: RunFolder, *, announce: Announce) -> Outcome:
-    """Bring the run of a folder up and stay until it ends; the folder can be resumed afterwards."""
+def run_system(folder: RunFolder, *, announce: Announce, reopen: bool = False) -> Outcome:
+    """Bring the run of a folder up and stay until it ends; the folder can be resumed afterwards.
+
+    `reopen` lets a finished run go on, for example after its last step was moved.
+    """
     started = time.monotonic()
     with ExitStack() as stack:
         stops = stack.enter_context(StopSignals())
@@ -62,7 +65,7 @@ def run_system(folder: RunFolder, *, announce: Announce) -> Outcome:
         if not stops.requested:
             system = _open_system(stack, folder, run_file, lock, announce)
             watched = _open_watched(stack, system, evaluations)
-            reason = start_in_order(system, watched.buffer, stops) or watch(watched, stops)
+            reason = start_in_order(watched, stops, reopen=reopen) or watch(watched, stops)
             status = _stop(watched, stops, drain_s=run_file.rollout.drain_s)
         return Outcome(
             folder=folder,
@@ -74,16 +77,17 @@ def run_system(folder: RunFolder, *, announce: Announce) -> Outcome:
         )
 
 
-def start_in_order(system: System, buffer: BufferClient, stops: StopSignals) -> str:
+def start_in_order(watched: Watched, stops: StopSignals, *, reopen: bool) -> str:
     """Start the buffer, set the phase, then the rest. Why nothing was started, when there is no need to."""
     from forklight.v1 import buffer_pb2
 
+    system, buffer = watched.system, watched.buffer
     system.start(Kind.BUFFER)
     system.await_ready(Kind.BUFFER, stops)
     if stops.requested:
         return STOPPED
     status = buffer.status()
-    if status.phase == buffer_pb2.RUN_PHASE_FINISHED:
+    if status.phase == buffer_pb2.RUN_PHASE_FINISHED and not reopen:
         return f"it was finished before ({status.reason})"
     buffer.set_phase(buffer_pb2.RUN_PHASE_RUNNING, "")
     system.start(Kind.REWARD)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 # Column of the table: key of the trainer's record, how it is written.
 COLUMNS: Mapping[str, tuple[str, str]] = {
@@ -15,9 +17,9 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
     "length p50": ("length_p50", ".0f"),
     "length p99": ("length_p99", ".0f"),
     "entropy": ("entropy", ".3f"),
-    "clipped": ("clip_share", ".2%"),
+    "clipped": ("clip_share_high", ".2%"),
     "staleness": ("staleness_mean", ".2f"),
-    "correlation": ("parity_correlation", ".5f"),
+    "correlation": ("correlation", ".5f"),
     "tokens/s": ("tokens_per_s", ".0f"),
 }
 
@@ -27,6 +29,12 @@ class Step:
     """One record of `steps.jsonl`."""
 
     record: Mapping[str, object]
+
+    @property
+    def time(self) -> float:
+        """When the step was done, unix time."""
+        value = self.record.get("time")
+        return float(value) if isinstance(value, int | float) else 0.0
 
     def text(self, column: str) -> str:
         """A value as shown; "-" where the trainer did not measure it."""
@@ -42,19 +50,34 @@ class Step:
 
 
 class StepReader:
-    """Reads what was appended since the last call."""
+    """Reads what was appended since the last call. A restarted trainer replaces the file by a shorter one."""
 
     def __init__(self, path: Path, *, skip_existing: bool) -> None:
         self._path = path
-        self._offset = path.stat().st_size if skip_existing and path.exists() else 0
+        self._file_number = 0
+        self._offset = 0
+        self._newest = 0.0
+        if skip_existing:
+            self.read_new()
 
     def read_new(self) -> list[Step]:
-        """Steps whose lines are complete."""
-        if not self._path.exists():
+        """Steps whose lines are complete and were not read before."""
+        try:
+            with self._path.open("rb") as file:
+                lines = self._read_complete(file)
+        except FileNotFoundError:
             return []
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            data = file.read()
+        found = [Step(json.loads(line)) for line in lines]
+        fresh = [step for step in found if step.time > self._newest]
+        self._newest = max([self._newest, *(step.time for step in fresh)])
+        return fresh
+
+    def _read_complete(self, file: IO[bytes]) -> list[bytes]:
+        state = os.fstat(file.fileno())
+        if state.st_ino != self._file_number or state.st_size < self._offset:
+            self._file_number, self._offset = state.st_ino, 0
+        file.seek(self._offset)
+        data = file.read()
         complete = data[: data.rfind(b"\n") + 1]
         self._offset += len(complete)
-        return [Step(json.loads(line)) for line in complete.splitlines() if line.strip()]
+        return complete.splitlines()

@@ -52,9 +52,9 @@ def summarize(outcome: Outcome) -> str:
     lines.append(f"  run folder {path}")
     lines.append(f"  audit      forklight audit {path}")
     lines.append(f"  resume     forklight resume {path}")
-    weights = sorted((path / "weights").glob("v*/manifest.json"))
-    if weights:
-        lines.append(f"  generate   forklight generate --model {weights[-1].parent} --prompt TEXT")
+    models = [*sorted(path.glob("weights/v*")), *path.glob("final")]
+    if models:
+        lines.append(f"  generate   forklight generate --model {models[-1]} --prompt TEXT")
     return "\n".join(lines)
 
 

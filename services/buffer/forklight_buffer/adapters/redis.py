@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from forklight_core import ids
-from forklight_core.errors import FencedError, PreconditionError
-from forklight_core.queues import Lease
-
 from forklight_buffer.adapters import replies
 from forklight_buffer.adapters.scripts import Argument, Reply, ScriptRunner
 from forklight_buffer.ports import Accepted, Clock, NoBatch
@@ -26,6 +22,9 @@ from forklight_buffer.records import (
     Standing,
 )
 from forklight_buffer.states import Phase, State, Status
+from forklight_core import ids
+from forklight_core.errors import FencedError, PreconditionError
+from forklight_core.queues import Lease
 
 
 class RedisLiveState:
@@ -93,7 +92,10 @@ class RedisLiveState:
         for group_id, indices in by_group.items():
             arguments += [group_id, ",".join(indices)]
         refused = replies.words(await self._run("commit_step", *arguments))
-        return [ids.sample_id(group, int(index)) for group, _, index in (text.rpartition("/s") for text in refused)]
+        return [
+            ids.sample_id(group, int(index))
+            for group, _, index in (text.rpartition("/s") for text in refused)
+        ]
 
     async def close_samples(self, group_id: str, endings: Sequence[Ending]) -> list[int]:
         reply = replies.words(await self._run("close_samples", self._clock(), group_id, *_flat(endings)))
@@ -194,11 +196,11 @@ def _number(reply: Reply) -> int:
 
 def _refuse_step(word: str, number: int, epoch: int, step: int) -> None:
     if word == "fenced":
-        raise FencedError(f"epoch {epoch} is over, epoch {number} has begun: another trainer restored; this one must end")
+        raise FencedError(
+            f"epoch {epoch} is over, epoch {number} has begun: another trainer restored; this one must end"
+        )
     if word == "past":
         raise PreconditionError(
             f"step {step} cannot be leased: step {number} is committed already; restore the newest checkpoint"
         )
     raise PreconditionError(f"step {step} cannot be leased before step {number}: lease steps in order")
-
-

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from forklight_core.errors import FencedError, NotFoundError
-
 from forklight_buffer.ports import Accepted
 from forklight_buffer.records import LiveGroup, LiveSample, Standing
 from forklight_buffer.states import Outcome, Purpose, State, Status
+from forklight_core.errors import FencedError, NotFoundError
 
 
 def words(reply: object) -> list[str]:
@@ -29,9 +28,13 @@ def accepted(reply: Sequence[str], what: str) -> Accepted:
     """The outcome of a submission, or the error it is."""
     word = reply[0]
     if word == "unknown":
-        raise NotFoundError(f"{what}: no open sample of this name waits for it; it was never opened or is long over")
+        raise NotFoundError(
+            f"{what}: no open sample of this name waits for it; it was never opened or is long over"
+        )
     if word == "fenced":
-        raise FencedError(f"{what}: the lease is not the newest of its queue entry, which is held by {reply[1]}")
+        raise FencedError(
+            f"{what}: the lease is not the newest of its queue entry, which is held by {reply[1]}"
+        )
     if word == "accepted":
         return Accepted(outcome=Outcome.ACCEPTED, status=Status(reply[1]))
     return Accepted(outcome=Outcome[word.upper()])

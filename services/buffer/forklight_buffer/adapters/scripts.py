@@ -13,10 +13,9 @@ from importlib import resources
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
+from forklight_buffer.keys import BufferKeys
 from forklight_core.errors import UnavailableError
 from forklight_core.queues import WORKERS, create_group, guard_redis
-
-from forklight_buffer.keys import BufferKeys
 
 READING = frozenset({"read"})
 GROWING = frozenset({"open_group", "submit_trajectory"})
@@ -79,7 +78,7 @@ class ScriptRunner:
 
         async def load_all() -> None:
             for source in self._sources.values():
-                await self._redis.script_load(source)  # type: ignore[arg-type]
+                await self._redis.script_load(source)
             for stream in (self._keys.shared.tasks, self._keys.shared.scoring):
                 await create_group(self._redis, stream)
 

@@ -32,7 +32,9 @@ class GrpcBuffer:
         return reply
 
     def lease_batch(self, step: int, wait_s: float) -> buffer_pb2.LeaseBatchReply:
-        request = buffer_pb2.LeaseBatchRequest(run_id=self._run_id, epoch=self._epoch, step=step, wait_s=wait_s)
+        request = buffer_pb2.LeaseBatchRequest(
+            run_id=self._run_id, epoch=self._epoch, step=step, wait_s=wait_s
+        )
         return self._stub.LeaseBatch(request, timeout=wait_s + self._deadline_s)
 
     def commit_steps(self, records: Sequence[types_pb2.CommitRecord]) -> buffer_pb2.CommitStepsReply:

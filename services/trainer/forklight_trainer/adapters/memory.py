@@ -53,7 +53,10 @@ class MemoryConnection:
         for sample in redelivered:
             del buffer.ledger[sample]
         return buffer_pb2.RestoreTrainerReply(
-            epoch=self._epoch, lineage=buffer.lineage, num_redelivered=len(redelivered), num_recovered=num_recovered
+            epoch=self._epoch,
+            lineage=buffer.lineage,
+            num_redelivered=len(redelivered),
+            num_recovered=num_recovered,
         )
 
     def lease_batch(self, step: int, wait_s: float) -> buffer_pb2.LeaseBatchReply:
@@ -87,7 +90,9 @@ class MemoryConnection:
 
     def _check_epoch(self) -> None:
         if self._epoch != self._buffer.epoch:
-            raise FencedError(f"epoch {self._epoch} is over, epoch {self._buffer.epoch} runs: a newer trainer took over")
+            raise FencedError(
+                f"epoch {self._epoch} is over, epoch {self._buffer.epoch} runs: a newer trainer took over"
+            )
 
     def _enter(self, records: Sequence[types_pb2.CommitRecord]) -> int:
         num_entered = 0
@@ -95,6 +100,8 @@ class MemoryConnection:
             for sample in record.sample_ids:
                 known = self._buffer.ledger.setdefault(sample, record.step)
                 if known != record.step:
-                    raise PreconditionError(f"sample {sample} was trained at step {known}, not at {record.step}")
+                    raise PreconditionError(
+                        f"sample {sample} was trained at step {known}, not at {record.step}"
+                    )
                 num_entered += known == record.step
         return num_entered

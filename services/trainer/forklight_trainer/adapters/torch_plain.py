@@ -16,7 +16,7 @@ from torch import Tensor
 
 from forklight_core.errors import CheckpointError, PreconditionError
 from forklight_core.runfile.schema import TrainerSection
-from forklight_model.checkpoint import load_model, published_tensors, load_published_tensors, save_model
+from forklight_model.checkpoint import load_model, load_published_tensors, published_tensors, save_model
 from forklight_model.config import ModelConfig
 from forklight_model.logprobs import TokenStats, token_logprobs
 from forklight_model.model import HybridModel
@@ -38,7 +38,9 @@ class OptimizerSettings:
 
 def optimizer_settings(trainer: TrainerSection) -> OptimizerSettings:
     return OptimizerSettings(
-        betas=(trainer.adam_beta1, trainer.adam_beta2), eps=trainer.adam_eps, weight_decay=trainer.weight_decay
+        betas=(trainer.adam_beta1, trainer.adam_beta2),
+        eps=trainer.adam_eps,
+        weight_decay=trainer.weight_decay,
     )
 
 
@@ -57,7 +59,10 @@ class TorchEngine:
         self._master = master.to(self._device)
         self._compute = self._master if dtype == torch.float32 else copy.deepcopy(self._master).to(dtype)
         self._optimizer = torch.optim.AdamW(
-            self._master.parameters(), betas=optimizer.betas, eps=optimizer.eps, weight_decay=optimizer.weight_decay
+            self._master.parameters(),
+            betas=optimizer.betas,
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
         )
 
     @property
@@ -84,8 +89,8 @@ class TorchEngine:
         norm = torch.nn.utils.get_total_norm(gradients)
         if not bool(torch.isfinite(norm)):
             raise PreconditionError(
-                f"the gradient norm is {float(norm)}; the optimizer was not touched. Look at the largest ratio of the step, "
-                "lower trainer.learning_rate, or restore an older checkpoint"
+                f"the gradient norm is {float(norm)}; the optimizer was not touched. Look at the largest "
+                "ratio of the step, lower trainer.learning_rate, or restore an older checkpoint"
             )
         torch.nn.utils.clip_grads_with_norm_(self._master.parameters(), grad_clip, norm)
         for group in self._optimizer.param_groups:
@@ -125,11 +130,14 @@ class TorchEngine:
         expected = {f"{name}.{key}" for name in names for key in STATE_KEYS}
         if tensors and set(tensors) != expected:
             odd = sorted(set(tensors) ^ expected)[:4]
-            raise CheckpointError(f"{OPTIMIZER_FILE} does not fit the model: {', '.join(odd)} is missing or unknown")
+            raise CheckpointError(
+                f"{OPTIMIZER_FILE} does not fit the model: {', '.join(odd)} is missing or unknown"
+            )
         self._optimizer.state.clear()
         for name, parameter in self._master.named_parameters() if tensors else ():
             self._optimizer.state[parameter] = {
-                key: tensors[f"{name}.{key}"].to("cpu" if key == "step" else self._device, copy=True) for key in STATE_KEYS
+                key: tensors[f"{name}.{key}"].to("cpu" if key == "step" else self._device, copy=True)
+                for key in STATE_KEYS
             }
 
     def _move_gradients(self) -> None:

@@ -6,8 +6,6 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 
-from forklight_core.errors import PreconditionError
-
 from forklight_buffer.adapters.sqlite.database import Database
 from forklight_buffer.adapters.sqlite.groups import leased_group
 from forklight_buffer.adapters.sqlite.lineages import Segment, ancestry, owner_of, shared_steps
@@ -21,6 +19,7 @@ from forklight_buffer.adapters.sqlite.samples import (
 )
 from forklight_buffer.ledger import Rewind
 from forklight_buffer.records import Commit, Conflict, LeasedGroup, Lineage, SampleRow
+from forklight_core.errors import PreconditionError
 
 
 class CommitTable:
@@ -32,11 +31,16 @@ class CommitTable:
         with self._db.transaction():
             self._db.execute_many(
                 "INSERT OR REPLACE INTO leased_groups (group_id, step, position, policy_version, body) VALUES (?, ?, ?, ?, ?)",
-                [(group.group_id, group.step, group.position, group.policy_version, group.body) for group in groups],
+                [
+                    (group.group_id, group.step, group.position, group.policy_version, group.body)
+                    for group in groups
+                ],
             )
 
     def leased_groups(self, step: int) -> list[LeasedGroup]:
-        rows = self._db.rows("SELECT * FROM leased_groups WHERE step = ? ORDER BY position, group_id", (step,))
+        rows = self._db.rows(
+            "SELECT * FROM leased_groups WHERE step = ? ORDER BY position, group_id", (step,)
+        )
         return [leased_group(row) for row in rows]
 
     def leased_group(self, group_id: str) -> LeasedGroup | None:

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from forklight_core.errors import BusyError, DataLossError, ForklightError
-
 from forklight_buffer.adapters.sqlite.schema import SCHEMA
+from forklight_core.errors import BusyError, DataLossError, ForklightError
 
 Value = str | bytes | int | float | None
 FORMAT = 1
@@ -33,7 +32,9 @@ class Database:
     def _create(self, path: Path | None) -> None:
         found = self._connection.execute("PRAGMA user_version").fetchone()[0]
         if found not in (0, FORMAT):
-            raise DataLossError(f"{path} has ledger format {found}, this build reads {FORMAT}: use the release that made it")
+            raise DataLossError(
+                f"{path} has ledger format {found}, this build reads {FORMAT}: use the release that made it"
+            )
         with self.transaction():
             for statement in _statements(SCHEMA):
                 self._connection.execute(statement)
@@ -107,5 +108,7 @@ def _statements(script: str) -> Iterator[str]:
 def _explain(error: sqlite3.Error) -> ForklightError:
     text = str(error)
     if "full" in text or "locked" in text:
-        return BusyError(f"the ledger cannot be written: {text}; free disk space, or end the other process that has it open")
+        return BusyError(
+            f"the ledger cannot be written: {text}; free disk space, or end the other process that has it open"
+        )
     return DataLossError(f"the ledger refused a transaction: {text}; run `forklight audit` on the run folder")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Sequence
 
-from forklight_core import ids
-
 from forklight_buffer.adapters.sqlite.database import Database
 from forklight_buffer.records import Ending, GroupRow, LeasedGroup, OpenGroup
 from forklight_buffer.states import Purpose, State
+from forklight_core import ids
 
 INSERT = """INSERT OR IGNORE INTO groups
 (group_id, purpose, idx, position, prompt_id, kind, size, window, opened_version, opened_at, redrive_of)
@@ -55,7 +54,9 @@ class GroupTable:
             )
         }
         return [
-            OpenGroup(row=_group(row), endings=endings.get(row["group_id"], {}), leased=leased.get(row["group_id"]))
+            OpenGroup(
+                row=_group(row), endings=endings.get(row["group_id"], {}), leased=leased.get(row["group_id"])
+            )
             for row in groups
         ]
 
@@ -63,7 +64,9 @@ class GroupTable:
         return self._db.number("SELECT max(idx) + 1 FROM groups WHERE purpose = 1")
 
     def next_position(self) -> int:
-        return self._db.number("SELECT max(position) + 1 FROM groups WHERE purpose = 1 AND redrive_of IS NULL")
+        return self._db.number(
+            "SELECT max(position) + 1 FROM groups WHERE purpose = 1 AND redrive_of IS NULL"
+        )
 
     def redriven(self, group_ids: Sequence[str]) -> set[str]:
         marks = ",".join("?" * len(group_ids))

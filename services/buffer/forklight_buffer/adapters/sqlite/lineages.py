@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from forklight_core.errors import DataLossError
-
 from forklight_buffer.records import Lineage
+from forklight_core.errors import DataLossError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,5 +26,6 @@ def read_control(db: Database) -> Control:
 def write_notes(db: Database, notes: Mapping[str, str]) -> None:
     """Remember texts."""
     db.execute_many(
-        "INSERT INTO notes VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", list(notes.items())
+        "INSERT INTO notes VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value",
+        list(notes.items()),
     )

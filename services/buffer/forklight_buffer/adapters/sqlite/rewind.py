@@ -51,9 +51,7 @@ class RewindTable:
         self._db.execute("UPDATE groups SET closed = 0 WHERE group_id = ?", (row.group_id,))
 
     def _end_anew(self, row: SampleRow, epoch: int, at: float) -> None:
-        found = self._db.row(
-            "SELECT state, lineage, step FROM samples WHERE sample_id = ?", (row.sample_id,)
-        )
+        found = self._db.row("SELECT state, lineage, step FROM samples WHERE sample_id = ?", (row.sample_id,))
         if found is not None and tuple(found) == (int(row.state), row.lineage, row.step):
             return
         self._take_back(row, row.state.name.lower(), epoch, at)
@@ -63,7 +61,9 @@ class RewindTable:
         """Batches after the restored step stay as they were; groups of earlier ones that open again are ready."""
         for row in rows:
             if row.lineage:
-                self._db.execute("UPDATE leased_groups SET step = ? WHERE group_id = ?", (row.step, row.group_id))
+                self._db.execute(
+                    "UPDATE leased_groups SET step = ? WHERE group_id = ?", (row.step, row.group_id)
+                )
         self._db.execute(
             "UPDATE leased_groups SET step = -1 WHERE step BETWEEN 0 AND ? "
             "AND group_id IN (SELECT group_id FROM groups WHERE closed = 0)",

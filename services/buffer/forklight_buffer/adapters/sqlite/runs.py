@@ -34,7 +34,10 @@ class RunTable:
         if row is None:
             return None
         return Weights(
-            version=row["version"], manifest=row["manifest"], manifest_id=row["manifest_id"], epoch=row["epoch"]
+            version=row["version"],
+            manifest=row["manifest"],
+            manifest_id=row["manifest_id"],
+            epoch=row["epoch"],
         )
 
     def note(self, name: str) -> str:

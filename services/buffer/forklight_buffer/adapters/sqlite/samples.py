@@ -100,7 +100,11 @@ def find_conflict(db: Database, row: SampleRow) -> list[Conflict]:
     detail = f"kept reason {kept['reason']!r}, refused reason {row.reason!r} of step {row.step}"
     return [
         Conflict(
-            at=row.ended_at, sample_id=row.sample_id, kept=State(kept["state"]), refused=row.state, detail=detail
+            at=row.ended_at,
+            sample_id=row.sample_id,
+            kept=State(kept["state"]),
+            refused=row.state,
+            detail=detail,
         )
     ]
 

@@ -1,0 +1,163 @@
+"""Every part of one buffer, made and joined. Tests build it too, on a real server and any clock."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+
+from redis.asyncio import Redis
+
+from forklight_buffer import metrics
+from forklight_buffer.adapters.entries import RedisEntries
+from forklight_buffer.adapters.redis import RedisLiveState
+from forklight_buffer.adapters.scripts import Gate, ScriptRunner
+from forklight_buffer.batches import Batches
+from forklight_buffer.context import Context
+from forklight_buffer.dead_letters import DeadLetters
+from forklight_buffer.evaluation import Evaluator
+from forklight_buffer.inspection import Inspection
+from forklight_buffer.intake import Intake
+from forklight_buffer.journal import Journal
+from forklight_buffer.keys import BufferKeys
+from forklight_buffer.ledger import Ledger
+from forklight_buffer.opener import Opener
+from forklight_buffer.phases import PhaseControl
+from forklight_buffer.ports import Clock, Entries
+from forklight_buffer.prompts import PromptBook, read_prompts
+from forklight_buffer.reaper import Reaper
+from forklight_buffer.reconcile import Books, Reconciler
+from forklight_buffer.restore import Restorer
+from forklight_buffer.retention import Retention
+from forklight_buffer.states import Phase, Purpose
+from forklight_buffer.tasks import TaskMaker
+from forklight_buffer.versions import Versions
+from forklight_buffer.watchdog import Watchdog
+from forklight_core.blobs import BlobStore
+from forklight_core.errors import ConfigError
+from forklight_core.queues import RunKeys
+from forklight_core.runfile import RunFile
+from forklight_core.telemetry import counter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outside:
+    """What a buffer stands on."""
+
+    redis: Redis
+    ledger: Ledger
+    blobs: BlobStore
+    clock: Clock
+    blob_margin_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Buffer:
+    """One buffer, joined. `recover` it before anything else."""
+
+    context: Context
+    gate: Gate
+    runner: ScriptRunner
+    entries: Entries
+    journal: Journal
+    phases: PhaseControl
+    reconciler: Reconciler
+    opener: Opener
+    intake: Intake
+    batches: Batches
+    restorer: Restorer
+    evaluator: Evaluator
+    versions: Versions
+    reaper: Reaper
+    dead_letters: DeadLetters
+    watchdog: Watchdog
+    retention: Retention
+    inspection: Inspection
+
+    async def recover(self) -> int:
+        """Make Redis agree with the ledger and open the gate; returns how many groups had to be mended."""
+        context = self.context
+        async with context.turn:
+            await self.runner.load()
+            mended = await self.reconciler.reconcile()
+            self.gate.open()
+            counter(metrics.RECONCILIATIONS).add(1)
+            control = await asyncio.to_thread(context.ledger.control)
+            if control.phase is Phase.FINISHED:
+                await self.phases.cancel_open()
+        if mended:
+            await context.record("reconciled", f"{mended} groups were opened or written again")
+        self.journal.rounds_moved = True
+        context.notify_all()
+        return mended
+
+    async def resume_after_start(self) -> None:
+        """A pause that the opener ordered ends with the process: the run file may have been mended."""
+        async with self.context.turn:
+            control = await asyncio.to_thread(self.context.ledger.control)
+            if control.phase is Phase.PAUSED and control.by_opener:
+                await self.phases.set_phase(Phase.RUNNING, "")
+
+
+def build(run_id: str, run_folder: Path, run_file: RunFile, outside: Outside) -> Buffer:
+    """Join a buffer."""
+    keys, gate = RunKeys(run_id), Gate()
+    runner = ScriptRunner(outside.redis, BufferKeys(keys), gate)
+    context = Context(
+        run_id=run_id,
+        run_folder=run_folder,
+        run_file=run_file,
+        live=RedisLiveState(runner, outside.clock),
+        ledger=outside.ledger,
+        blobs=outside.blobs,
+        clock=outside.clock,
+    )
+    books, tasks = read_books(run_file), TaskMaker(run_id, run_file, outside.blobs)
+    entries = RedisEntries(outside.redis, keys, lease_s=run_file.buffer.lease_s)
+    journal = Journal(context)
+    phases = PhaseControl(context, journal)
+    reconciler = Reconciler(context, RedisLiveState(runner, outside.clock, past_gate=True), books, tasks)
+    opener = Opener(context, phases, books, tasks)
+    batches = Batches(context, journal, phases)
+    evaluator = Evaluator(context, phases, books)
+    watchdog = Watchdog(context, entries)
+    return Buffer(
+        context=context,
+        gate=gate,
+        runner=runner,
+        entries=entries,
+        journal=journal,
+        phases=phases,
+        reconciler=reconciler,
+        opener=opener,
+        intake=Intake(context),
+        batches=batches,
+        restorer=Restorer(context, journal, reconciler),
+        evaluator=evaluator,
+        versions=Versions(context, batches, evaluator),
+        reaper=Reaper(context, entries),
+        dead_letters=DeadLetters(context, opener),
+        watchdog=watchdog,
+        retention=Retention(context, margin_s=outside.blob_margin_s),
+        inspection=Inspection(context, journal, watchdog, entries),
+    )
+
+
+def read_books(run_file: RunFile) -> Books:
+    """The prompts of a run; ConfigError for bounds under which no batch can ever come about."""
+    if not run_file.prompts.train:
+        raise ConfigError(
+            "prompts.train is empty: name a file of JSON lines of {id, prompt, kind, gold, spec}"
+        )
+    if run_file.buffer.dynamic_sampling and run_file.sampling.group_size == 1:
+        raise ConfigError(
+            "sampling.group_size is 1 and buffer.dynamic_sampling is on: the rewards of a group of one are always "
+            "equal, so every group would be filtered; raise group_size or turn dynamic_sampling off"
+        )
+    train = read_prompts(
+        Path(run_file.prompts.train), seed=run_file.run.seed, shuffle=run_file.prompts.shuffle
+    )
+    books: dict[Purpose, PromptBook] = {Purpose.TRAIN: train}
+    if run_file.prompts.holdout:
+        books[Purpose.EVALUATE] = read_prompts(Path(run_file.prompts.holdout), seed=0, shuffle=False)
+    return books
