@@ -10,8 +10,9 @@ def cached_attention(
     q_THD: Tensor, keys_BGLD: Tensor, values_BGLD: Tensor, cu_seqlens: Tensor, lengths_B: Tensor
 ) -> Tensor:
     """Output [T, H, D]. The new tokens are the last of each sequence's `lengths_B` cached ones; at least one each."""
-    implementation = naive if uses_naive() else torch_cpu
-    return implementation.cached_attention(q_THD, keys_BGLD, values_BGLD, cu_seqlens, lengths_B)
+    if uses_naive():
+        return naive.cached_attention(q_THD, keys_BGLD, values_BGLD, cu_seqlens, lengths_B)
+    return torch_cpu.cached_attention(q_THD, keys_BGLD, values_BGLD, cu_seqlens, lengths_B)
 
 
 __all__ = ["cached_attention"]

@@ -3,34 +3,38 @@
 import torch
 from torch import Tensor
 
-from forklight_kernels.gradient import needs_gradient
+from forklight_kernels.gradient import Context, needs_gradient
 from forklight_kernels.packing import accumulation_dtype
 from forklight_kernels.rms_norm.torch_cpu import inverse_rms, norm_gradient, normed
 
 
 def gated_norm(x_TD: Tensor, gate_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     if needs_gradient(x_TD, gate_TD, weight_D):
-        result: Tensor = _GatedNorm.apply(x_TD, gate_TD, weight_D, eps)
+        result: Tensor = _GatedNorm.apply(x_TD, gate_TD, weight_D, eps)  # type: ignore[no-untyped-call]
         return result
     return normed(x_TD, weight_D, eps).mul_(torch.sigmoid(gate_TD))
+
+
+class _Context(Context):
+    dtype: torch.dtype
 
 
 class _GatedNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, x_TD: Tensor, gate_TD: Tensor, weight_D: Tensor, eps: float
+        ctx: _Context, x_TD: Tensor, gate_TD: Tensor, weight_D: Tensor, eps: float
     ) -> Tensor:
         wide_TD = x_TD.to(accumulation_dtype(x_TD))
         scale_T1 = inverse_rms(wide_TD, eps)
         open_TD = torch.sigmoid(gate_TD)
         ctx.save_for_backward(wide_TD, scale_T1, open_TD, weight_D)
-        ctx.dtype = x_TD.dtype  # type: ignore[attr-defined]
+        ctx.dtype = x_TD.dtype
         return (wide_TD * scale_T1).to(x_TD.dtype).mul_(weight_D).mul_(open_TD)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x_TD, scale_T1, open_TD, weight_D = ctx.saved_tensors  # type: ignore[attr-defined]
-        dtype = ctx.dtype  # type: ignore[attr-defined]
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x_TD, scale_T1, open_TD, weight_D = ctx.saved_tensors
+        dtype = ctx.dtype
         wide_D = weight_D.to(x_TD.dtype)
         dy_TD = gradients[0].to(x_TD.dtype) * open_TD
         product_TD = dy_TD * x_TD

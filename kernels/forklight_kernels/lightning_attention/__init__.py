@@ -15,8 +15,9 @@ def lightning_attention(
     initial_state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Output [T, H, D] and each sequence's final state [N, H, D, D] (fp32). Differentiable in q, k, v, state."""
-    implementation = naive if uses_naive() else torch_cpu
-    return implementation.lightning_attention(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial_state)
+    if uses_naive():
+        return naive.lightning_attention(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial_state)
+    return torch_cpu.lightning_attention(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial_state)
 
 
 __all__ = ["lightning_attention"]

@@ -18,8 +18,12 @@ MAX_CHUNK = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Decay:
-    """Powers of exp(-slope) that the chunked form needs; all are <= 1, so nothing overflows."""
+class _Plan:
+    """How tokens lie in chunks, and the powers of exp(-slope) between them; all <= 1, so nothing overflows."""
+
+    layout: ChunkLayout
+    dtype: torch.dtype
+    """Of every sum, and of the states."""
 
     inside_HCC: Tensor
     """exp(-s (i - j)) where key j <= query i, else 0."""

@@ -10,8 +10,9 @@ def lightning_decode(
     q_BHD: Tensor, k_BHD: Tensor, v_BHD: Tensor, slopes_H: Tensor, state_BHDD: Tensor
 ) -> Tensor:
     """Output [B, H, D]; `state_BHDD` (fp32) becomes exp(-s) S + k^T v."""
-    implementation = naive if uses_naive() else torch_cpu
-    return implementation.lightning_decode(q_BHD, k_BHD, v_BHD, slopes_H, state_BHDD)
+    if uses_naive():
+        return naive.lightning_decode(q_BHD, k_BHD, v_BHD, slopes_H, state_BHDD)
+    return torch_cpu.lightning_decode(q_BHD, k_BHD, v_BHD, slopes_H, state_BHDD)
 
 
 __all__ = ["lightning_decode"]

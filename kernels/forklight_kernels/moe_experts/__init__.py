@@ -10,8 +10,9 @@ def moe_experts(
     x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, w13_EFD: Tensor, w2_EID: Tensor
 ) -> Tensor:
     """The mixed output [T, D]; w13 holds w1 above w3; w2 is held transposed. Differentiable in x, weights, w13 and w2."""
-    implementation = naive if uses_naive() else torch_cpu
-    return implementation.moe_experts(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID)
+    if uses_naive():
+        return naive.moe_experts(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID)
+    return torch_cpu.moe_experts(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID)
 
 
 __all__ = ["moe_experts"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag, silu
 
-from forklight_kernels.gradient import needs_gradient
+from forklight_kernels.gradient import Context, needs_gradient
 
 DENSE_MAX_WORK = 1 << 15
 """Tokens times the width of the experts they did not choose, up to which computing those too beats sorting."""
@@ -20,7 +20,7 @@ def moe_experts(
     x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, w13_EFD: Tensor, w2_EID: Tensor
 ) -> Tensor:
     if needs_gradient(x_TD, weights_TK, w13_EFD, w2_EID):
-        result: Tensor = _SortedExperts.apply(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID)
+        result: Tensor = _SortedExperts.apply(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID)  # type: ignore[no-untyped-call]
         return result
     num_experts, expert_width, _ = w2_EID.shape
     if len(x_TD) * (num_experts - experts_TK.shape[1]) * expert_width <= DENSE_MAX_WORK:
@@ -86,10 +86,14 @@ def _sorted_experts(
     return out_TD, _Activations(x_RD=x_RD, both_RF=both_RF, active_RI=active_RI)
 
 
+class _Context(Context):
+    order: _RowOrder
+
+
 class _SortedExperts(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
+        ctx: _Context,
         x_TD: Tensor,
         weights_TK: Tensor,
         experts_TK: Tensor,
@@ -99,13 +103,13 @@ class _SortedExperts(torch.autograd.Function):
         order = _sort_rows(experts_TK, len(w2_EID))
         out_TD, kept = _sorted_experts(x_TD, weights_TK, order, w13_EFD, w2_EID)
         ctx.save_for_backward(kept.x_RD, kept.both_RF, kept.active_RI, weights_TK, w13_EFD, w2_EID)
-        ctx.order = order  # type: ignore[attr-defined]
+        ctx.order = order
         return out_TD
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x_RD, both_RF, active_RI, weights_TK, w13_EFD, w2_EID = ctx.saved_tensors  # type: ignore[attr-defined]
-        order: _RowOrder = ctx.order  # type: ignore[attr-defined]
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x_RD, both_RF, active_RI, weights_TK, w13_EFD, w2_EID = ctx.saved_tensors
+        order = ctx.order
         gate_RI, up_RI = both_RF.chunk(2, dim=-1)
         dout_RD = gradients[0].index_select(0, order.token_R)
         weights_R1 = _weights_by_row(weights_TK, order, dout_RD.dtype)

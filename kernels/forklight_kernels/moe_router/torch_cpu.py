@@ -6,7 +6,7 @@ Legend: T tokens, E experts, K experts a token.
 import torch
 from torch import Tensor
 
-from forklight_kernels.gradient import needs_gradient
+from forklight_kernels.gradient import Context, needs_gradient
 from forklight_kernels.packing import accumulation_dtype
 
 FEW_EXPERTS = 4
@@ -15,7 +15,7 @@ FEW_EXPERTS = 4
 
 def moe_router(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     if needs_gradient(logits_TE):
-        weights_TK, experts_TK = _TopKRouter.apply(logits_TE, top_k)
+        weights_TK, experts_TK = _TopKRouter.apply(logits_TE, top_k)  # type: ignore[no-untyped-call]
         return weights_TK, experts_TK
     return _route(logits_TE, top_k)
 
@@ -38,22 +38,27 @@ def _largest_first(probabilities_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor
     return torch.cat([each.values for each in rounds], dim=-1), torch.cat([each.indices for each in rounds], dim=-1)
 
 
+class _Context(Context):
+    logits_shape: torch.Size
+    dtype: torch.dtype
+
+
 class _TopKRouter(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, logits_TE: Tensor, top_k: int
+        ctx: _Context, logits_TE: Tensor, top_k: int
     ) -> tuple[Tensor, Tensor]:
         weights_TK, experts_TK = _route(logits_TE, top_k)
         ctx.save_for_backward(weights_TK, experts_TK)
         ctx.mark_non_differentiable(experts_TK)
-        ctx.logits_shape, ctx.dtype = logits_TE.shape, logits_TE.dtype  # type: ignore[attr-defined]
+        ctx.logits_shape, ctx.dtype = logits_TE.shape, logits_TE.dtype
         return weights_TK, experts_TK
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        weights_TK, experts_TK = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        weights_TK, experts_TK = ctx.saved_tensors
         product_TK = gradients[0] * weights_TK
         dchosen_TK = product_TK - weights_TK * product_TK.sum(dim=-1, keepdim=True)
-        dlogits_TE = weights_TK.new_zeros(ctx.logits_shape)  # type: ignore[attr-defined]
+        dlogits_TE = weights_TK.new_zeros(ctx.logits_shape)
         dlogits_TE.scatter_(1, experts_TK, dchosen_TK)
-        return dlogits_TE.to(ctx.dtype), None  # type: ignore[attr-defined]
+        return dlogits_TE.to(ctx.dtype), None

@@ -5,13 +5,13 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from forklight_kernels.gradient import needs_gradient
+from forklight_kernels.gradient import Context, needs_gradient
 from forklight_kernels.packing import accumulation_dtype
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     if needs_gradient(x_TD, weight_D):
-        result: Tensor = _RmsNorm.apply(x_TD, weight_D, eps)
+        result: Tensor = _RmsNorm.apply(x_TD, weight_D, eps)  # type: ignore[no-untyped-call]
         return result
     return normed(x_TD, weight_D, eps)
 
@@ -42,23 +42,27 @@ def norm_gradient(dy_TD: Tensor, product_TD: Tensor, x_TD: Tensor, scale_T1: Ten
     return dy_TD.mul_(weight_D).mul_(scale_T1).addcmul_(x_TD, pull_T1)
 
 
+class _Context(Context):
+    dtype: torch.dtype
+
+
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, x_TD: Tensor, weight_D: Tensor, eps: float
+        ctx: _Context, x_TD: Tensor, weight_D: Tensor, eps: float
     ) -> Tensor:
         wide_TD = x_TD.to(accumulation_dtype(x_TD))
         scale_T1 = inverse_rms(wide_TD, eps)
         ctx.save_for_backward(wide_TD, scale_T1, weight_D)
-        ctx.dtype = x_TD.dtype  # type: ignore[attr-defined]
+        ctx.dtype = x_TD.dtype
         return (wide_TD * scale_T1).to(x_TD.dtype).mul_(weight_D)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        x_TD, scale_T1, weight_D = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        x_TD, scale_T1, weight_D = ctx.saved_tensors
         wide_D = weight_D.to(x_TD.dtype)
         product_TD = gradients[0] * x_TD
         dweight_D = torch.mv(product_TD.t(), scale_T1.squeeze(1))
         dy_TD = gradients[0].to(x_TD.dtype, copy=True)
         dx_TD = norm_gradient(dy_TD, product_TD, x_TD, scale_T1, wide_D)
-        return dx_TD.to(ctx.dtype), dweight_D.to(weight_D.dtype), None  # type: ignore[attr-defined]
+        return dx_TD.to(ctx.dtype), dweight_D.to(weight_D.dtype), None

@@ -8,8 +8,9 @@ from forklight_kernels.rope import naive, torch_cpu
 
 def rope(x_THD: Tensor, positions_T: Tensor, rotary_dim: int, theta: float) -> Tensor:
     """x with its first `rotary_dim` dims turned by position; the rest untouched. Differentiable in x."""
-    implementation = naive if uses_naive() else torch_cpu
-    return implementation.rope(x_THD, positions_T, rotary_dim, theta)
+    if uses_naive():
+        return naive.rope(x_THD, positions_T, rotary_dim, theta)
+    return torch_cpu.rope(x_THD, positions_T, rotary_dim, theta)
 
 
 __all__ = ["rope"]

@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor
 
+from forklight_kernels.rope.frequencies import rotary_frequencies
+
 
 def rope(x_THD: Tensor, positions_T: Tensor, rotary_dim: int, theta: float) -> Tensor:
     half = rotary_dim // 2
     columns = list(x_THD.unbind(-1))
-    for pair in range(half):
-        frequency = 1.0 / torch.tensor(theta, dtype=torch.float32) ** (2 * pair / rotary_dim)
+    for pair, frequency in enumerate(rotary_frequencies(rotary_dim, theta, x_THD.device)):
+        # The angle is rounded to fp32 as the published code does.
         angle_T1 = (positions_T.to(torch.float32) * frequency).to(x_THD.dtype)[:, None]
         first_TH, second_TH = x_THD[..., pair], x_THD[..., pair + half]
         columns[pair] = first_TH * torch.cos(angle_T1) - second_TH * torch.sin(angle_T1)

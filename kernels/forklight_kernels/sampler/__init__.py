@@ -9,8 +9,9 @@ from forklight_kernels.sampler.types import SampledTokens, SamplingRequest
 
 def sampler(logits_BV: Tensor, request: SamplingRequest) -> SampledTokens:
     """Draw one token a row. Each row depends only on its own logits and settings, never on the batch."""
-    implementation = naive if uses_naive() else torch_cpu
-    return implementation.sampler(logits_BV, request)
+    if uses_naive():
+        return naive.sampler(logits_BV, request)
+    return torch_cpu.sampler(logits_BV, request)
 
 
 __all__ = ["SampledTokens", "SamplingRequest", "sampler"]

@@ -8,8 +8,9 @@ from forklight_kernels.silu_split import naive, torch_cpu
 
 def silu_split(x_TW: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """q, k, v [T, H, D] of a projection whose heads hold q | k | v side by side. Differentiable in x."""
-    implementation = naive if uses_naive() else torch_cpu
-    return implementation.silu_split(x_TW, num_heads)
+    if uses_naive():
+        return naive.silu_split(x_TW, num_heads)
+    return torch_cpu.silu_split(x_TW, num_heads)
 
 
 __all__ = ["silu_split"]

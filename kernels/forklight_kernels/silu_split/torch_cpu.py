@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
-from forklight_kernels.gradient import needs_gradient
+from forklight_kernels.gradient import Context, needs_gradient
 from forklight_kernels.heads import joined_heads
 
 
 def silu_split(x_TW: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     if needs_gradient(x_TW):
-        q_THD, k_THD, v_THD = _SiluSplit.apply(x_TW, num_heads)
+        q_THD, k_THD, v_THD = _SiluSplit.apply(x_TW, num_heads)  # type: ignore[no-untyped-call]
         return q_THD, k_THD, v_THD
     return _split(silu(x_TW), num_heads)
 
@@ -26,13 +26,13 @@ def _split(active_TW: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
 class _SiluSplit(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, x_TW: Tensor, num_heads: int
+        ctx: Context, x_TW: Tensor, num_heads: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(x_TW)
         return _split(silu(x_TW), num_heads)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (x_TW,) = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (x_TW,) = ctx.saved_tensors
         dactive_TW = joined_heads(*gradients).reshape(x_TW.shape)
         return torch.ops.aten.silu_backward(dactive_TW, x_TW), None

@@ -8,8 +8,9 @@ from forklight_kernels.softmax_attention import naive, torch_cpu
 
 def softmax_attention(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, cu_seqlens: Tensor) -> Tensor:
     """softmax(q k^T / sqrt(D)) v inside each sequence, causal, [T, H, D]. Differentiable in q, k, v."""
-    implementation = naive if uses_naive() else torch_cpu
-    return implementation.softmax_attention(q_THD, k_TGD, v_TGD, cu_seqlens)
+    if uses_naive():
+        return naive.softmax_attention(q_THD, k_TGD, v_TGD, cu_seqlens)
+    return torch_cpu.softmax_attention(q_THD, k_TGD, v_TGD, cu_seqlens)
 
 
 __all__ = ["softmax_attention"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from forklight_kernels.gradient import Context
 from forklight_kernels.packing import ChunkLayout, accumulation_dtype, chunk_layout, head_rows, longest
 
 MAX_PLAIN_LENGTH = 256
@@ -22,7 +23,7 @@ def softmax_attention(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, cu_seqlens: T
     if len(classes) == 1:
         return _attend(q_THD, k_TGD, v_TGD, cu_seqlens)
     parts = [
-        _attend(*(x.index_select(0, tokens) for x in (q_THD, k_TGD, v_TGD)), cu_seqlens=class_cu_seqlens)
+        _attend(q_THD[tokens], k_TGD[tokens], v_TGD[tokens], class_cu_seqlens)
         for tokens, class_cu_seqlens in classes
     ]
     order_T = torch.cat([tokens for tokens, _ in classes])
@@ -50,7 +51,7 @@ def _attend(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, cu_seqlens: Tensor) -> 
     layout = chunk_layout(cu_seqlens, max(1, length))
     q_NHLD, k_NGLD, v_NGLD = (_to_padded(x, layout) for x in (q_THD, k_TGD, v_TGD))
     if length <= MAX_PLAIN_LENGTH:
-        o_NHLD = _PlainAttention.apply(q_NHLD, k_NGLD, v_NGLD)
+        o_NHLD: Tensor = _PlainAttention.apply(q_NHLD, k_NGLD, v_NGLD)  # type: ignore[no-untyped-call]
     else:
         o_NHLD = scaled_dot_product_attention(q_NHLD, k_NGLD, v_NGLD, is_causal=True, enable_gqa=True)
     return _to_tokens(o_NHLD, layout)
@@ -69,12 +70,18 @@ def _to_tokens(o_NHLD: Tensor, layout: ChunkLayout) -> Tensor:
     return o_NHLD.reshape(-1, head_size).index_select(0, to_tokens_R).view(-1, num_heads, head_size)
 
 
+class _Context(Context):
+    shapes: tuple[torch.Size, torch.Size]
+    """Of the queries, and of the keys and values."""
+    dtype: torch.dtype
+
+
 class _PlainAttention(torch.autograd.Function):
     """Query heads that share a key head are stacked as rows of one matrix, so keys are never repeated."""
 
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx, q_NHLD: Tensor, k_NGLD: Tensor, v_NGLD: Tensor
+        ctx: _Context, q_NHLD: Tensor, k_NGLD: Tensor, v_NGLD: Tensor
     ) -> Tensor:
         dtype = accumulation_dtype(v_NGLD)
         length, head_size = k_NGLD.shape[2:]
@@ -86,14 +93,14 @@ class _PlainAttention(torch.autograd.Function):
         weights_BRL = torch.softmax(scores_BRL, dim=-1)
         o_BRD = torch.bmm(weights_BRL, v_BLD)
         ctx.save_for_backward(q_BRD, k_BLD, v_BLD, weights_BRL, o_BRD)
-        ctx.shapes = q_NHLD.shape, k_NGLD.shape  # type: ignore[attr-defined]
-        ctx.dtype = v_NGLD.dtype  # type: ignore[attr-defined]
+        ctx.shapes = q_NHLD.shape, k_NGLD.shape
+        ctx.dtype = v_NGLD.dtype
         return o_BRD.view(q_NHLD.shape).to(v_NGLD.dtype)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        q_BRD, k_BLD, v_BLD, weights_BRL, o_BRD = ctx.saved_tensors  # type: ignore[attr-defined]
-        (query_shape, key_shape), dtype = ctx.shapes, ctx.dtype  # type: ignore[attr-defined]
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        q_BRD, k_BLD, v_BLD, weights_BRL, o_BRD = ctx.saved_tensors
+        (query_shape, key_shape), dtype = ctx.shapes, ctx.dtype
         do_BRD = gradients[0].reshape(q_BRD.shape).to(q_BRD.dtype)
         dv_BLD = torch.bmm(weights_BRL.transpose(1, 2), do_BRD)
         dscores_BRL = torch.bmm(do_BRD, v_BLD.transpose(1, 2))

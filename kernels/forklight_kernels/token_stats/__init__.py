@@ -10,8 +10,9 @@ def token_stats(
     hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities [T] and entropies [T], fp32. Differentiable in hidden and weight; never holds [T, V]."""
-    implementation = naive if uses_naive() else torch_cpu
-    return implementation.token_stats(hidden_TD, weight_VD, targets_T, temperature)
+    if uses_naive():
+        return naive.token_stats(hidden_TD, weight_VD, targets_T, temperature)
+    return torch_cpu.token_stats(hidden_TD, weight_VD, targets_T, temperature)
 
 
 __all__ = ["token_stats"]

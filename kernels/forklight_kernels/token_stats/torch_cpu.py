@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from forklight_kernels.gradient import Context
 from forklight_kernels.packing import accumulation_dtype
 
 MAX_PIECE_ELEMENTS = 1 << 18
@@ -17,14 +18,18 @@ MAX_PIECE_ELEMENTS = 1 << 18
 def token_stats(
     hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    logprobs_T, entropy_T = _TokenStats.apply(hidden_TD, weight_VD, targets_T, temperature)
+    logprobs_T, entropy_T = _TokenStats.apply(hidden_TD, weight_VD, targets_T, temperature)  # type: ignore[no-untyped-call]
     return logprobs_T, entropy_T
+
+
+class _Context(Context):
+    temperature: float
 
 
 class _TokenStats(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: torch.autograd.function.FunctionCtx,
+        ctx: _Context,
         hidden_TD: Tensor,
         weight_VD: Tensor,
         targets_T: Tensor,
@@ -39,27 +44,26 @@ class _TokenStats(torch.autograd.Function):
             torch.gather(logprobs_SV, 1, targets_T[piece, None], out=logprobs_T[piece, None])
             torch.neg(torch.linalg.vecdot(logprobs_SV.exp(), logprobs_SV), out=entropy_T[piece])
         ctx.save_for_backward(hidden_TD, weight_VD, targets_T, entropy_T)
-        ctx.temperature = temperature  # type: ignore[attr-defined]
+        ctx.temperature = temperature
         return logprobs_T, entropy_T
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_TD, weight_VD, targets_T, entropy_T = ctx.saved_tensors  # type: ignore[attr-defined]
+    def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_TD, weight_VD, targets_T, entropy_T = ctx.saved_tensors
         dlogprobs_T, dentropy_T = gradients
         dtype = entropy_T.dtype
         wide_VD = weight_VD.to(dtype)
         dhidden_TD = torch.empty_like(hidden_TD)
         dweight_VD = torch.zeros_like(wide_VD)
-        temperature: float = ctx.temperature  # type: ignore[attr-defined]
         for piece in _pieces(len(hidden_TD), len(weight_VD)):
             hidden_SD = hidden_TD[piece].to(dtype)
-            logprobs_SV = _log_probabilities(hidden_SD, wide_VD, temperature)
+            logprobs_SV = _log_probabilities(hidden_SD, wide_VD, ctx.temperature)
             # d entropy / d logit = -p (log p + entropy); d logprob / d logit = onehot - p
             pull_SV = logprobs_SV.exp()
             logprobs_SV.add_(entropy_T[piece, None]).mul_(dentropy_T[piece, None]).add_(dlogprobs_T[piece, None])
             pull_SV.mul_(logprobs_SV).neg_()
             pull_SV.scatter_add_(1, targets_T[piece, None], dlogprobs_T[piece, None])
-            pull_SV.div_(temperature)
+            pull_SV.div_(ctx.temperature)
             dhidden_TD[piece] = torch.mm(pull_SV, wide_VD)
             dweight_VD.addmm_(pull_SV.t(), hidden_SD)
         return dhidden_TD, dweight_VD.to(weight_VD.dtype), None, None

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from forklight_core.child import die_with_parent
 from forklight_core.errors import BusyError, UnavailableError
+from forklight_core.ports import free_ports
 
 PROGRAMS = ("valkey-server", "redis-server")
 START_DEADLINE_S = 60.0  # loading a large append-only file takes seconds
@@ -135,19 +136,12 @@ def start_embedded(
     return server
 
 
-def free_port() -> int:
-    """A loopback TCP port that nobody listens on right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _launch_somewhere(server: EmbeddedRedis, port: int | None) -> None:
     """Start on the given port, or try free ones: between probe and bind another process may take one."""
     tries = PORT_TRIES if port is None else 1
     for attempt in range(1, tries + 1):
         try:
-            server.launch(port or free_port())
+            server.launch(port or free_ports(1)[0])
         except UnavailableError:
             if attempt == tries or "in use" not in _log_tail(server.folder):
                 raise

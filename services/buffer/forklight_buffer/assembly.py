@@ -78,6 +78,7 @@ class Buffer:
         """Make Redis agree with the ledger and open the gate; returns how many groups had to be mended."""
         context = self.context
         async with context.turn:
+            await asyncio.to_thread(self._check_owner)
             await self.runner.load()
             mended = await self.reconciler.reconcile()
             self.gate.open()
@@ -90,6 +91,16 @@ class Buffer:
         self.journal.rounds_moved = True
         context.notify_all()
         return mended
+
+    def _check_owner(self) -> None:
+        """A ledger is of one run for ever."""
+        owner = self.context.ledger.note("run_id")
+        if owner not in ("", self.context.run_id):
+            raise ConfigError(
+                f"{self.context.run_folder} holds the ledger of run {owner!r}, this is run {self.context.run_id!r}: "
+                "give every run a folder of its own"
+            )
+        self.context.ledger.set_note("run_id", self.context.run_id)
 
     async def resume_after_start(self) -> None:
         """A pause that the opener ordered ends with the process: the run file may have been mended."""

@@ -10,18 +10,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from forklight.v1 import types_pb2
-from forklight_core import ids
-from forklight_core.blobs import BlobStore, MemoryBlobStore
-from forklight_core.queues import Lease, Leased, RedisWorkQueue, RunKeys, connect_redis
-from forklight_core.runfile import RunFile
-from forklight_core.wire import SCHEMA_VERSION
-
 from forklight_buffer.adapters.sqlite import SqliteLedger
 from forklight_buffer.assembly import Buffer, Outside, build
 from forklight_buffer.batches import Committed, Leasing
 from forklight_buffer.records import Commit
 from forklight_buffer.restore import Checkpoint, Restored
 from forklight_buffer.states import Outcome
+from forklight_core import ids
+from forklight_core.blobs import BlobStore, MemoryBlobStore
+from forklight_core.queues import Lease, Leased, RedisWorkQueue, RunKeys, connect_redis
+from forklight_core.runfile import RunFile
+from forklight_core.wire import SCHEMA_VERSION
 
 Reward = Callable[[str], float | None]
 
@@ -73,7 +72,9 @@ async def rehearse(stage: Stage) -> AsyncIterator[Rehearsal]:
     redis = connect_redis(stage.redis_url)
     ledger = SqliteLedger(None if stage.in_memory else stage.folder / "ledger.sqlite")
     try:
-        outside = Outside(redis=redis, ledger=ledger, blobs=stage.blobs, clock=stage.clock, blob_margin_s=60.0)
+        outside = Outside(
+            redis=redis, ledger=ledger, blobs=stage.blobs, clock=stage.clock, blob_margin_s=60.0
+        )
         buffer = build(stage.run_id, stage.folder, stage.run_file, outside)
         keys, lease_s = RunKeys(stage.run_id), stage.run_file.buffer.lease_s
         await buffer.recover()
@@ -136,7 +137,9 @@ class Rehearsal:
             num_prompt_tokens=3,
             num_response_tokens=tokens,
             finish_reason=types_pb2.FINISH_REASON_STOP,
-            version_spans=[types_pb2.VersionSpan(start=0, version=self.version if version is None else version)],
+            version_spans=[
+                types_pb2.VersionSpan(start=0, version=self.version if version is None else version)
+            ],
             pod="rollout-0",
         )
 
@@ -209,14 +212,19 @@ class Rehearsal:
     def record(self, batch: types_pb2.Batch) -> Commit:
         """The commit record of a whole batch."""
         return Commit(
-            lineage=self.lineage, step=batch.step, batch_id=batch.batch_id, sample_ids=tuple(samples_of(batch))
+            lineage=self.lineage,
+            step=batch.step,
+            batch_id=batch.batch_id,
+            sample_ids=tuple(samples_of(batch)),
         )
 
     async def announce(self, version: int) -> int:
         """Publish a version."""
         self.version = version
         message = types_pb2.WeightsRef(
-            version=version, manifest=f"weights/v{version:08d}/manifest.json", manifest_id=f"b3:{version:064x}"
+            version=version,
+            manifest=f"weights/v{version:08d}/manifest.json",
+            manifest_id=f"b3:{version:064x}",
         )
         return await self.buffer.versions.announce(self.epoch, message)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from forklight_buffer.rehearsal import Stage, write_prompts
 from forklight_core.redis_server import EmbeddedRedis, start_embedded
 from forklight_core.runfile import RunFile

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import cast
 
-import grpc.aio
-import pytest
 from forklight.v1 import buffer_pb2, buffer_pb2_grpc, types_pb2
 from forklight_buffer.app import run
-from forklight_buffer.rehearsal import Rehearsal, Stage, mixed_reward, rehearse, samples_of
+from forklight_buffer.rehearsal import Rehearsal, Stage, mixed_reward, samples_of
 from forklight_buffer.settings import BufferSettings
 from forklight_core import ids
 from forklight_core.blobs import open_blob_store
-from forklight_core.errors import BusyError, FencedError, InvalidInputError, PreconditionError
 from forklight_core.queues import Lease, RedisWorkQueue, RunKeys, connect_redis, read_weights
-from forklight_core.redis_server import free_port
 from forklight_core.retry import retry_async
 from forklight_core.rpc import open_channel
 from forklight_core.runfile import dump_run_file
 
 DEADLINE_S = 20.0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def settings_of(stage: Stage) -> BufferSettings:
@@ -46,7 +48,7 @@ async def serving(settings: BufferSettings) -> AsyncIterator[buffer_pb2_grpc.Buf
     async with asyncio.TaskGroup() as group:
         service = group.create_task(run(settings, stop))
         async with open_channel(settings.listen) as channel:
-            stub = buffer_pb2_grpc.BufferStub(channel)
+            stub = cast("buffer_pb2_grpc.BufferAsyncStub", buffer_pb2_grpc.BufferStub(channel))
             request = buffer_pb2.GetStatusRequest(run_id=settings.run_id)
             await retry_async(lambda: stub.GetStatus(request, timeout=5.0), deadline_s=DEADLINE_S)
             yield stub
@@ -74,12 +76,17 @@ async def test_a_step_is_trained_when_everyone_talks_grpc(make_stage: Callable[.
     scoring = RedisWorkQueue(redis, keys.scoring, lease_s=30)
     async with serving(settings) as stub:
         restored = await stub.RestoreTrainer(buffer_pb2.RestoreTrainerRequest(run_id=stage.run_id), timeout=5)
-        weights = types_pb2.WeightsRef(version=0, manifest="weights/v0/manifest.json", manifest_id="b3:" + "0" * 64)
+        weights = types_pb2.WeightsRef(
+            version=0, manifest="weights/v0/manifest.json", manifest_id="b3:" + "0" * 64
+        )
         await stub.AnnounceVersion(
-            buffer_pb2.AnnounceVersionRequest(run_id=stage.run_id, epoch=restored.epoch, weights=weights), timeout=5
+            buffer_pb2.AnnounceVersionRequest(run_id=stage.run_id, epoch=restored.epoch, weights=weights),
+            timeout=5,
         )
         assert await read_weights(redis, keys) == weights
-        lease_request = buffer_pb2.LeaseBatchRequest(run_id=stage.run_id, epoch=restored.epoch, step=1, wait_s=15)
+        lease_request = buffer_pb2.LeaseBatchRequest(
+            run_id=stage.run_id, epoch=restored.epoch, step=1, wait_s=15
+        )
         waiting = stub.LeaseBatch(lease_request, timeout=DEADLINE_S)
         for leased in await tasks.take("rollout-0", wait_s=5, max_items=2):
             task = types_pb2.GenerationTask.FromString(leased.body)
@@ -94,7 +101,8 @@ async def test_a_step_is_trained_when_everyone_talks_grpc(make_stage: Callable[.
             for index in pending.indices:
                 trajectory = play.trajectory(ids.sample_id(task.envelope.group_id, index))
                 reply = await stub.SubmitTrajectory(
-                    buffer_pb2.SubmitTrajectoryRequest(trajectory=trajectory, lease=message_of(leased.lease)), timeout=5
+                    buffer_pb2.SubmitTrajectoryRequest(trajectory=trajectory, lease=message_of(leased.lease)),
+                    timeout=5,
                 )
                 assert reply.outcome == buffer_pb2.SUBMIT_OUTCOME_ACCEPTED
         for leased in await scoring.take("reward-0", wait_s=5, max_items=10):
@@ -112,13 +120,19 @@ async def test_a_step_is_trained_when_everyone_talks_grpc(make_stage: Callable[.
             lineage=restored.lineage, step=1, batch_id=batch.batch_id, sample_ids=samples_of(batch)
         )
         committed = await stub.CommitSteps(
-            buffer_pb2.CommitStepsRequest(run_id=stage.run_id, epoch=restored.epoch, records=[record]), timeout=5
+            buffer_pb2.CommitStepsRequest(run_id=stage.run_id, epoch=restored.epoch, records=[record]),
+            timeout=5,
         )
         assert committed.num_trained == 4
         status = await stub.GetStatus(buffer_pb2.GetStatusRequest(run_id=stage.run_id), timeout=5)
-        assert (status.step, status.phase, status.lineage) == (1, buffer_pb2.RUN_PHASE_RUNNING, restored.lineage)
+        assert (status.step, status.phase, status.lineage) == (
+            1,
+            buffer_pb2.RUN_PHASE_RUNNING,
+            restored.lineage,
+        )
         trained = await stub.ListSamples(
-            buffer_pb2.ListSamplesRequest(run_id=stage.run_id, state=types_pb2.SAMPLE_STATE_TRAINED), timeout=5
+            buffer_pb2.ListSamplesRequest(run_id=stage.run_id, state=types_pb2.SAMPLE_STATE_TRAINED),
+            timeout=5,
         )
         assert [item.sample_id for item in trained.samples] == sorted(samples_of(batch))
     await redis.aclose()

@@ -58,7 +58,7 @@ class Worker:
     def __init__(self, intake: Intake, submission: Submission, limits: WorkerLimits) -> None:
         self.num_submitted = 0
         self._intake, self._submission, self._limits = intake, submission, limits
-        self._engine, self._held, self._keeper = intake.engine, intake.held, submission.keeper
+        self._engine, self.held, self._keeper = intake.engine, intake.held, submission.keeper
         self._problems = intake.buffer.problems
         # Unbounded in form only: `_has_room` bounds what can ever be in it.
         self._finished: asyncio.Queue[FinishedSample] = asyncio.Queue()
@@ -73,7 +73,7 @@ class Worker:
 
     @property
     def num_unsubmitted(self) -> int:
-        return self._held.num_unsubmitted
+        return self.held.num_unsubmitted
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until told to stop, then drain."""
@@ -94,20 +94,20 @@ class Worker:
         return await asyncio.shield(self._drain)
 
     async def _drain_within(self, deadline_s: float) -> DrainOutcome:
-        log.info("draining", extra={"deadline_s": deadline_s, "num_groups": len(self._held)})
+        log.info("draining", extra={"deadline_s": deadline_s, "num_groups": len(self.held)})
         end = asyncio.get_running_loop().time() + deadline_s
         before = self.num_submitted
         self._draining.set()
-        await self._held.notify()
+        await self.held.notify()
         num_released = 0
         try:
             async with asyncio.timeout_at(end):
                 await self._takes_ended.wait()
                 unstarted = await self._engine.call(lambda generator: generator.unstarted_groups())
-                num_released += await self._hand_back(self._held.find_all(unstarted))
-                await self._held.wait_for(lambda: len(self._held) == 0)
+                num_released += await self._hand_back(self.held.find_all(unstarted))
+                await self.held.wait_for(lambda: len(self.held) == 0)
         except TimeoutError:
-            num_released += await self._hand_back(self._held.all())
+            num_released += await self._hand_back(self.held.all())
         await asyncio.gather(*self._releases)
         outcome = DrainOutcome(num_finished=self.num_submitted - before, num_released=num_released)
         log.info(
@@ -127,13 +127,13 @@ class Worker:
 
     async def _wait_for_room(self) -> bool:
         """True when another group may come; False when draining."""
-        await self._held.wait_for(lambda: self.is_draining or self._has_room())
+        await self.held.wait_for(lambda: self.is_draining or self._has_room())
         return not self.is_draining
 
     def _has_room(self) -> bool:
         """One group beyond what the engine decodes together: enough to refill it, the rest is for others."""
-        is_engine_open = self._held.num_in_engine <= self._engine.limits.num_sequences
-        return is_engine_open and self._held.num_unsubmitted < self._limits.max_unsubmitted
+        is_engine_open = self.held.num_in_engine <= self._engine.limits.num_sequences
+        return is_engine_open and self.held.num_unsubmitted < self._limits.max_unsubmitted
 
     async def _take(self) -> list[Leased]:
         pod = self._submission.provenance.pod
@@ -167,7 +167,7 @@ class Worker:
         self._release_later(lease)
 
     async def _give_up(self, lease: Lease, reason: str) -> None:
-        for group in self._held.all():
+        for group in self.held.all():
             if group.lease == lease:
                 await self._keeper.give_up(group, reason)
 
@@ -181,7 +181,7 @@ class Worker:
         task.add_done_callback(self._releases.discard)
 
     def _deliver(self, finished: list[FinishedSample]) -> None:
-        self._held.num_unsubmitted += len(finished)
+        self.held.num_unsubmitted += len(finished)
         for sample in finished:
             self._finished.put_nowait(sample)
 
@@ -189,13 +189,13 @@ class Worker:
         while True:
             sample = await self._finished.get()
             outcome = await self._submit(sample)
-            self._held.num_unsubmitted -= 1
+            self.held.num_unsubmitted -= 1
             metrics.count_sample(sample, outcome)
-            await self._held.notify()
+            await self.held.notify()
 
     async def _submit(self, sample: FinishedSample) -> str:
         """Hand a sample over; returns what became of it."""
-        group = self._held.find(sample.group_id)
+        group = self.held.find(sample.group_id)
         if group is None or sample.sample_id not in group.open_samples:
             return "unwanted"
         try:

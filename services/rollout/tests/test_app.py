@@ -14,7 +14,8 @@ import pytest
 from forklight.v1 import buffer_pb2, buffer_pb2_grpc, rollout_pb2, rollout_pb2_grpc, types_pb2
 from forklight_core.blobs import open_blob_store
 from forklight_core.queues import Lease, RedisWorkQueue, RunKeys, connect_redis
-from forklight_core.redis_server import EmbeddedRedis, free_port, start_embedded
+from forklight_core.ports import free_ports
+from forklight_core.redis_server import EmbeddedRedis, start_embedded
 from forklight_core.rpc import Registration, open_channel, serve
 from forklight_core.wire import unpack_payload
 from forklight_model.tokenizer import build_character_tokenizer
@@ -34,10 +35,10 @@ OUTCOMES = {
 
 
 class BufferServicer(buffer_pb2_grpc.BufferServicer):
-    """The rollout side of the buffer's door, before a MemoryBuffer; settles a task with its last sample."""
+    """The rollout side of the buffer's door, before a MemoryBuffer."""
 
-    def __init__(self, buffer: MemoryBuffer, queue: RedisWorkQueue) -> None:
-        self.buffer, self.queue = buffer, queue
+    def __init__(self, buffer: MemoryBuffer) -> None:
+        self.buffer = buffer
 
     async def GetPendingSamples(
         self, request: buffer_pb2.GetPendingSamplesRequest, context: grpc.ServicerContext
@@ -48,10 +49,7 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
     async def SubmitTrajectory(
         self, request: buffer_pb2.SubmitTrajectoryRequest, context: grpc.ServicerContext
     ) -> buffer_pb2.SubmitReply:
-        lease = lease_of(request.lease)
-        outcome = await self.buffer.submit(request.trajectory, lease)
-        if not await self.buffer.pending_samples(request.trajectory.envelope.group_id, lease):
-            await self.queue.settle(lease)
+        outcome = await self.buffer.submit(request.trajectory, lease_of(request.lease))
         return buffer_pb2.SubmitReply(outcome=OUTCOMES[outcome])
 
 
@@ -64,7 +62,7 @@ class Surroundings:
 
     def __init__(self, redis_url: str, folder: Path, buffer_address: str, queue: RedisWorkQueue) -> None:
         self.queue = queue
-        self.buffer = MemoryBuffer(num_samples=4)
+        self.buffer = MemoryBuffer(num_samples=4, queue=queue)
         self.redis = connect_redis(redis_url)
         self.keys = RunKeys(RUN_ID)
         self.stop = asyncio.Event()
@@ -73,7 +71,7 @@ class Surroundings:
             run_file=folder / "run.toml",
             run_folder=folder,
             run_id=RUN_ID,
-            listen=f"127.0.0.1:{free_port()}",
+            listen=f"127.0.0.1:{free_ports(1)[0]}",
             pod="rollout-0",
             redis_url=redis_url,
             blobs_url=f"file://{folder}/blobs",
@@ -118,11 +116,11 @@ async def surroundings(redis_server: EmbeddedRedis, tmp_path: Path) -> AsyncIter
     redis = connect_redis(redis_server.url)
     await redis.flushall()
     queue = RedisWorkQueue(redis, RunKeys(RUN_ID).tasks, lease_s=3.0)
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     found = Surroundings(redis_server.url, tmp_path, address, queue)
     door = Registration(
         buffer_pb2_grpc.add_BufferServicer_to_server,
-        BufferServicer(found.buffer, queue),
+        BufferServicer(found.buffer),
         "forklight.v1.Buffer",
     )
     async with serve(address, [door]):

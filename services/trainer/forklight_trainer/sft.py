@@ -2,7 +2,8 @@
 sometimes right.
 
 Only response tokens count. The result is a model folder in the published layout with its tokenizer; it
-appears whole. Legend: T packed tokens.
+appears whole.
+Legend: T packed tokens.
 """
 
 from __future__ import annotations

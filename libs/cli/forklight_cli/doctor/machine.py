@@ -82,11 +82,12 @@ def check_open_files() -> Finding:
 
 def check_ports() -> Finding:
     """Loopback ports can be had."""
-    from forklight_cli.up.plan import pick_ports
+    from forklight_core.errors import BusyError
+    from forklight_core.ports import free_ports
 
     try:
-        ports = pick_ports(NUM_PORTS)
-    except OSError as error:
+        ports = free_ports(NUM_PORTS)
+    except BusyError as error:
         fix = "bring the loopback interface up: ip link set lo up"
         return Finding(name="ports", level=Level.FAIL, detail=f"127.0.0.1: {error}", fix=fix)
     return Finding(name="ports", level=Level.PASS, detail=f"{len(ports)} free ports on 127.0.0.1")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from forklight_cli.run_folder import RunFolder
+from forklight_core.ports import free_ports
 from forklight_core.runfile import RunFile
 
 REWARD_ROLES = ("verifier", "sandbox", "judge", "front")
@@ -63,7 +63,7 @@ def plan_system(run_file: RunFile, folder: RunFolder, run_id: str, redis_url: st
     """The processes of a run, each with a door of its own on loopback."""
     names = ["buffer", *(f"reward-{role}" for role in REWARD_ROLES), "trainer", "console"]
     names += [f"rollout-{index}" for index in range(run_file.rollout.pods)]
-    addresses = dict(zip(names, (f"127.0.0.1:{port}" for port in pick_ports(len(names))), strict=True))
+    addresses = dict(zip(names, (f"127.0.0.1:{port}" for port in free_ports(len(names))), strict=True))
     if is_free(CONSOLE_PORT):
         addresses["console"] = f"127.0.0.1:{CONSOLE_PORT}"
     shared = _shared_environment(run_file, folder, run_id, redis_url, addresses)
@@ -79,15 +79,6 @@ def plan_system(run_file: RunFile, folder: RunFolder, run_id: str, redis_url: st
         for name, address in addresses.items()
     )
     return SystemPlan(run_id=run_id, folder=folder, processes=processes)
-
-
-def pick_ports(number: int) -> list[int]:
-    """Different loopback ports that nobody listens on right now."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def is_free(port: int) -> bool:
@@ -127,6 +118,7 @@ def _shared_environment(
         "FORKLIGHT_BLOBS_URL": os.environ.get("FORKLIGHT_BLOBS_URL", folder.blobs.as_uri()),
         "FORKLIGHT_OTLP_ENDPOINT": otlp_endpoint,
         "PYTHONUNBUFFERED": "1",
+        "GRPC_ENABLE_FORK_SUPPORT": "false",  # children are exec-ed, never forked on; it warns at each
         **{f"FORKLIGHT_{door}_ADDRESS": addresses[name] for door, name in doors.items()},
     }
 

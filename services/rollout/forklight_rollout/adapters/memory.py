@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from forklight.v1 import types_pb2
 from forklight_core.errors import FencedError, WeightsError
-from forklight_core.ids import sample_index
-from forklight_core.queues import Lease
+from forklight_core.ids import sample_id
+from forklight_core.queues import Lease, WorkQueue
 from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.ports import EngineLimits, PromptStart, StepTokens, SubmitOutcome
 
@@ -89,9 +89,13 @@ class MemoryEngine:
 
 @dataclass(slots=True)
 class MemoryBuffer:
-    """A buffer of some groups: remembers what it was given, refuses leases older than the newest it saw."""
+    """A buffer of some groups: remembers what it was given, refuses leases older than the newest it saw.
+
+    With a queue it settles a task once nothing of its group is missing, as the real one does.
+    """
 
     num_samples: int
+    queue: WorkQueue | None = None
     accepted: dict[str, types_pb2.Trajectory] = field(default_factory=dict)
     terminal: set[str] = field(default_factory=set)
     fences: dict[str, int] = field(default_factory=dict)
@@ -99,23 +103,24 @@ class MemoryBuffer:
 
     async def pending_samples(self, group_id: str, lease: Lease) -> list[int]:
         self._check(group_id, lease)
-        done = {
-            sample_index(sample)
-            for sample in (*self.accepted, *self.terminal)
-            if sample.startswith(f"{group_id}/")
-        }
-        return [index for index in range(self.num_samples) if index not in done]
+        return self._missing(group_id)
 
     async def submit(self, trajectory: types_pb2.Trajectory, lease: Lease) -> SubmitOutcome:
         self.on_submit(trajectory)
-        sample_id = trajectory.envelope.sample_id
-        if sample_id in self.accepted:
+        name, group_id = trajectory.envelope.sample_id, trajectory.envelope.group_id
+        if name in self.accepted:
             return SubmitOutcome.DUPLICATE
-        self._check(trajectory.envelope.group_id, lease)
-        if sample_id in self.terminal:
+        self._check(group_id, lease)
+        if name in self.terminal:
             return SubmitOutcome.DROPPED
-        self.accepted[sample_id] = trajectory
+        self.accepted[name] = trajectory
+        if self.queue is not None and not self._missing(group_id):
+            await self.queue.settle(lease)
         return SubmitOutcome.ACCEPTED
+
+    def _missing(self, group_id: str) -> list[int]:
+        done = {*self.accepted, *self.terminal}
+        return [index for index in range(self.num_samples) if sample_id(group_id, index) not in done]
 
     def _check(self, group_id: str, lease: Lease) -> None:
         newest = self.fences.setdefault(group_id, lease.fence)

@@ -1,0 +1,103 @@
+"""Published weights: complete, verified, the same for rollout's reader, and published once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import blake3
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from forklight_core.errors import WeightsError
+from forklight_model.config import ModelConfig
+from forklight_model.model import HybridModel
+from forklight_model.tokenizer import build_character_tokenizer, load_tokenizer
+from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
+from forklight_trainer.contract import contract_hash
+from forklight_trainer.publish import WeightsStore
+
+ADAM = OptimizerSettings(betas=(0.9, 0.95), eps=1e-15, weight_decay=0.0)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> WeightsStore:
+    return WeightsStore(
+        folder=tmp_path / "weights",
+        run_id="test-run",
+        tokenizer=build_character_tokenizer(),
+        dtype="float32",
+        contract="c0",
+    )
+
+
+def test_publish_when_read_back_is_what_the_engine_holds(
+    store: WeightsStore, make_model: Callable[[int], HybridModel]
+) -> None:
+    model = make_model(0)
+    reference = store.publish(TorchEngine(model, ADAM), version=3, step=7)
+    path = Path(reference.manifest)
+    assert path.is_absolute()
+    assert path.parent.name == "v00000003"
+    assert reference.manifest_id == "b3:" + blake3.blake3(path.read_bytes()).hexdigest()
+    manifest = json.loads(path.read_bytes())
+    assert (manifest["version"], manifest["step"], manifest["kind"], manifest["contract"]) == (3, 7, "full", "c0")
+    assert ModelConfig.from_published(manifest["config"]) == model.config
+    tensors = {}
+    for shard in manifest["shards"]:
+        tensors |= load_file(path.parent / shard["file"])
+    assert tensors.keys() == manifest["tensors"].keys() == model.state_dict().keys()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensors[name], tensor)
+        assert manifest["tensors"][name]["shape"] == list(tensor.shape)
+        assert manifest["tensors"][name]["dtype"] == "float32"
+    assert load_tokenizer(path.parent).vocab_size == 103
+
+
+def test_publish_when_done_twice_keeps_the_very_files(
+    store: WeightsStore, make_model: Callable[[int], HybridModel]
+) -> None:
+    first = store.publish(TorchEngine(make_model(0), ADAM), version=0, step=0)
+    again = store.publish(TorchEngine(make_model(0), ADAM), version=0, step=0)
+    assert first == again
+    other = store.publish(TorchEngine(make_model(1), ADAM), version=0, step=0)
+    assert other.manifest_id != first.manifest_id
+
+
+def test_publish_when_a_shard_was_torn_writes_it_again(
+    store: WeightsStore, make_model: Callable[[int], HybridModel]
+) -> None:
+    engine = TorchEngine(make_model(0), ADAM)
+    reference = store.publish(engine, version=0, step=0)
+    shard = next(Path(reference.manifest).parent.glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(WeightsError, match="torn"):
+        store.reference(0)
+    store.publish(engine, version=0, step=0)
+    assert store.reference(0).version == 0
+
+
+def test_publish_when_versions_pile_up_keeps_four(
+    store: WeightsStore, make_model: Callable[[int], HybridModel]
+) -> None:
+    engine = TorchEngine(make_model(0), ADAM)
+    for version in range(6):
+        store.publish(engine, version=version, step=version)
+    assert sorted(path.name for path in store.folder.iterdir()) == [f"v{v:08d}" for v in (2, 3, 4, 5)]
+
+
+def test_publish_when_bf16_writes_what_rollout_computes_with(
+    store: WeightsStore, make_model: Callable[[int], HybridModel]
+) -> None:
+    model = make_model(0)
+    reference = store.publish(TorchEngine(model, ADAM, dtype=torch.bfloat16), version=0, step=0)
+    manifest = json.loads(Path(reference.manifest).read_bytes())
+    assert {entry["dtype"] for entry in manifest["tensors"].values()} == {"bfloat16"}
+
+
+def test_contract_when_dtype_or_shape_differs_is_another(make_model: Callable[[int], HybridModel]) -> None:
+    config = make_model(0).config
+    assert contract_hash(config, "float32") == contract_hash(config, "float32")
+    assert contract_hash(config, "float32") != contract_hash(config, "bfloat16")
