@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Style and import floors.
-set -euo pipefail
+set -uo pipefail
 cd "$(dirname "$0")/../.."
-.venv/bin/ruff check .
-PYTHONPATH=kernels:libs/core:libs/model:libs/cli:services/buffer:services/rollout:services/reward:services/trainer:services/console \
-    .venv/bin/lint-imports --no-cache
+
+failed=0
+.venv/bin/ruff check . || failed=1
+.venv/bin/lint-imports --no-cache || failed=1
+exit $failed

@@ -8,7 +8,7 @@ wanted=$(cat infra/python/proto.txt | cksum)
 if [ "$(cat $stamp 2>/dev/null)" != "$wanted" ]; then
     make --no-print-directory setup
     .venv/bin/python -m venv --clear .venv-proto
-    .venv-proto/bin/python -m pip install --quiet --disable-pip-version-check -r infra/python/proto.txt
+    .venv-proto/bin/python -m pip install -qq --disable-pip-version-check -r infra/python/proto.txt
     echo "$wanted" > $stamp
 fi
 

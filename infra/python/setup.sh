@@ -33,7 +33,7 @@ fi
 
 echo "installing every room and the tools (some minutes the first time, torch is large)"
 rm -f $stamp
-pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check -c "$pins")
+pip=(.venv/bin/python -m pip install -qq --disable-pip-version-check -c "$pins")
 "${pip[@]}" hatchling editables
 "${pip[@]}" --no-build-isolation -r infra/python/dev.txt
 echo "$wanted" > $stamp

@@ -1,4 +1,4 @@
-"""Forklight's operators: plain truth first (naive.py), a fast path a device beside it, one public door each."""
+"""Forklight's operators: plain truth first (naive.py), fast paths beside it, one public door each."""
 
 from forklight_kernels.backend import Backend, using_backend
 from forklight_kernels.cached_attention import cached_attention

@@ -1,4 +1,4 @@
-"""What the hand-written gradients share: when one is needed, and what autograd hands from forward to backward."""
+"""What the hand-written gradients share: when one is needed, and the context autograd hands on."""
 
 import torch
 from torch import Tensor

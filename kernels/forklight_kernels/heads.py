@@ -1,11 +1,11 @@
-"""Several per-head tensors as one, without a copy where they already are one. Legend: T tokens, H heads, D size."""
+"""Several per-head tensors as one, without a copy where they are one. Legend: T tokens, H heads, D size."""
 
 import torch
 from torch import Tensor
 
 
 def joined_heads(*parts_THD: Tensor) -> Tensor:
-    """[T, H, parts * D]: the parts side by side inside each head; a view if they were split from such a tensor."""
+    """[T, H, parts * D], the parts side by side inside each head; a view if they were split from such."""
     first = parts_THD[0]
     num_tokens, num_heads, head_size = first.shape
     joined_size = len(parts_THD) * head_size

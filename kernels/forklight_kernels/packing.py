@@ -1,6 +1,6 @@
 """How packed sequences (cu_seqlens) map onto padded chunks and blocks. Pure index arithmetic, cached.
 
-Legend: N sequences, T packed tokens, M chunks, C tokens a chunk, R ranks (a sequence's r-th chunk has rank r).
+Legend: N sequences, T packed tokens, M chunks, C tokens a chunk. A sequence's r-th chunk has rank r.
 """
 
 from dataclasses import dataclass

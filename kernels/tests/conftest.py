@@ -1,4 +1,4 @@
-"""Every fast path is held to its naive truth: outputs and all gradients, in fp64 (logic) and fp32 (rounding)."""
+"""Every fast path is held to its naive truth: outputs and all gradients, in fp64 and fp32."""
 
 from collections.abc import Callable, Sequence
 

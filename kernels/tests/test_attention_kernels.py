@@ -1,4 +1,4 @@
-"""Softmax attention, cached attention and rotary positions. Legend: T tokens, H heads, G key heads, D size."""
+"""Softmax and cached attention, rotary positions. Legend: T tokens, H heads, G key heads, D size."""
 
 from collections.abc import Callable, Sequence
 

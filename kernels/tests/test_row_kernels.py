@@ -1,4 +1,4 @@
-"""Norms, gate, activation, router, experts and the head. Legend: T tokens, D width, E experts, V vocabulary."""
+"""Norms, gate, activation, router, experts, head. Legend: T tokens, D width, E experts, V vocabulary."""
 
 from collections.abc import Callable
 

@@ -1,11 +1,15 @@
 """Times the nano model on one thread: a decode step at batch 64, and forward+backward on packed sequences.
 
-Run: python libs/model/bench_nano.py [--profile]
+Usage: python libs/model/bench_nano.py [--hidden-size 128] [--profile]
+Times are CPU seconds of the thread, best of several: on a shared machine the least disturbed run.
 """
 
+# ruff: noqa: INP001
 import argparse
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,24 +23,31 @@ from forklight_model.sizes import SIZES, num_active_parameters, num_parameters
 NUM_SLOTS = 64
 NUM_SEQUENCES = 128
 MAX_TOKENS = 256
+Packed = tuple[Tensor, Tensor]
+"""Token ids and cu_seqlens."""
 
 
 def best_seconds(work: Callable[[], object], repeats: int) -> float:
-    """The fastest of several runs: on a shared machine the least disturbed one."""
     work()
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.thread_time()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(time.thread_time() - start)
     return min(times)
 
 
-def packed_sequences(vocab_size: int) -> tuple[Tensor, Tensor]:
+def random_sequences(vocab_size: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
-    lengths_N = torch.randint(20, 61, (NUM_SEQUENCES,), generator=generator)
-    cu_seqlens = torch.cat([torch.zeros(1, dtype=torch.int64), lengths_N.cumsum(0)]).to(torch.int32)
-    return torch.randint(vocab_size, (int(cu_seqlens[-1]),), generator=generator), cu_seqlens
+    lengths = torch.randint(20, 61, (NUM_SEQUENCES,), generator=generator).tolist()
+    return [torch.randint(vocab_size, (length,), generator=generator) for length in lengths]
+
+
+def micro_batches(sequences: list[Tensor], size: int) -> list[Packed]:
+    ordered = sorted(sequences, key=len)
+    parts = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    offsets = [torch.tensor([0, *map(len, part)]).cumsum(0).to(torch.int32) for part in parts]
+    return [(torch.cat(part), cu_seqlens) for part, cu_seqlens in zip(parts, offsets, strict=True)]
 
 
 def decode_step(model: HybridModel, context: int) -> Callable[[], object]:
@@ -54,33 +65,45 @@ def decode_step(model: HybridModel, context: int) -> Callable[[], object]:
     return step
 
 
-def training_step(model: HybridModel, input_ids_T: Tensor, cu_seqlens: Tensor) -> Callable[[], object]:
+def training_step(model: HybridModel, batches: list[Packed]) -> Callable[[], object]:
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        token_logprobs(model, input_ids_T, cu_seqlens).logprobs_T.mean().backward()
+        for input_ids_T, cu_seqlens in batches:
+            token_logprobs(model, input_ids_T, cu_seqlens).logprobs_T.mean().backward()
 
     return step
 
 
+def report(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hidden-size", type=int, default=SIZES["nano"].hidden_size)
+    parser.add_argument("--intermediate-size", type=int, default=SIZES["nano"].intermediate_size)
     parser.add_argument("--profile", action="store_true", help="also print where the time goes, op by op")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = HybridModel(SIZES["nano"])
-    print(f"parameters {num_parameters(model.config):,}, active {num_active_parameters(model.config):,}")
+    sizes = {"hidden_size": options.hidden_size, "intermediate_size": options.intermediate_size}
+    model = HybridModel(replace(SIZES["nano"], **sizes))
+    report(f"parameters {num_parameters(model.config):,}, active {num_active_parameters(model.config):,}")
     for context in (32, 128):
-        print(f"decode, batch {NUM_SLOTS}, context {context}: {1e3 * best_seconds(decode_step(model, context), 40):.2f} ms")
-    input_ids_T, cu_seqlens = packed_sequences(model.config.vocab_size)
-    step = training_step(model, input_ids_T, cu_seqlens)
-    seconds = best_seconds(step, 5)
-    print(f"forward+backward, {len(input_ids_T)} tokens: {1e3 * seconds:.0f} ms, {len(input_ids_T) / seconds:,.0f} tokens/s")
-    if arguments.profile:
+        milliseconds = 1e3 * best_seconds(decode_step(model, context), 60)
+        report(f"decode, batch {NUM_SLOTS}, context {context}: {milliseconds:.2f} ms")
+    sequences = random_sequences(model.config.vocab_size)
+    num_tokens = sum(map(len, sequences))
+    for size in (NUM_SEQUENCES, 32):
+        step = training_step(model, micro_batches(sequences, size))
+        seconds = best_seconds(step, 8)
+        rate = f"{1e3 * seconds:.0f} ms, {num_tokens / seconds:,.0f} tokens/s"
+        report(f"forward+backward, {num_tokens} tokens, {size} sequences at a time: {rate}")
+    if options.profile:
         for work in (step, decode_step(model, 32)):
             with torch.profiler.profile() as profile:
                 work()
-            print(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=28, max_name_column_width=44))
+            report(profile.key_averages().table(sort_by="self_cpu_time_total", row_limit=28))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ from forklight_rollout.generator import Generator
 from forklight_rollout.groups import GroupWork, SampleStart, SamplingRules
 from forklight_rollout.memory_plan import MemoryPlan, num_prompt_slots
 
+LENGTHS = 8
+"""Groups differ in length by up to so many tokens, so that they do not end in step."""
+
 
 def main() -> None:
     options = parse_options()
@@ -29,7 +32,11 @@ def main() -> None:
     torch.manual_seed(0)
     engine = make_engine(options)
     generator = Generator(engine, stop_ids=())
-    for index in range(2 + options.steps * options.batch // (options.group * options.new_tokens)):
+    num_tokens = (options.warmup + options.steps) * options.batch
+    num_groups = (
+        num_tokens // (options.group * (options.new_tokens - LENGTHS)) + options.batch // options.group
+    )
+    for index in range(num_groups + 2):
         generator.add(make_group(index, options))
     for _ in range(options.warmup):
         generator.step()
@@ -69,7 +76,7 @@ def make_engine(options: argparse.Namespace) -> NativeEngine:
 def make_group(index: int, options: argparse.Namespace) -> GroupWork:
     group_id = f"bench/g{index:08d}"
     rules = SamplingRules(
-        max_new_tokens=options.new_tokens - index % 8,  # groups do not end in step
+        max_new_tokens=options.new_tokens - index % LENGTHS,
         temperature=1.0,
         top_p=1.0,
         repetition_probability=0.99,
@@ -85,14 +92,17 @@ def make_group(index: int, options: argparse.Namespace) -> GroupWork:
 
 def report(engine: NativeEngine, generator: Generator, options: argparse.Namespace) -> None:
     durations, tokens_before, model_before = [], generator.num_tokens, engine.model_s
+    cpu_before = time.process_time()
     for _ in range(options.steps):
         started = time.perf_counter()
         generator.step()
         durations.append(time.perf_counter() - started)
     total, tokens = sum(durations), generator.num_tokens - tokens_before
+    per_cpu_s = tokens / (time.process_time() - cpu_before)
     overhead = 1 - (engine.model_s - model_before) / total
     sys.stdout.write(
         f"{options.size}, batch {options.batch}, threads {options.threads}: {tokens / total:,.0f} tokens/s, "
+        f"{per_cpu_s:,.0f} tokens a CPU second, "
         f"step median {statistics.median(durations) * 1e3:.2f} ms, mean batch {tokens / options.steps:.1f}, "
         f"overhead {overhead:.1%} of a step ({overhead * total / options.steps * 1e3:.3f} ms)\n"
     )

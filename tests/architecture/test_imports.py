@@ -17,10 +17,13 @@ HEAVY = ("torch", "triton", "deepspeed", "vllm", "transformers")
 
 # Everything a worker can throw ends at its two doors; core's are the doors all services share.
 DOORS = ("servicer.py", "worker.py")
-SHARED_DOORS = (
-    "libs/core/forklight_core/rpc/server.py",
-    "libs/core/forklight_core/lifecycle.py",
-)
+ALLOWED = {
+    "libs/core/forklight_core/rpc/server.py": "the door all services share",
+    "libs/core/forklight_core/lifecycle.py": "how every service process ends",
+    "services/reward/forklight_reward/sandbox/inside.py": "calls a stranger's program inside the jail",
+    "services/reward/forklight_reward/verifier/math_worker.py": "sympy raises anything on odd input",
+    "services/reward/forklight_reward/verifier/symbolic.py": "the LaTeX parser raises anything on odd input",
+}
 BROAD = {"Exception", "BaseException"}
 
 IMPORT_ALL = """
@@ -74,11 +77,13 @@ def test_everything_is_caught_only_at_the_doors() -> None:
     elsewhere = []
     for path in python_files():
         name = name_of(path)
-        if path.name in DOORS or name in SHARED_DOORS or "tests" in path.parts:
+        if path.name in DOORS or name in ALLOWED or "tests" in path.parts:
             continue
-        for node in ast.walk(tree_of(path)):
-            if isinstance(node, ast.ExceptHandler) and is_broad(node) and not raises_again(node):
-                elsewhere.append(f"{name}:{node.lineno}")
+        elsewhere += [
+            f"{name}:{node.lineno}"
+            for node in ast.walk(tree_of(path))
+            if isinstance(node, ast.ExceptHandler) and is_broad(node) and not raises_again(node)
+        ]
     assert not elsewhere, "\n".join(elsewhere)
 
 

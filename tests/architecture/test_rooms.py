@@ -33,7 +33,9 @@ def test_services_have_the_same_rooms(service: Path) -> None:
 def test_rooms_explain_themselves(room: Path) -> None:
     text = (room / "README.md").read_text(encoding="utf-8").lower()
     missing = [
-        section for section in README_SECTIONS if not re.search(rf"^\W*{section}\b", text, re.MULTILINE)
+        section
+        for section in README_SECTIONS
+        if not re.search(rf"(?:^#+ |[*|] *){section}\b", text, re.MULTILINE)
     ]
     assert not missing, f"{name_of(room)}/README.md says nothing of: {', '.join(missing)}"
 

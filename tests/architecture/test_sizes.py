@@ -17,13 +17,14 @@ MOST_LINES = 400
 MOST_KERNEL_LINES = 600
 MOST_FUNCTION_LINES = 50
 MOST_PARAMETERS = 6
+GIVEN_BY_TORCH = {"_load_from_state_dict"}  # overridden with torch's own signature
 
 
 def num_parameters(function: Function) -> int:
-    """Named parameters, less the object a method is called on."""
+    """Named parameters, less the object a method or autograd function is called on."""
     given = function.args
     names = [argument.arg for argument in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
-    return len([name for name in names if name not in ("self", "cls")])
+    return len([name for name in names if name not in ("self", "cls", "ctx")])
 
 
 def test_files_stay_under_the_wall() -> None:
@@ -52,7 +53,9 @@ def test_functions_take_few_parameters() -> None:
         f"{name_of(path)}:{function.lineno} {function.name}: {num_parameters(function)} parameters"
         for path in python_files()
         for function in functions_of(path)
-        if num_parameters(function) > MOST_PARAMETERS and not is_kernel_body(function)
+        if num_parameters(function) > MOST_PARAMETERS
+        and not is_kernel_body(function)
+        and function.name not in GIVEN_BY_TORCH
     ]
     assert not too_many, "\n".join(too_many)
 

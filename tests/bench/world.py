@@ -34,7 +34,7 @@ name = "bench"
 train = "{prompts}"
 [sampling]
 group_size = {group_size}
-max_new_tokens = 1000
+max_new_tokens = 500000
 [trainer]
 steps = 100000
 groups_per_step = {groups_per_step}
@@ -42,7 +42,8 @@ updates_per_version = 64
 [buffer]
 max_staleness = 100
 max_open_groups = 4096
-max_open_bytes = "64GiB"
+max_open_tokens = 1000000000000
+max_open_bytes = "100000GiB"
 lease_s = 60
 [evaluation]
 every_versions = 0

@@ -3,6 +3,8 @@
 Legend: T new tokens, B sequences, H heads, G key heads, L cached places, D head size.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,7 @@ def cached_attention(
     repeats = q_THD.shape[1] // keys_BGLD.shape[1]
     offsets, lengths = cu_seqlens.tolist(), lengths_B.tolist()
     outputs = []
-    for sequence, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for sequence, (start, end) in enumerate(pairwise(offsets)):
         for token in range(start, end):
             visible = lengths[sequence] - (end - 1 - token)
             keys_HLD = keys_BGLD[sequence, :, :visible].to(dtype).repeat_interleave(repeats, dim=0)

@@ -21,9 +21,7 @@ class _Context(Context):
 
 class _GatedNorm(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: _Context, x_TD: Tensor, gate_TD: Tensor, weight_D: Tensor, eps: float
-    ) -> Tensor:
+    def forward(ctx: _Context, x_TD: Tensor, gate_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         wide_TD = x_TD.to(accumulation_dtype(x_TD))
         scale_T1 = inverse_rms(wide_TD, eps)
         open_TD = torch.sigmoid(gate_TD)

@@ -14,7 +14,7 @@ def lightning_attention(
     cu_seqlens: Tensor,
     initial_state: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Output [T, H, D] and each sequence's final state [N, H, D, D] (fp32). Differentiable in q, k, v, state."""
+    """Output [T, H, D] and final states [N, H, D, D] (fp32). Differentiable in q, k, v and initial_state."""
     if uses_naive():
         return naive.lightning_attention(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial_state)
     return torch_cpu.lightning_attention(q_THD, k_THD, v_THD, slopes_H, cu_seqlens, initial_state)

@@ -3,6 +3,8 @@
 Legend: T packed tokens, H heads, D head size, N sequences.
 """
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,7 @@ def lightning_attention(
     decay_H11 = torch.exp(-slopes_H.to(dtype))[:, None, None]
     offsets = cu_seqlens.tolist()
     outputs, states = [], []
-    for sequence, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+    for sequence, (start, end) in enumerate(pairwise(offsets)):
         state_HDD = _first_state(initial_state, sequence, v_THD, dtype)
         for token in range(start, end):
             q_HD, k_HD, v_HD = (x[token].to(dtype) for x in (q_THD, k_THD, v_THD))

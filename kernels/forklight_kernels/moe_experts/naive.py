@@ -1,4 +1,4 @@
-"""SwiGLU experts, expert by expert. Legend: T tokens, K slots, E experts, D width, I expert width, F = 2 I."""
+"""SwiGLU experts, one by one. Legend: T tokens, K slots, E experts, D width, I expert width, F = 2 I."""
 
 import torch
 from torch import Tensor

@@ -1,6 +1,7 @@
 """SwiGLU experts: rows sorted by expert for training and long inputs, all experts at once for a few tokens.
 
-Legend: T tokens, K slots a token, R = T * K rows sorted by expert, E experts, D width, I expert width, F = 2 I.
+Legend: T tokens, K slots a token, R = T * K rows sorted by expert, E experts, D width, I expert width,
+F = 2 * I.
 Deterministic: every token's slots are added in slot order by one writer.
 """
 
@@ -13,7 +14,7 @@ from torch.nn.functional import embedding_bag, silu
 from forklight_kernels.gradient import Context, needs_gradient
 
 DENSE_MAX_WORK = 1 << 15
-"""Tokens times the width of the experts they did not choose, up to which computing those too beats sorting."""
+"""Tokens times the width of experts they did not choose, up to which computing those beats sorting."""
 
 
 def moe_experts(

@@ -7,7 +7,7 @@ from forklight_kernels.moe_router import naive, torch_cpu
 
 
 def moe_router(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Weights [T, K] (fp32, rows sum to 1) and expert numbers [T, K] (int64). Differentiable in the logits."""
+    """Weights [T, K] (fp32, rows sum to 1) and experts [T, K] (int64). Differentiable in the logits."""
     if uses_naive():
         return naive.moe_router(logits_TE, top_k)
     return torch_cpu.moe_router(logits_TE, top_k)

@@ -35,7 +35,9 @@ def _largest_first(probabilities_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor
     while len(rounds) < top_k:
         probabilities_TE.scatter_(1, rounds[-1].indices, -1.0)
         rounds.append(probabilities_TE.max(dim=-1, keepdim=True))
-    return torch.cat([each.values for each in rounds], dim=-1), torch.cat([each.indices for each in rounds], dim=-1)
+    return torch.cat([each.values for each in rounds], dim=-1), torch.cat(
+        [each.indices for each in rounds], dim=-1
+    )
 
 
 class _Context(Context):
@@ -45,9 +47,7 @@ class _Context(Context):
 
 class _TopKRouter(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: _Context, logits_TE: Tensor, top_k: int
-    ) -> tuple[Tensor, Tensor]:
+    def forward(ctx: _Context, logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
         weights_TK, experts_TK = _route(logits_TE, top_k)
         ctx.save_for_backward(weights_TK, experts_TK)
         ctx.mark_non_differentiable(experts_TK)

@@ -23,7 +23,7 @@ def normed(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
 
 
 def inverse_rms(x_TD: Tensor, eps: float) -> Tensor:
-    """1 / sqrt(mean(x^2) + eps) per token, [T, 1]; the mean and the sum with eps are one matrix-vector product."""
+    """1 / sqrt(mean(x^2) + eps) per token, [T, 1]; mean and sum are one matrix-vector product."""
     eps_1, mean_D = _mean_weights(x_TD.shape[-1], eps, x_TD.dtype, x_TD.device)
     return torch.addmv(eps_1.expand(len(x_TD)), x_TD.square(), mean_D).rsqrt_().unsqueeze(-1)
 
@@ -35,7 +35,9 @@ def _mean_weights(width: int, eps: float, dtype: torch.dtype, device: torch.devi
     return eps_1, torch.full((width,), 1 / width, dtype=dtype, device=device)
 
 
-def norm_gradient(dy_TD: Tensor, product_TD: Tensor, x_TD: Tensor, scale_T1: Tensor, weight_D: Tensor) -> Tensor:
+def norm_gradient(
+    dy_TD: Tensor, product_TD: Tensor, x_TD: Tensor, scale_T1: Tensor, weight_D: Tensor
+) -> Tensor:
     """Gradient of x -> weight * x * scale(x), given dy and product = dy * x. Overwrites dy."""
     dot_T = torch.mv(product_TD, weight_D)
     pull_T1 = scale_T1.pow(3).mul_(dot_T.div_(-x_TD.shape[-1])[:, None])
@@ -48,9 +50,7 @@ class _Context(Context):
 
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: _Context, x_TD: Tensor, weight_D: Tensor, eps: float
-    ) -> Tensor:
+    def forward(ctx: _Context, x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         wide_TD = x_TD.to(accumulation_dtype(x_TD))
         scale_T1 = inverse_rms(wide_TD, eps)
         ctx.save_for_backward(wide_TD, scale_T1, weight_D)

@@ -1,4 +1,4 @@
-"""The rotary frequencies, computed as the published code does: in fp32, on the CPU. Shared by every backend."""
+"""The rotary frequencies, in fp32 on the CPU as the published code has them. Shared by every backend."""
 
 from functools import lru_cache
 

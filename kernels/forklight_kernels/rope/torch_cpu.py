@@ -1,4 +1,4 @@
-"""Rotary embedding of the first dims of a head, vectorised. Legend: T tokens, H heads, D head size, F pairs."""
+"""Rotary embedding of a head's first dims, vectorised. Legend: T tokens, H heads, D head size, F pairs."""
 
 import torch
 from torch import Tensor
@@ -14,6 +14,4 @@ def rope(x_THD: Tensor, positions_T: Tensor, rotary_dim: int, theta: float) -> T
     angles_T1F = angles_TF.to(accumulation_dtype(x_THD))[:, None, :]
     cos_T1F, sin_T1F = torch.cos(angles_T1F).to(x_THD.dtype), torch.sin(angles_T1F).to(x_THD.dtype)
     first, second, rest = x_THD[..., :half], x_THD[..., half:rotary_dim], x_THD[..., rotary_dim:]
-    return torch.cat(
-        (first * cos_T1F - second * sin_T1F, second * cos_T1F + first * sin_T1F, rest), dim=-1
-    )
+    return torch.cat((first * cos_T1F - second * sin_T1F, second * cos_T1F + first * sin_T1F, rest), dim=-1)

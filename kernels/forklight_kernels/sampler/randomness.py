@@ -1,4 +1,4 @@
-"""Counter-based uniform numbers: a pure function of (seed, position), so batches cannot disturb each other."""
+"""Counter-based uniform numbers: a pure function of (seed, position), whatever the batch."""
 
 import numpy as np
 from numpy.typing import NDArray

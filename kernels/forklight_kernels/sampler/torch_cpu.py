@@ -1,4 +1,4 @@
-"""Sampling a whole batch by inverting each row's cumulative distribution. Legend: B sequences, V vocabulary."""
+"""Sampling a batch by inverting cumulative distributions. Legend: B sequences, V vocabulary."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,9 @@ def sampler(logits_BV: Tensor, request: SamplingRequest) -> SampledTokens:
     kept_BV = _kept_probabilities(raw_BV, request, is_greedy_B)
     cumulative_BV = kept_BV.cumsum(dim=-1)
     total_B1 = cumulative_BV[:, -1:]
-    uniforms_B1 = torch.from_numpy(uniform_numbers(request.seeds_B.numpy(), request.positions_B.numpy()))[:, None]
+    uniforms_B1 = torch.from_numpy(uniform_numbers(request.seeds_B.numpy(), request.positions_B.numpy()))[
+        :, None
+    ]
     ids_B1 = torch.searchsorted(cumulative_BV, uniforms_B1 * total_B1, right=True)
     if bool(is_greedy_B.any()):
         ids_B1 = torch.where(is_greedy_B[:, None], raw_BV.argmax(dim=-1, keepdim=True), ids_B1)

@@ -25,9 +25,7 @@ def _split(active_TW: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
 
 class _SiluSplit(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Context, x_TW: Tensor, num_heads: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Context, x_TW: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(x_TW)
         return _split(silu(x_TW), num_heads)
 

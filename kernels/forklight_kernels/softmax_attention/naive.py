@@ -1,4 +1,6 @@
-"""Causal grouped-query attention, sequence by sequence. Legend: T tokens, H heads, G key heads, D head size."""
+"""Causal grouped-query attention, one by one. Legend: T tokens, H heads, G key heads, D head size."""
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -11,7 +13,7 @@ def softmax_attention(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, cu_seqlens: T
     repeats = q_THD.shape[1] // k_TGD.shape[1]
     offsets = cu_seqlens.tolist()
     outputs = []
-    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, end in pairwise(offsets):
         q_LHD = q_THD[start:end].to(dtype)
         k_LHD, v_LHD = (x[start:end].to(dtype).repeat_interleave(repeats, dim=1) for x in (k_TGD, v_TGD))
         scores_HLL = torch.einsum("ihd,jhd->hij", q_LHD, k_LHD) / q_THD.shape[-1] ** 0.5

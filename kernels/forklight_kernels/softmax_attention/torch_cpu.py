@@ -1,11 +1,12 @@
 """Causal grouped-query attention: sequences of like length in padded batches.
 
-Short ones as plain batched matmuls with the gradient by hand, long ones through torch's SDPA (which never holds
-all scores). Padding comes after a sequence's last token, so the causal mask alone keeps it out of real outputs.
+Short ones as plain batched matmuls, gradient by hand; long ones through torch's SDPA, which never holds
+all scores. Padding comes after a sequence's last token, so the causal mask alone keeps it out of real ones.
 Legend: T tokens, H heads, G key heads, D head size, N sequences, L padded length, R = H / G, B = N * G.
 """
 
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -33,9 +34,9 @@ def softmax_attention(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, cu_seqlens: T
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
 def _length_classes(offsets: tuple[int, ...], device: torch.device) -> tuple[tuple[Tensor, Tensor], ...]:
-    """Sequences whose lengths share a power of two: their tokens and cu_seqlens. Bounds padding to twofold."""
+    """Sequences whose lengths share a power of two (tokens, cu_seqlens): bounds padding to twofold."""
     sequences: dict[int, list[range]] = {}
-    for start, end in zip(offsets[:-1], offsets[1:], strict=True):
+    for start, end in pairwise(offsets):
         length_class = max(MAX_PLAIN_LENGTH.bit_length() - 2, (end - start - 1).bit_length())
         sequences.setdefault(length_class, []).append(range(start, end))
     classes = []
@@ -80,9 +81,7 @@ class _PlainAttention(torch.autograd.Function):
     """Query heads that share a key head are stacked as rows of one matrix, so keys are never repeated."""
 
     @staticmethod
-    def forward(
-        ctx: _Context, q_NHLD: Tensor, k_NGLD: Tensor, v_NGLD: Tensor
-    ) -> Tensor:
+    def forward(ctx: _Context, q_NHLD: Tensor, k_NGLD: Tensor, v_NGLD: Tensor) -> Tensor:
         dtype = accumulation_dtype(v_NGLD)
         length, head_size = k_NGLD.shape[2:]
         k_BLD, v_BLD = (x.reshape(-1, length, head_size).to(dtype) for x in (k_NGLD, v_NGLD))
@@ -107,4 +106,8 @@ class _PlainAttention(torch.autograd.Function):
         dscores_BRL.sub_((do_BRD * o_BRD).sum(dim=-1, keepdim=True)).mul_(weights_BRL)
         dq_BRD = torch.bmm(dscores_BRL, k_BLD).mul_(q_BRD.shape[-1] ** -0.5)
         dk_BLD = torch.bmm(dscores_BRL.transpose(1, 2), q_BRD)
-        return dq_BRD.view(query_shape).to(dtype), dk_BLD.view(key_shape).to(dtype), dv_BLD.view(key_shape).to(dtype)
+        return (
+            dq_BRD.view(query_shape).to(dtype),
+            dk_BLD.view(key_shape).to(dtype),
+            dv_BLD.view(key_shape).to(dtype),
+        )

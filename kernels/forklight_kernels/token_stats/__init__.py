@@ -9,7 +9,7 @@ from forklight_kernels.token_stats import naive, torch_cpu
 def token_stats(
     hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities [T] and entropies [T], fp32. Differentiable in hidden and weight; never holds [T, V]."""
+    """Log-probabilities and entropies [T], fp32; never holds [T, V]. Differentiable in hidden and weight."""
     if uses_naive():
         return naive.token_stats(hidden_TD, weight_VD, targets_T, temperature)
     return torch_cpu.token_stats(hidden_TD, weight_VD, targets_T, temperature)

@@ -60,7 +60,9 @@ class _TokenStats(torch.autograd.Function):
             logprobs_SV = _log_probabilities(hidden_SD, wide_VD, ctx.temperature)
             # d entropy / d logit = -p (log p + entropy); d logprob / d logit = onehot - p
             pull_SV = logprobs_SV.exp()
-            logprobs_SV.add_(entropy_T[piece, None]).mul_(dentropy_T[piece, None]).add_(dlogprobs_T[piece, None])
+            logprobs_SV.add_(entropy_T[piece, None]).mul_(dentropy_T[piece, None]).add_(
+                dlogprobs_T[piece, None]
+            )
             pull_SV.mul_(logprobs_SV).neg_()
             pull_SV.scatter_add_(1, targets_T[piece, None], dlogprobs_T[piece, None])
             pull_SV.div_(ctx.temperature)

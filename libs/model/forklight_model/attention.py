@@ -39,7 +39,7 @@ class LightningAttention(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Follow the weights to another device, but keep the slopes in fp32 whatever the weights' dtype."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.slopes_H = lightning_slopes(self.config, self.layer).to(self.norm.weight.device)
         return self
 
@@ -63,7 +63,9 @@ class SoftmaxAttention(nn.Module):
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
         self.rotary_dim, self.rope_theta = config.rotary_dim, config.rope_theta
-        width, key_width = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
+        width, key_width = (
+            n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads)
+        )
         self.q_proj = Weight(width, config.hidden_size)
         self.k_proj = Weight(key_width, config.hidden_size)
         self.v_proj = Weight(key_width, config.hidden_size)

@@ -1,4 +1,4 @@
-"""How attention layers reach the rest of their sequence: the one place where training, prefill and decode differ.
+"""How attention layers reach the rest of their sequence: all that differs between training and generation.
 
 A block computes q, k, v and what follows; the pass it is given mixes tokens. So trainer and rollout run the
 same block code. Legend: T packed tokens, H heads, G key heads, D head size.

@@ -62,7 +62,9 @@ class HybridCache:
     def _index(self, slots: Sequence[int]) -> torch.Tensor:
         for slot in slots:
             if not 0 <= slot < self.num_slots:
-                raise InvalidInputError(f"slot {slot} does not exist; the cache has slots 0 to {self.num_slots - 1}")
+                raise InvalidInputError(
+                    f"slot {slot} does not exist; the cache has slots 0 to {self.num_slots - 1}"
+                )
         return torch.tensor(list(slots), dtype=torch.int64, device=self.lengths_S.device)
 
 

@@ -27,13 +27,14 @@ DEFAULT_SHARD_BYTES = 5 * 1024**3
 
 
 def published_tensors(model: HybridModel) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter under its published name, detached; views into the model, not copies."""
-    yield from model.state_dict().items()
+    """Every parameter under its published name, contiguous; not to be written to (some are copies)."""
+    for name, tensor in model.state_dict().items():
+        yield name, tensor.contiguous()
 
 
 def load_published_tensors(model: HybridModel, mapping: Mapping[str, Tensor]) -> None:
     """Copy tensors into the model in place. All names and shapes are checked before the first byte moves."""
-    targets = dict(published_tensors(model))
+    targets = model.state_dict()
     problems = _name_problems(set(targets), set(mapping))
     for name in sorted(targets.keys() & mapping.keys()):
         if mapping[name].shape != targets[name].shape:
@@ -50,7 +51,7 @@ def load_model(directory: str | Path, dtype: torch.dtype = torch.float32) -> Hyb
     directory = Path(directory)
     model = _unset_model(load_config(directory), dtype)
     shards = _shards(directory)
-    targets = dict(published_tensors(model))
+    targets = model.state_dict()
     problems = _name_problems(set(targets), {name for names in shards.values() for name in names})
     if problems:
         raise CheckpointError(f"{directory} does not fit its config: " + "; ".join(problems))
@@ -59,9 +60,7 @@ def load_model(directory: str | Path, dtype: torch.dtype = torch.float32) -> Hyb
     return model
 
 
-def save_model(
-    model: HybridModel, directory: str | Path, max_shard_bytes: int = DEFAULT_SHARD_BYTES
-) -> None:
+def save_model(model: HybridModel, directory: str | Path, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> None:
     """Write a model folder. Files of an existing folder that are not weights (a tokenizer) are kept."""
     directory = Path(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -109,8 +108,10 @@ def _shards(directory: Path) -> dict[Path, list[str]]:
         return shards
     if single_path.exists():
         with _opened(single_path) as shard:
-            return {single_path: list(shard.keys())}
-    raise CheckpointError(f"{directory} holds neither {INDEX_FILE} nor {SINGLE_FILE}; the weights are missing")
+            return {single_path: list(shard.keys())}  # type: ignore[no-untyped-call]
+    raise CheckpointError(
+        f"{directory} holds neither {INDEX_FILE} nor {SINGLE_FILE}; the weights are missing"
+    )
 
 
 def _weight_map(index_path: Path) -> dict[str, str]:
@@ -138,7 +139,7 @@ def _opened(path: Path) -> Iterator[safe_open]:
 def _copy_shard(path: Path, targets: Mapping[str, Tensor]) -> None:
     with _opened(path) as shard:
         for name, target in targets.items():
-            tensor = shard.get_tensor(name)
+            tensor: Tensor = shard.get_tensor(name)  # type: ignore[no-untyped-call]
             if tensor.shape != target.shape:
                 raise CheckpointError(
                     f"{path}: {name} is {tuple(tensor.shape)}, the config needs {tuple(target.shape)}"
@@ -147,11 +148,11 @@ def _copy_shard(path: Path, targets: Mapping[str, Tensor]) -> None:
 
 
 def _write_shards(model: HybridModel, directory: Path, max_shard_bytes: int) -> None:
-    shards = _split_by_bytes(published_tensors(model), max_shard_bytes)
+    shards = _split_by_bytes(model.state_dict(), max_shard_bytes)
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        # The expert matrices are views into stacks; a file needs each on its own.
+        # Expert matrices are views into stacks, and a file needs each on its own.
         owned = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in shard.items()}
         save_file(owned, directory / file_name, metadata={"format": "pt"})
         _flush_to_disk(directory / file_name)
@@ -160,10 +161,10 @@ def _write_shards(model: HybridModel, directory: Path, max_shard_bytes: int) -> 
     _write_json(directory / INDEX_FILE, {"metadata": {"total_size": total_bytes}, "weight_map": weight_map})
 
 
-def _split_by_bytes(tensors: Iterator[tuple[str, Tensor]], max_bytes: int) -> list[dict[str, Tensor]]:
+def _split_by_bytes(tensors: Mapping[str, Tensor], max_bytes: int) -> list[dict[str, Tensor]]:
     shards: list[dict[str, Tensor]] = [{}]
     filled_bytes = 0
-    for name, tensor in tensors:
+    for name, tensor in tensors.items():
         if shards[-1] and filled_bytes + tensor.nbytes > max_bytes:
             shards.append({})
             filled_bytes = 0

@@ -104,7 +104,9 @@ def load_config(directory: str | Path) -> ModelConfig:
     try:
         mapping = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise ConfigError(f"{path} does not exist; a model folder holds {CONFIG_FILE} and its weights") from error
+        raise ConfigError(
+            f"{path} does not exist; a model folder holds {CONFIG_FILE} and its weights"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(mapping, dict):
@@ -132,7 +134,11 @@ def _converted(name: str, kind: object, value: object) -> object:
         return value
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
         return float(value)
-    if name == "attn_type_list" and isinstance(value, list | tuple) and all(type(kind) is int for kind in value):
+    if (
+        name == "attn_type_list"
+        and isinstance(value, list | tuple)
+        and all(type(kind) is int for kind in value)
+    ):
         return tuple(value)
     raise ConfigError(f"{name} = {value!r} has the wrong type; the published config holds {kind} there")
 
@@ -143,13 +149,17 @@ def _check_sizes(config: ModelConfig) -> None:
         if field.type is int and value < 1:
             raise ConfigError(f"{field.name} = {value} must be at least 1")
     if config.rms_norm_eps <= 0 or config.rope_theta <= 0:
-        raise ConfigError(f"rms_norm_eps = {config.rms_norm_eps} and rope_theta = {config.rope_theta} must be > 0")
+        raise ConfigError(
+            f"rms_norm_eps = {config.rms_norm_eps} and rope_theta = {config.rope_theta} must be > 0"
+        )
 
 
 def _check_consistency(config: ModelConfig) -> None:
     heads, key_heads = config.num_attention_heads, config.num_key_value_heads
     if heads % key_heads:
-        raise ConfigError(f"num_attention_heads = {heads} is not a multiple of num_key_value_heads = {key_heads}")
+        raise ConfigError(
+            f"num_attention_heads = {heads} is not a multiple of num_key_value_heads = {key_heads}"
+        )
     if config.num_experts_per_tok > config.num_local_experts:
         raise ConfigError(
             f"num_experts_per_tok = {config.num_experts_per_tok} exceeds num_local_experts = "
@@ -166,7 +176,9 @@ def _check_consistency(config: ModelConfig) -> None:
         )
     unknown = set(config.attn_type_list) - {LIGHTNING, SOFTMAX}
     if unknown:
-        raise ConfigError(f"attn_type_list holds {sorted(unknown)}; 0 is lightning and 1 is softmax attention")
+        raise ConfigError(
+            f"attn_type_list holds {sorted(unknown)}; 0 is lightning and 1 is softmax attention"
+        )
 
 
 _DEFAULTED = frozenset(field.name for field in fields(ModelConfig) if field.default is not MISSING)

@@ -104,7 +104,10 @@ def generate_tokens(
     """The answer's token ids and their log-probabilities."""
     _check_prompt(model, prompt_ids)
     cache = HybridCache(
-        model.config, num_slots=1, max_tokens=len(prompt_ids) + limits.max_new_tokens, dtype=model.lm_head.weight.dtype
+        model.config,
+        num_slots=1,
+        max_tokens=len(prompt_ids) + limits.max_new_tokens,
+        dtype=model.lm_head.weight.dtype,
     )
     slot = torch.zeros(1, dtype=torch.int64)
     cu_seqlens = torch.tensor([0, len(prompt_ids)], dtype=torch.int32)
@@ -136,4 +139,6 @@ def _check_prompt(model: HybridModel, prompt_ids: Sequence[int]) -> None:
         raise InvalidInputError("the prompt is empty; generation needs at least one token")
     outside = [token for token in prompt_ids if not 0 <= token < vocab_size]
     if outside:
-        raise InvalidInputError(f"prompt_ids holds {outside[:4]}, outside the vocabulary 0 to {vocab_size - 1}")
+        raise InvalidInputError(
+            f"prompt_ids holds {outside[:4]}, outside the vocabulary 0 to {vocab_size - 1}"
+        )

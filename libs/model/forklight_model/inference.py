@@ -19,7 +19,7 @@ from forklight_model.model import HybridModel
 def prefill(
     model: HybridModel, cache: HybridCache, slots_B: Tensor, input_ids_T: Tensor, cu_seqlens: Tensor
 ) -> Tensor:
-    """Feed each slot its packed tokens, after what it has seen; fp32 logits [B, V] of each one's last token."""
+    """Feed each slot its packed tokens, after what it has seen; fp32 logits [B, V] of the last ones."""
     slots = _checked_slots(cache, slots_B)
     lengths_B = cu_seqlens[1:].to(torch.int64) - cu_seqlens[:-1]
     if len(lengths_B) != len(slots) or int(cu_seqlens[-1]) != len(input_ids_T) or bool((lengths_B < 1).any()):
@@ -76,8 +76,8 @@ def _check_room(cache: HybridCache, slots: list[int], lengths_B: Tensor) -> None
     if int(lengths_B.max()) > cache.max_tokens:
         slot = slots[int(lengths_B.argmax())]
         raise InvalidInputError(
-            f"slot {slot} would hold {int(lengths_B.max())} tokens, the cache was made for {cache.max_tokens}; "
-            "end the sequence earlier or make the cache larger"
+            f"slot {slot} would hold {int(lengths_B.max())} tokens, the cache was made for "
+            f"{cache.max_tokens}; end the sequence earlier or make the cache larger"
         )
 
 
@@ -109,7 +109,9 @@ class _PrefillPass:
         place = self.cache.softmax_place[layer]
         keys_SGLP, values_SGLP = self.cache.keys_FSGLP[place], self.cache.values_FSGLP[place]
         q_THP, k_TGP, v_TGP = qkv
-        slots_T = torch.repeat_interleave(self.slots_B, (self.cu_seqlens[1:] - self.cu_seqlens[:-1]).to(torch.int64))
+        slots_T = torch.repeat_interleave(
+            self.slots_B, (self.cu_seqlens[1:] - self.cu_seqlens[:-1]).to(torch.int64)
+        )
         keys_SGLP[slots_T, :, self.positions_T] = k_TGP
         values_SGLP[slots_T, :, self.positions_T] = v_TGP
         if self.is_fresh:

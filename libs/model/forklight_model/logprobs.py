@@ -27,9 +27,7 @@ def token_logprobs(
 ) -> TokenStats:
     """Score every token of packed sequences at a temperature. Differentiable in the model's parameters."""
     hidden_TD = model.forward_hidden(input_ids_T, cu_seqlens)
-    logprobs_T, entropy_T = token_stats(
-        hidden_TD, model.lm_head.weight, input_ids_T.roll(-1), temperature
-    )
+    logprobs_T, entropy_T = token_stats(hidden_TD, model.lm_head.weight, input_ids_T.roll(-1), temperature)
     # Place i of the head speaks about token i + 1: shift right, and nothing speaks about a first token.
     is_first_T = torch.zeros_like(input_ids_T, dtype=torch.bool)
     is_first_T[cu_seqlens[:-1].to(torch.int64)] = True

@@ -23,10 +23,16 @@ class HybridBlock(nn.Module):
         self.self_attn: LightningAttention | SoftmaxAttention
         if config.is_lightning(layer):
             self.self_attn = LightningAttention(config, layer)
-            self.alpha, self.beta = config.layernorm_linear_attention_alpha, config.layernorm_linear_attention_beta
+            self.alpha, self.beta = (
+                config.layernorm_linear_attention_alpha,
+                config.layernorm_linear_attention_beta,
+            )
         else:
             self.self_attn = SoftmaxAttention(config, layer)
-            self.alpha, self.beta = config.layernorm_full_attention_alpha, config.layernorm_full_attention_beta
+            self.alpha, self.beta = (
+                config.layernorm_full_attention_alpha,
+                config.layernorm_full_attention_beta,
+            )
         self.moe_alpha, self.moe_beta = config.layernorm_mlp_alpha, config.layernorm_mlp_beta
         self.eps, self.has_postnorm = config.rms_norm_eps, config.postnorm
         self.block_sparse_moe = SparseMoe(config, layer)
@@ -38,7 +44,9 @@ class HybridBlock(nn.Module):
         residual_TD = normed_TD if self.has_postnorm else x_TD
         mixed = self.self_attn(normed_TD, attention_pass)
         # One GEMM does the out projection, both scales and the residual sum.
-        x_TD = torch.addmm(residual_TD, mixed, self.self_attn.out_weight.t(), beta=self.alpha, alpha=self.beta)
+        x_TD = torch.addmm(
+            residual_TD, mixed, self.self_attn.out_weight.t(), beta=self.alpha, alpha=self.beta
+        )
         normed_TD = rms_norm(x_TD, self.post_attention_layernorm.weight, self.eps)
         residual_TD = normed_TD if self.has_postnorm else x_TD
         expert_TD = self.block_sparse_moe(normed_TD, routing)
@@ -85,7 +93,9 @@ class HybridModel(nn.Module):
         """Hidden states after the final norm, [T, D], of sequences packed one after another."""
         return self.run_stack(input_ids_T, PackedPass.over(cu_seqlens), routing)
 
-    def run_stack(self, input_ids_T: Tensor, attention_pass: AttentionPass, routing: Routing | None) -> Tensor:
+    def run_stack(
+        self, input_ids_T: Tensor, attention_pass: AttentionPass, routing: Routing | None
+    ) -> Tensor:
         """As forward_hidden, for any way of mixing tokens (training, prefill, decode)."""
         x_TD = embedding(input_ids_T, self.model.embed_tokens.weight)
         for block in self.model.layers:

@@ -6,6 +6,7 @@ Legend: T tokens, D hidden size, E experts, K chosen a token, I expert width, F 
 """
 
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,9 @@ class StackedExperts(nn.Module):
         """Each published matrix as a view into the stacks."""
         inner = self.w2_EID.shape[1]
         views: dict[str, Tensor] = {}
-        for expert, (w13_FD, w2_ID) in enumerate(zip(self.w13_EFD.unbind(), self.w2_EID.unbind(), strict=True)):
+        for expert, (w13_FD, w2_ID) in enumerate(
+            zip(self.w13_EFD.unbind(), self.w2_EID.unbind(), strict=True)
+        ):
             views[f"{expert}.w1.weight"] = w13_FD[:inner]
             views[f"{expert}.w2.weight"] = w2_ID.t()
             views[f"{expert}.w3.weight"] = w13_FD[inner:]
@@ -53,28 +56,20 @@ class StackedExperts(nn.Module):
         for name, view in self.published_views().items():
             destination[prefix + name] = view if keep_vars else view.detach()
 
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Tensor],
-        prefix: str,
-        local_metadata: Mapping[str, object],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        views = self.published_views()
+    def _load_from_state_dict(self, state_dict: Mapping[str, Tensor], prefix: str, *rest: object) -> None:
+        # torch passes (local metadata, strict, missing keys, unexpected keys, error messages) after these.
+        missing_keys, unexpected_keys, error_messages = (cast("list[str]", each) for each in rest[2:])
+        views = {prefix + name: view for name, view in self.published_views().items()}
         for name, view in views.items():
-            value = state_dict.get(prefix + name)
+            value = state_dict.get(name)
             if value is None:
-                missing_keys.append(prefix + name)
+                missing_keys.append(name)
             elif value.shape != view.shape:
-                error_msgs.append(f"{prefix + name} is {tuple(value.shape)}, the model has {tuple(view.shape)}")
+                error_messages.append(f"{name} is {tuple(value.shape)}, the model has {tuple(view.shape)}")
             else:
                 with torch.no_grad():
                     view.copy_(value)
-        ours = {prefix + name for name in views}
-        unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in ours)
+        unexpected_keys.extend(key for key in state_dict if key.startswith(prefix) and key not in views)
 
 
 class SparseMoe(nn.Module):

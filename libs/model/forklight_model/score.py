@@ -21,7 +21,7 @@ OUTPUT_KEY = "next_token_logprobs"
 
 
 def score_file(model_dir: str | Path, tokens_file: str | Path, out_file: str | Path) -> None:
-    """Read `input_ids` [B, T]; write fp32 `next_token_logprobs` [B, T-1]. The input is checked before any work."""
+    """Read `input_ids` [B, T], check them before any work, write fp32 `next_token_logprobs` [B, T-1]."""
     input_ids_BT = _read_input_ids(Path(tokens_file), load_config(model_dir).vocab_size)
     logprobs_BT = score_tokens(load_model(model_dir), input_ids_BT)
     save_file({OUTPUT_KEY: logprobs_BT.contiguous()}, out_file)
@@ -53,6 +53,6 @@ def _read_input_ids(path: Path, vocab_size: int) -> Tensor:
     lowest, highest = int(input_ids_BT.min()), int(input_ids_BT.max())
     if lowest < 0 or highest >= vocab_size:
         raise InvalidInputError(
-            f"{path}: {INPUT_KEY} runs from {lowest} to {highest}, outside the vocabulary 0 to {vocab_size - 1}"
+            f"{path}: {INPUT_KEY} runs from {lowest} to {highest}, the vocabulary from 0 to {vocab_size - 1}"
         )
     return input_ids_BT

@@ -12,7 +12,8 @@ LAYERS_PER_SOFTMAX = 8
 def hybrid_layers(num_layers: int) -> tuple[int, ...]:
     """The published pattern of attention kinds for this many layers."""
     return tuple(
-        SOFTMAX if layer % LAYERS_PER_SOFTMAX == LAYERS_PER_SOFTMAX - 1 else LIGHTNING for layer in range(num_layers)
+        SOFTMAX if layer % LAYERS_PER_SOFTMAX == LAYERS_PER_SOFTMAX - 1 else LIGHTNING
+        for layer in range(num_layers)
     )
 
 

@@ -1,17 +1,19 @@
 """Text to token ids and back, from a model folder's tokenizer.json; and the character tokenizer of the demo.
 
-The character tokenizer loses nothing: decode(encode(text)) == text for printable ASCII and newlines. Markup of
-the turn (<pad> <eos> <user> <assistant>) is dropped in decoding; markup of the answer (<think> </think>
+The character tokenizer loses nothing: decode(encode(text)) == text for printable ASCII and newlines. Markup
+of the turn (<pad> <eos> <user> <assistant>) is dropped in decoding; markup of the answer (<think> </think>
 \\boxed{) is one token each and stays.
 """
 
 import json
 import string
+from collections.abc import Mapping
 from pathlib import Path
 
-from forklight_core.errors import ConfigError, InvalidInputError
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as FastTokenizer
+
+from forklight_core.errors import ConfigError, InvalidInputError
 
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
@@ -21,7 +23,8 @@ CHARACTERS = "\n" + "".join(sorted(set(string.printable) - set(string.whitespace
 
 _CHAT_TEMPLATE = (
     "{% for message in messages %}"
-    "{{ '<user>' + message.content if message.role == 'user' else '<assistant>' + message.content + '<eos>' }}"
+    "{% if message.role == 'user' %}{{ '<user>' + message.content }}"
+    "{% else %}{{ '<assistant>' + message.content + '<eos>' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 
@@ -31,10 +34,13 @@ class Tokenizer:
 
     def __init__(self, fast: FastTokenizer, eos_token: str | None) -> None:
         self._fast = fast
+        self._alphabet = _alphabet(fast)
         self._eos_token = eos_token
         eos_id = None if eos_token is None else fast.token_to_id(eos_token)
         if eos_token is not None and eos_id is None:
-            raise ConfigError(f"eos_token {eos_token!r} of {TOKENIZER_CONFIG_FILE} is not in {TOKENIZER_FILE}")
+            raise ConfigError(
+                f"eos_token {eos_token!r} of {TOKENIZER_CONFIG_FILE} is not in {TOKENIZER_FILE}"
+            )
         self.stop_ids: frozenset[int] = frozenset() if eos_id is None else frozenset({eos_id})
         """Ids that end a generation."""
 
@@ -48,10 +54,12 @@ class Tokenizer:
         return all(self._fast.token_to_id(token) is not None for token in ("<user>", "<assistant>"))
 
     def encode(self, text: str) -> list[int]:
-        try:
-            return self._fast.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # noqa: BLE001 - the package raises bare Exception for an unknown character
-            raise InvalidInputError(f"the tokenizer has no token for a part of {text[:80]!r}: {error}") from error
+        """The ids of a text; InvalidInputError where a character has no token."""
+        if self._alphabet is not None and (unknown := sorted(set(text) - self._alphabet)):
+            raise InvalidInputError(
+                f"this tokenizer has no token for {unknown[:8]}; it knows printable ASCII"
+            )
+        return self._fast.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: list[int]) -> str:
         """The text of these ids without turn markup."""
@@ -85,12 +93,10 @@ def load_tokenizer(directory: str | Path) -> Tokenizer:
     """Read a model folder's tokenizer; ConfigError where there is none."""
     path = Path(directory) / TOKENIZER_FILE
     if not path.is_file():
-        raise ConfigError(f"{path} does not exist; text needs a tokenizer, without one pass prompt_ids instead")
-    try:
-        fast = FastTokenizer.from_file(str(path))
-    except Exception as error:  # noqa: BLE001 - the package raises bare Exception for a malformed file
-        raise ConfigError(f"{path} is not a readable tokenizer: {error}") from error
-    return Tokenizer(fast, _eos_token(path.with_name(TOKENIZER_CONFIG_FILE)))
+        raise ConfigError(f"{path} does not exist; for a model without tokenizer pass prompt_ids, not text")
+    if "model" not in _read_json(path):
+        raise ConfigError(f"{path} is not a tokenizer: it has no model")
+    return Tokenizer(FastTokenizer.from_file(str(path)), _eos_token(path.with_name(TOKENIZER_CONFIG_FILE)))
 
 
 def build_character_tokenizer() -> Tokenizer:
@@ -109,16 +115,30 @@ def render_prompt(text: str) -> str:
     return f"<user>{text}<assistant>"
 
 
+def _alphabet(fast: FastTokenizer) -> frozenset[str] | None:
+    """The characters a tokenizer of single characters knows; None for one that can encode any text."""
+    model = json.loads(fast.to_str())["model"]
+    if model["type"] != "WordLevel" or model["unk_token"] in model["vocab"]:
+        return None
+    return frozenset(character for token in fast.get_vocab() for character in token)
+
+
 def _eos_token(path: Path) -> str | None:
     if not path.is_file():
         return None
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path} is not valid JSON: {error}") from error
-    token = config.get("eos_token")
+    token = _read_json(path).get("eos_token")
     if isinstance(token, dict):
         token = token.get("content")
     if token is not None and not isinstance(token, str):
         raise ConfigError(f"{path}: eos_token is {token!r}, expected text")
     return token
+
+
+def _read_json(path: Path) -> Mapping[str, object]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}, not an object")
+    return content

@@ -68,10 +68,8 @@ ROLES = {
 
 def help_text(names: list[str]) -> str:
     """What the roles are and what each reads."""
-    parts = [f"{__doc__}\n"]
-    for name in names:
-        parts.append(f"{name}:\n{describe_settings(ROLES[name].settings)}\n")
-    return "\n".join(parts)
+    parts = [f"{name}:\n{describe_settings(ROLES[name].settings)}\n" for name in names]
+    return "\n".join([f"{__doc__}\n", *parts])
 
 
 def main() -> None:
@@ -82,7 +80,9 @@ def main() -> None:
         sys.stdout.write(help_text(named or list(ROLES)))
         return
     if len(arguments) != 1 or not named:
-        sys.stderr.write(f"expected one role of {', '.join(ROLES)}, got {' '.join(arguments) or 'nothing'}; see --help\n")
+        sys.stderr.write(
+            f"expected one role of {', '.join(ROLES)}, got {' '.join(arguments) or 'nothing'}; see --help\n"
+        )
         sys.exit(EXIT_BAD_INPUT)
     ROLES[named[0]].start()
 

@@ -6,8 +6,9 @@
         blobs --payload, spec-'
                               '--Verdict--> buffer (settles the queue entry)
 
-A worker that does not answer is asked again until the try is over; after reward.max_attempts tries the sample gets a
-verdict without a score. Told to stop, the front stops taking, finishes within drain_s and hands the other leases back.
+A worker that does not answer is asked again until the try is over; after reward.max_attempts tries the
+sample gets a verdict without a score. Told to stop, the front stops taking, finishes within drain_s and hands
+the other leases back.
 """
 
 from __future__ import annotations
@@ -56,13 +57,18 @@ async def run_front(settings: FrontSettings, stop: asyncio.Event) -> None:
         verifier, sandbox, judge, buffer = [
             await closing.enter_async_context(open_channel(address))
             for address in (
-                settings.verifier_address, settings.sandbox_address, settings.judge_address, settings.buffer_address
+                settings.verifier_address,
+                settings.sandbox_address,
+                settings.judge_address,
+                settings.buffer_address,
             )
-        ]  # fmt: skip
+        ]
         scorer = Scorer(
             run_id=settings.run_id,
             blobs=open_blob_store(settings.blobs_url),
-            router=Router(verifier=GrpcVerifier(verifier), sandbox=GrpcSandbox(sandbox), judge=GrpcJudge(judge)),
+            router=Router(
+                verifier=GrpcVerifier(verifier), sandbox=GrpcSandbox(sandbox), judge=GrpcJudge(judge)
+            ),
             policy=policy,
             attempts=Attempts(max_attempts=run_file.reward.max_attempts, timeout_s=run_file.reward.timeout_s),
         )
@@ -78,7 +84,9 @@ async def run_front(settings: FrontSettings, stop: asyncio.Event) -> None:
                 drain_s=settings.drain_s,
             ),
         )
-        door = Registration(reward_pb2_grpc.add_RewardServicer_to_server, RewardServicer(scorer), service_name("Reward"))
+        door = Registration(
+            reward_pb2_grpc.add_RewardServicer_to_server, RewardServicer(scorer), service_name("Reward")
+        )
         await closing.enter_async_context(serve(settings.listen, [door]))
         await worker.run(stop)
 
@@ -101,7 +109,7 @@ async def run_verifier(settings: VerifierSettings, stop: asyncio.Event) -> None:
 
 async def run_sandbox(settings: SandboxSettings, stop: asyncio.Event) -> None:
     """Run programs until `stop`; say NOT_SERVING while this machine's jails do not hold."""
-    slots = Slots(settings.sandbox_slots, name="sandbox")
+    slots = Slots(settings.sandbox_slots or os.cpu_count() or 1, name="sandbox")
     servicer = SandboxServicer(slots)
     door = Registration(reward_pb2_grpc.add_SandboxServicer_to_server, servicer, service_name("Sandbox"))
     try:
@@ -112,7 +120,9 @@ async def run_sandbox(settings: SandboxSettings, stop: asyncio.Event) -> None:
         await asyncio.to_thread(slots.close)
 
 
-async def prove_jail(servicer: SandboxServicer, server: RpcServer, every_s: float, stop: asyncio.Event) -> None:
+async def prove_jail(
+    servicer: SandboxServicer, server: RpcServer, every_s: float, stop: asyncio.Event
+) -> None:
     """Self-test until it passes; a machine that cannot make jails serves nothing but says why."""
     while not stop.is_set():
         try:
@@ -134,6 +144,8 @@ def open_tested_jail() -> Jail:
 
 async def run_judge(settings: JudgeSettings, stop: asyncio.Event) -> None:
     """Judge until `stop`."""
-    door = Registration(reward_pb2_grpc.add_JudgeServicer_to_server, JudgeServicer(RuleJudge()), service_name("Judge"))
+    door = Registration(
+        reward_pb2_grpc.add_JudgeServicer_to_server, JudgeServicer(RuleJudge()), service_name("Judge")
+    )
     async with serve(settings.listen, [door]):
         await stop.wait()

@@ -52,7 +52,9 @@ class Outcome:
 class Verifier(Protocol):
     """Rules: mathematics and format."""
 
-    async def verify(self, *, envelope: types_pb2.Envelope, gold: str, response: str, timeout_s: float) -> Outcome:
+    async def verify(
+        self, *, envelope: types_pb2.Envelope, gold: str, response: str, timeout_s: float
+    ) -> Outcome:
         """Parts `correct` and `format`."""
         ...
 
@@ -60,7 +62,9 @@ class Verifier(Protocol):
 class Sandbox(Protocol):
     """Untrusted programs."""
 
-    async def execute(self, *, envelope: types_pb2.Envelope, spec_json: str, source: str, timeout_s: float) -> Outcome:
+    async def execute(
+        self, *, envelope: types_pb2.Envelope, spec_json: str, source: str, timeout_s: float
+    ) -> Outcome:
         """Part `correct`."""
         ...
 

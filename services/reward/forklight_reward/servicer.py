@@ -1,8 +1,12 @@
-"""The gRPC doors of the four roles. Errors of the tree become statuses in core; nothing else is caught here."""
+"""The gRPC doors of the four roles.
+
+Errors of the tree become statuses in core; nothing else is caught here.
+"""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import grpc.aio
 
@@ -19,7 +23,15 @@ from forklight_reward.slots import Slots
 from forklight_reward.verifier.extract import extract_answer, final_part
 from forklight_reward.verifier.format import format_score
 from forklight_reward.verifier.pool import MathPool
-from forklight_reward.verifier.verify import MathStatus, MathVerdict, decide_quickly, decide_slowly, rules_version
+from forklight_reward.verifier.verify import (
+    MathStatus,
+    MathVerdict,
+    decide_quickly,
+    decide_slowly,
+    rules_version,
+)
+
+Call = grpc.aio.ServicerContext[Any, Any]
 
 MARGIN_S = 0.5
 LONGEST_S = 600.0
@@ -33,9 +45,9 @@ MATH_STATUS_ON_WIRE = {
 }
 
 
-def time_left_s(context: grpc.aio.ServicerContext) -> float:
+def time_left_s(context: Call) -> float:
     """Seconds the caller still waits, less what the way back takes."""
-    remaining = context.time_remaining()
+    remaining: float | None = context.time_remaining()  # None without a deadline, whatever its types say
     return LONGEST_S if remaining is None else max(0.0, remaining - MARGIN_S)
 
 
@@ -45,7 +57,7 @@ class RewardServicer:
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
 
-    async def Score(self, request: reward_pb2.ScoreRequest, context: grpc.aio.ServicerContext) -> reward_pb2.ScoreReply:
+    async def Score(self, request: reward_pb2.ScoreRequest, context: Call) -> reward_pb2.ScoreReply:
         """The verdict on one response."""
         return reward_pb2.ScoreReply(verdict=await self._scorer.score_request(request))
 
@@ -57,10 +69,12 @@ class VerifierServicer:
         self._pool = pool
         self._slots = slots
 
-    async def Verify(self, request: reward_pb2.VerifyRequest, context: grpc.aio.ServicerContext) -> reward_pb2.VerifyReply:
+    async def Verify(self, request: reward_pb2.VerifyRequest, context: Call) -> reward_pb2.VerifyReply:
         """Compare an answer with the reference."""
         if request.kind != "math":
-            raise InvalidInputError(f"verifier kind {request.kind!r} is not known: this release verifies 'math'")
+            raise InvalidInputError(
+                f"verifier kind {request.kind!r} is not known: this release verifies 'math'"
+            )
         if not request.gold.strip():
             raise InvalidInputError("verifier: the reference answer is empty")
         started = time.monotonic()
@@ -97,17 +111,21 @@ class SandboxServicer:
         self._slots = slots
         self.jail: Jail | None = None
 
-    async def Execute(self, request: reward_pb2.ExecuteRequest, context: grpc.aio.ServicerContext) -> reward_pb2.ExecuteReply:
+    async def Execute(self, request: reward_pb2.ExecuteRequest, context: Call) -> reward_pb2.ExecuteReply:
         """Run a program against its tests."""
         jail = self.jail
         if jail is None:
-            raise UnavailableError("sandbox: the self-test has not passed on this machine, so no program is run")
+            raise UnavailableError(
+                "sandbox: the self-test has not passed on this machine, so no program is run"
+            )
         spec = parse_spec(request.spec_json, request.source or None)
         arrived_s = time_left_s(context)
         async with self._slots.hold(arrived_s):
             left_s = time_left_s(context)
             if left_s < total_budget_s(spec) and left_s < (1 - QUEUE_SHARE) * arrived_s:
-                raise BusyError("sandbox: waiting for a slot took the program's time; try later or start more sandboxes")
+                raise BusyError(
+                    "sandbox: waiting for a slot took the program's time; try later or start more sandboxes"
+                )
             result = await self._slots.run(lambda: execute(spec, jail, left_s))
         metrics.count_job(result.verdict.value)
         return execute_reply(result, jail)
@@ -115,7 +133,9 @@ class SandboxServicer:
 
 def execute_reply(result: SandboxResult, jail: Jail) -> reward_pb2.ExecuteReply:
     """A result as a message."""
-    status = types_pb2.VERDICT_STATUS_OK if result.verdict is Class.ACCEPTED else types_pb2.VERDICT_STATUS_WRONG
+    status = (
+        types_pb2.VERDICT_STATUS_OK if result.verdict is Class.ACCEPTED else types_pb2.VERDICT_STATUS_WRONG
+    )
     if result.verdict in LIMIT_CLASSES:
         status = types_pb2.VERDICT_STATUS_LIMIT
     failed = "" if result.first_fail is None else f" at test {result.first_fail}: {result.evidence}"
@@ -135,7 +155,7 @@ class JudgeServicer:
     def __init__(self, engine: JudgeEngine) -> None:
         self._engine = engine
 
-    async def Judge(self, request: reward_pb2.JudgeRequest, context: grpc.aio.ServicerContext) -> reward_pb2.JudgeReply:
+    async def Judge(self, request: reward_pb2.JudgeRequest, context: Call) -> reward_pb2.JudgeReply:
         """Grade what was said after the thinking."""
         started = time.monotonic()
         judgement = await self._engine.judge(

@@ -1,8 +1,9 @@
-"""Deployment settings of the four roles, read from the environment (FORKLIGHT_<FIELD>). Scoring itself is in the run file."""
+"""Deployment settings of the four roles, read from the environment (FORKLIGHT_<FIELD>).
+
+Scoring itself is in the run file.
+"""
 
 from __future__ import annotations
-
-import os
 
 from pydantic import Field
 
@@ -37,8 +38,8 @@ class VerifierSettings(ServiceSettings):
 class SandboxSettings(ServiceSettings):
     """The sandbox."""
 
-    sandbox_slots: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1, le=256)
-    """Programs run at once; more than one a core distorts their clocks."""
+    sandbox_slots: int = Field(default=0, ge=0, le=256)
+    """Programs run at once; 0: one a core. More than that distorts their clocks."""
     self_test_every_s: float = Field(default=30.0, gt=0)
     """Pause between two self-tests while they fail."""
 

@@ -1,4 +1,6 @@
-"""A bounded number of blocking jobs at once, a bounded line in front of them, each in a thread of its own pool."""
+"""A bounded number of blocking jobs at once, a bounded line in front of them, each in a thread of its own
+pool.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +25,24 @@ class Slots:
         self._max_waiting = max_waiting
         self._num_waiting = 0
         self._semaphore = asyncio.Semaphore(num_slots)
-        # As many threads as slots: a cancelled call frees its slot at once, its thread only when the job is over.
+        # As many threads as slots: a cancelled call frees its slot at once, its thread when the job is over.
         self._threads = ThreadPoolExecutor(num_slots, thread_name_prefix=name)
 
     @asynccontextmanager
     async def hold(self, wait_s: float) -> AsyncIterator[None]:
         """A slot. BusyError when the line is full or the wait too long."""
         if self._num_waiting >= self._max_waiting:
-            raise BusyError(f"{self._name}: {self._num_waiting} jobs wait already; try later or start more workers")
+            raise BusyError(
+                f"{self._name}: {self._num_waiting} jobs wait already; try later or start more workers"
+            )
         self._num_waiting += 1
         try:
             async with asyncio.timeout(max(0.0, wait_s)):
                 await self._semaphore.acquire()
         except TimeoutError:
-            raise BusyError(f"{self._name}: no slot of {self.num_slots} was free within {wait_s:.1f} s") from None
+            raise BusyError(
+                f"{self._name}: no slot of {self.num_slots} was free within {wait_s:.1f} s"
+            ) from None
         finally:
             self._num_waiting -= 1
         try:

@@ -1,7 +1,8 @@
 """The front's queue door: takes scoring tasks, keeps their leases alive, scores, submits.
 
-A sample leaves here in one of three ways: its verdict is accepted, a newer holder has it (FencedError), or its lease
-is left to expire so that the queue delivers it again. The buffer settles the entry when it accepts the verdict.
+A sample leaves here in one of three ways: its verdict is accepted, a newer holder has it (FencedError), or
+its lease is left to expire so that the queue delivers it again. The buffer settles the entry when it accepts
+the verdict.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from forklight.v1 import types_pb2
 from forklight_core.errors import FencedError, ForklightError, UnavailableError
@@ -77,10 +79,10 @@ class ScoringWorker:
         for leased in taken:
             task = group.create_task(self._handle(leased))
             self._held[leased.lease] = task
-            task.add_done_callback(lambda _, lease=leased.lease: self._forget(lease))
+            task.add_done_callback(partial(self._forget, leased.lease))
         metrics.set_running(len(self._held))
 
-    def _forget(self, lease: Lease) -> None:
+    def _forget(self, lease: Lease, task: asyncio.Task[None]) -> None:
         self._held.pop(lease, None)
         self._has_room.set()
         metrics.set_running(len(self._held))
@@ -103,7 +105,9 @@ class ScoringWorker:
             )
         except Exception:
             metrics.count_dropped("failed")
-            logger.exception("scoring failed, the queue will deliver the sample again", extra={"entry_id": lease.entry_id})
+            logger.exception(
+                "scoring failed, the queue will deliver the sample again", extra={"entry_id": lease.entry_id}
+            )
 
     async def _submit(self, verdict: types_pb2.Verdict, lease: Lease) -> None:
         """Offer the verdict until the buffer takes it; the lease is kept alive meanwhile."""
@@ -120,7 +124,9 @@ class ScoringWorker:
             try:
                 ours = set(await self._queue.heartbeat(leases))
             except UnavailableError as error:
-                logger.warning("leases could not be renewed", extra={"reason": str(error), "num_leases": len(leases)})
+                logger.warning(
+                    "leases could not be renewed", extra={"reason": str(error), "num_leases": len(leases)}
+                )
                 continue
             for lease in leases:
                 if lease not in ours and (task := self._held.get(lease)) is not None:

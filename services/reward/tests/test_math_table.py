@@ -1,8 +1,6 @@
-"""The table of the verifier: what is right and what is not, with the pairs that math-verify alone gets wrong."""
+"""The table of the verifier: what is right and what is not, with pairs that math-verify alone gets wrong."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
 
 import pytest
 
@@ -86,13 +84,6 @@ DIFFERENT = [
 ]
 
 
-@pytest.fixture(scope="module")
-def pool() -> Iterator[MathPool]:
-    made = MathPool()
-    yield made
-    made.close()
-
-
 @pytest.mark.parametrize(("gold", "answer"), EQUAL)
 def test_answer_is_correct_when_it_means_the_same(gold: str, answer: str, pool: MathPool) -> None:
     verdict = verify_math(gold, answer, pool=pool, wait_s=120)
@@ -107,7 +98,9 @@ def test_answer_is_not_correct_when_it_means_something_else(gold: str, answer: s
     assert verdict.status in (MathStatus.WRONG, MathStatus.UNVERIFIABLE)
 
 
-@pytest.mark.parametrize("bomb", ["9^{9^{9^{9}}}", "9^9^9^9", "(10^9)!", r"\sum_{k=1}^{10^9} k", "1" * 3000 + "x", "(" * 500 + "1"])
+@pytest.mark.parametrize(
+    "bomb", ["9^{9^{9^{9}}}", "9^9^9^9", "(10^9)!", r"\sum_{k=1}^{10^9} k", "1" * 3000 + "x", "(" * 500 + "1"]
+)
 def test_bomb_is_refused_without_evaluation_when_the_guard_knows_it(bomb: str, pool: MathPool) -> None:
     started = pool.stats.num_started
     assert verify_math("1", bomb, pool=pool).status is MathStatus.UNVERIFIABLE

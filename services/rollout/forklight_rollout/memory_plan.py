@@ -48,7 +48,7 @@ def plan_memory(
     if max_tokens <= wish.max_new_tokens:
         raise ConfigError(
             f"sampling.max_new_tokens = {wish.max_new_tokens} leaves no room for a prompt within the model's "
-            f"{max_positions} positions: lower it to {max_positions - wish.max_prompt_tokens} or less"
+            f"{max_positions} positions: lower it to {max(1, max_positions - wish.max_prompt_tokens)} or less"
         )
     budget = wish.budget_bytes or available_bytes() // AUTOMATIC_SHARE
     for num_sequences in range(wish.max_batch, 0, -1):

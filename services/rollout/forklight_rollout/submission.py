@@ -10,16 +10,13 @@ from forklight_core.blobs import BlobRef, BlobStore
 from forklight_core.errors import BusyError, DeadlineError, UnavailableError
 from forklight_core.ids import sample_id
 from forklight_core.retry import backoff_delays
-from forklight_core.telemetry import SpanKind, span
 from forklight_rollout.buffer_calls import BufferCalls
 from forklight_rollout.groups import FinishedSample
 from forklight_rollout.held_groups import HeldGroup, HeldGroups
 from forklight_rollout.lease_keeper import LeaseKeeper
 from forklight_rollout.ports import SubmitOutcome
 from forklight_rollout.problems import Area
-from forklight_rollout.trajectory import build_payload, build_trajectory, emit_generate_span
-
-SUBMIT_SPAN = "rollout.submit"
+from forklight_rollout.trajectory import build_payload, build_trajectory, emit_generate_span, under_span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +42,7 @@ class Submission:
         """Store the payload, submit the header, note what became of it."""
         pod = self.provenance.pod
         traceparent = emit_generate_span(sample, pod=pod)
-        with span(SUBMIT_SPAN, sample_id=sample.sample_id, traceparent=traceparent, kind=SpanKind.PRODUCER):
+        with under_span(traceparent):
             payload = await self._put(sample, group)
             outcome = await self.buffer.submit(
                 lambda: build_trajectory(sample, group, payload=payload, pod=pod, traceparent=traceparent),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
+from opentelemetry import context
 
 from forklight.v1 import types_pb2
 from forklight_core import ids
 from forklight_core.blobs import BlobRef
 from forklight_core.telemetry import SpanKind, emit_span
+from forklight_core.telemetry.spans import context_of
 from forklight_core.wire import SCHEMA_VERSION, TrajectoryArrays, pack_payload
 from forklight_rollout.groups import FinishedSample, FinishReason
 from forklight_rollout.held_groups import HeldGroup
@@ -89,3 +92,13 @@ def emit_generate_span(sample: FinishedSample, *, pod: str) -> str:
         attributes=attributes,
         kind=SpanKind.CONSUMER,
     )
+
+
+@contextmanager
+def under_span(traceparent: str) -> Iterator[None]:
+    """Calls made in the block hang below a span that has ended already."""
+    token = context.attach(context_of(traceparent))
+    try:
+        yield
+    finally:
+        context.detach(token)

@@ -7,16 +7,23 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from forklight.v1 import buffer_pb2, buffer_pb2_grpc, rollout_pb2, rollout_pb2_grpc, types_pb2
+from forklight_core import ids
 from forklight_core.blobs import open_blob_store
-from forklight_core.queues import Lease, RedisWorkQueue, RunKeys, connect_redis
+from forklight_core.errors import UnavailableError
 from forklight_core.ports import free_ports
+from forklight_core.queues import Lease, RedisWorkQueue, RunKeys, connect_redis
 from forklight_core.redis_server import EmbeddedRedis, start_embedded
 from forklight_core.rpc import Registration, open_channel, serve
+from forklight_core.telemetry import SpanKind, install_providers
 from forklight_core.wire import unpack_payload
 from forklight_model.tokenizer import build_character_tokenizer
 from forklight_rollout.adapters.memory import MemoryBuffer
@@ -91,8 +98,33 @@ class Surroundings:
 
     async def status(self) -> rollout_pb2.GetRolloutStatusReply:
         async with open_channel(self.settings.listen) as channel:
-            stub = rollout_pb2_grpc.RolloutStub(channel)
+            stub = cast("rollout_pb2_grpc.RolloutAsyncStub", rollout_pb2_grpc.RolloutStub(channel))
             return await stub.GetRolloutStatus(rollout_pb2.GetRolloutStatusRequest(), timeout=5)
+
+    async def answers(self, expected: health_pb2.HealthCheckResponse.ServingStatus) -> bool:
+        """Whether the pod's health is this."""
+        async with open_channel(self.settings.listen) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            with contextlib.suppress(UnavailableError):
+                reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
+                return bool(reply.status == expected)
+            return False
+
+    async def has_problem(self, text: str) -> bool:
+        return text in (await self.status()).problem
+
+    async def has_version(self, version: int) -> bool:
+        return (await self.status()).version == version
+
+    async def is_running(self, number: int) -> bool:
+        with contextlib.suppress(UnavailableError):
+            return (await self.status()).num_running == number
+        return False
+
+    async def drain(self, deadline_s: float) -> rollout_pb2.DrainReply:
+        async with open_channel(self.settings.listen) as channel:
+            stub = cast("rollout_pb2_grpc.RolloutAsyncStub", rollout_pb2_grpc.RolloutStub(channel))
+            return await stub.Drain(rollout_pb2.DrainRequest(deadline_s=deadline_s), timeout=20)
 
 
 def make_task(index: int) -> types_pb2.GenerationTask:
@@ -120,13 +152,20 @@ async def surroundings(redis_server: EmbeddedRedis, tmp_path: Path) -> AsyncIter
     found = Surroundings(redis_server.url, tmp_path, address, queue)
     door = Registration(
         buffer_pb2_grpc.add_BufferServicer_to_server,
-        BufferServicer(found.buffer),
+        BufferServicer(found.buffer),  # type: ignore[abstract]
         "forklight.v1.Buffer",
     )
     async with serve(address, [door]):
         yield found
     await found.redis.aclose()
     await redis.aclose()
+
+
+@pytest.fixture
+def spans() -> InMemorySpanExporter:
+    exporter = InMemorySpanExporter()
+    install_providers("rollout", "rollout-0", [SimpleSpanProcessor(exporter)], [])
+    return exporter
 
 
 @contextlib.asynccontextmanager
@@ -165,3 +204,79 @@ async def test_a_pod_generates_and_submits_what_is_on_the_queue(
     assert arrays.text == build_character_tokenizer().decode(arrays.response_ids.tolist())
     assert (trajectory.pod, trajectory.envelope.attempt, arrays.contract) == ("rollout-0", 1, "test-contract")
     assert [(span.start, span.version) for span in trajectory.version_spans] == [(0, 0)]
+
+
+async def test_a_pod_without_weights_is_not_serving_and_says_why(surroundings: Surroundings) -> None:
+    async with running_pod(surroundings):
+        await eventually(lambda: surroundings.answers(health_pb2.HealthCheckResponse.NOT_SERVING))
+        status = await surroundings.status()
+    assert "no weights announced yet" in status.problem
+
+
+async def test_weights_swap_while_samples_run_and_a_torn_version_does_not(
+    surroundings: Surroundings, publish: Publish
+) -> None:
+    await surroundings.announce(publish(0))
+    for index in range(2):
+        await surroundings.put_task(index, max_new_tokens=60)
+    accepted = surroundings.buffer.accepted
+    async with running_pod(surroundings):
+        await eventually(lambda: surroundings.answers(health_pb2.HealthCheckResponse.SERVING))
+        torn = publish(1)
+        shard = next(Path(torn.manifest).parent.glob("*.safetensors"))
+        data = shard.read_bytes()
+        shard.write_bytes(data[:-1] + b"\x7f")
+        await surroundings.announce(torn)
+        await eventually(lambda: surroundings.has_problem("hashes to"))
+        shard.write_bytes(data)
+        await eventually(lambda: asyncio.sleep(0, len(accepted) == 8))
+        await eventually(lambda: surroundings.has_version(1))
+        status = await surroundings.status()
+    assert status.problem == ""
+    assert 0 < status.last_swap_s < 1
+    assert all(trajectory.version_spans[0].start == 0 for trajectory in accepted.values())
+
+
+async def test_a_drain_over_grpc_hands_leases_back(surroundings: Surroundings, publish: Publish) -> None:
+    await surroundings.announce(publish(0))
+    for index in range(3):
+        await surroundings.put_task(index, max_new_tokens=64)
+    async with running_pod(surroundings):
+        await eventually(lambda: surroundings.is_running(4))
+        reply = await surroundings.drain(0.0)
+        assert reply.num_released >= 1
+        status = await surroundings.status()
+        assert (status.draining, status.num_running) == (True, 0)
+    taken = [
+        leased
+        for _ in range(2)  # what was handed back, then what nobody has taken
+        for leased in await surroundings.queue.take("other", wait_s=0, max_items=9)
+    ]
+    open_groups = 3 - len({name.rpartition("/")[0] for name in surroundings.buffer.accepted})
+    assert len(taken) >= open_groups > 0
+
+
+async def test_generation_is_one_span_in_the_trace_of_its_sample(
+    surroundings: Surroundings, publish: Publish, spans: InMemorySpanExporter
+) -> None:
+    await surroundings.announce(publish(0))
+    await surroundings.put_task(0)
+    accepted = surroundings.buffer.accepted
+    async with running_pod(surroundings):
+        await eventually(lambda: asyncio.sleep(0, len(accepted) == 4))
+    for sample_id, trajectory in accepted.items():
+        trace_id = ids.trace_id(sample_id)
+        found = {span.name: span for span in spans.get_finished_spans() if span.context.trace_id == trace_id}
+        generated = found["rollout.generate"]
+        assert generated.parent is not None
+        assert generated.parent.span_id == ids.root_span_id(sample_id)
+        assert trajectory.envelope.traceparent == f"00-{trace_id:032x}-{generated.context.span_id:016x}-01"
+        assert generated.attributes is not None
+        assert generated.attributes["rl.tokens.response"] == trajectory.num_response_tokens
+        assert generated.start_time == pytest.approx(trajectory.started_at * 1e9, abs=1e3)
+        calls = [span for span in spans.get_finished_spans() if span.context.trace_id == trace_id]
+        (call,) = [
+            span for span in calls if span.name.endswith("/SubmitTrajectory") and span.kind is SpanKind.CLIENT
+        ]
+        assert call.parent is not None
+        assert call.parent.span_id == generated.context.span_id

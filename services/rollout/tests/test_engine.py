@@ -35,7 +35,7 @@ def test_tokens_are_the_same_when_the_batch_is_another(
         )
         for index in range(5)
     ]
-    alone = {}
+    alone: dict[str, FinishedSample] = {}
     for work in works:
         alone |= generate(make_engine(max_batch=1), finish, work)
     together = generate(make_engine(max_batch=3), finish, *works)

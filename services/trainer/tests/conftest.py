@@ -71,7 +71,9 @@ class SampleMaker:
         chance = np.random.default_rng(step)
         first = (step - 1) * self.num_groups
         groups = [self._group(first + place, chance) for place in range(self.num_groups)]
-        return types_pb2.Batch(batch_id=ids.batch_id(RUN_ID, step), step=step, groups=groups, policy_version=0)
+        return types_pb2.Batch(
+            batch_id=ids.batch_id(RUN_ID, step), step=step, groups=groups, policy_version=0
+        )
 
     def arrays(self, sample_id: str, chance: np.random.Generator) -> TrajectoryArrays:
         prompt = chance.integers(7, 103, size=int(chance.integers(3, 9)), dtype=np.int32)

@@ -91,7 +91,9 @@ def test_checkpoint_when_saved_is_a_model_folder_with_everything_beside_it(
     assert [path.name for path in store.folder.iterdir()] == [folder.name]
 
 
-@pytest.mark.parametrize("file", ["optimizer.safetensors", "state.json", "commit.json", "manifest.json", "config.json"])
+@pytest.mark.parametrize(
+    "file", ["optimizer.safetensors", "state.json", "commit.json", "manifest.json", "config.json"]
+)
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_restore_when_newest_is_torn_falls_back_and_says_so(
     store: CheckpointStore,

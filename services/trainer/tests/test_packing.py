@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from forklight.v1 import types_pb2
 from forklight_core.errors import DataLossError, InvalidInputError
 from forklight_core.runfile import RunFile
-from forklight.v1 import types_pb2
 from forklight_model.model import HybridModel
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
 from forklight_trainer.batch import TrainingBatch, expand_versions
@@ -30,7 +30,9 @@ def fetched(maker: Maker, step: int = 1) -> TrainingBatch:
     return batch
 
 
-def gradients(model: HybridModel, batch: TrainingBatch, pack_tokens: int) -> tuple[float, dict[str, Tensor], int]:
+def gradients(
+    model: HybridModel, batch: TrainingBatch, pack_tokens: int
+) -> tuple[float, dict[str, Tensor], int]:
     engine = TorchEngine(model, ADAM)
     advantages = batch_advantages(batch, equal_is_zero=False)
     packs = pack_samples(batch.samples, advantages, pack_tokens=pack_tokens)
@@ -84,7 +86,9 @@ def test_assign_bins_when_lengths_vary_fills_bins_and_repeats_itself() -> None:
 
 
 def test_assign_bins_when_a_sample_is_too_long_names_it() -> None:
-    with pytest.raises(InvalidInputError, match=r"sample r/g1/s000 has 11 tokens, a pack holds 10.*pack_tokens"):
+    with pytest.raises(
+        InvalidInputError, match=r"sample r/g1/s000 has 11 tokens, a pack holds 10.*pack_tokens"
+    ):
         assign_bins([3, 11], 10, ["r/g0/s000", "r/g1/s000"])
 
 

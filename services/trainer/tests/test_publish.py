@@ -43,9 +43,14 @@ def test_publish_when_read_back_is_what_the_engine_holds(
     assert path.parent.name == "v00000003"
     assert reference.manifest_id == "b3:" + blake3.blake3(path.read_bytes()).hexdigest()
     manifest = json.loads(path.read_bytes())
-    assert (manifest["version"], manifest["step"], manifest["kind"], manifest["contract"]) == (3, 7, "full", "c0")
+    assert (manifest["version"], manifest["step"], manifest["kind"], manifest["contract"]) == (
+        3,
+        7,
+        "full",
+        "c0",
+    )
     assert ModelConfig.from_published(manifest["config"]) == model.config
-    tensors = {}
+    tensors: dict[str, torch.Tensor] = {}
     for shard in manifest["shards"]:
         tensors |= load_file(path.parent / shard["file"])
     assert tensors.keys() == manifest["tensors"].keys() == model.state_dict().keys()

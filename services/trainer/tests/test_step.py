@@ -124,7 +124,11 @@ def _with(name: str, change: Callable[[TrainingSample], object]) -> Callable[[Tr
         (_empty_group, InvalidInputError, "group r/g9 is empty"),
         (_equal_rewards, InvalidInputError, "standard deviation is 0"),
         (_with("reward", lambda s: float("nan")), InvalidInputError, "reward of nan"),
-        (_with("behaviour_logprobs", lambda s: s.behaviour_logprobs * np.nan), InvalidInputError, "s000.*NaN"),
+        (
+            _with("behaviour_logprobs", lambda s: s.behaviour_logprobs * np.nan),
+            InvalidInputError,
+            "s000.*NaN",
+        ),
         (_with("behaviour_logprobs", lambda s: s.behaviour_logprobs + 9), InvalidInputError, "above 0"),
         (_with("response_ids", lambda s: s.response_ids + 200), InvalidInputError, "outside 0 to 102"),
         (_with("contract", lambda s: "other"), ParityError, "numeric contract 'other'"),
@@ -168,7 +172,7 @@ def test_train_step_when_gradient_is_infinite_leaves_the_optimizer(
             parameter.grad.fill_(float("inf"))
 
     for parameter in model.parameters():
-        parameter.register_post_accumulate_grad_hook(overflow)
+        parameter.register_post_accumulate_grad_hook(overflow)  # type: ignore[no-untyped-call]
     with pytest.raises(PreconditionError, match="gradient norm is inf.*optimizer was not touched"):
         train_step(engine, batch, SETTINGS, policy(batch))
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from forklight_cli.commands.output import print_json
 from forklight_cli.exits import ExitCode
 
 if TYPE_CHECKING:
-    from forklight_buffer.audit import AuditReport
     from forklight_cli.run_folder import RunFolder
 
 
@@ -32,11 +29,8 @@ def audit(run_folder: Path, as_json: bool) -> ExitCode:
     folder = open_run_folder(run_folder)
     with redis_of(folder) as redis_url:
         report = audit_run(folder.path, redis_url)
-    if as_json:
-        print_json({**asdict(report), "ok": not report.violations})
-    else:
-        print_report(report)
-    return ExitCode.FAILED if report.violations else ExitCode.OK
+    click.echo(report.to_json() if as_json else report.to_table())
+    return ExitCode.OK if report.ok else ExitCode.FAILED
 
 
 @contextmanager
@@ -53,21 +47,3 @@ def redis_of(folder: RunFolder) -> Iterator[str | None]:
             yield server.url
     else:
         yield None
-
-
-def print_report(report: AuditReport) -> None:
-    """The report in words: what was counted, then what is wrong."""
-    click.echo(f"run {report.run_id}: {report.phase}, step {report.step}, lineage {report.lineage or 'none'}")
-    click.echo(f"  {report.num_samples} samples in {report.num_groups} groups")
-    for name, number in report.terminal.items():
-        click.echo(f"  {number:8} {name}")
-    click.echo(f"  {report.num_open:8} open")
-    click.echo(f"  {report.num_checkpoints} checkpoints compared, {report.num_rollbacks} rollbacks in the ledger")
-    if not report.live_state_read:
-        click.echo("  Redis was not read: open samples are counted, not checked")
-    for note in report.notes:
-        click.echo(f"  note: {note}")
-    for violation in report.violations:
-        click.echo(f"  VIOLATION {violation.kind}: {violation.subject}: {violation.detail}")
-    number = len(report.violations)
-    click.echo("nothing lost, nothing learned twice" if not number else f"{number} violations")

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from forklight.v1 import buffer_pb2
 
 ROWS = 10
-EVENTS = 5
 
 
 class View(Protocol):
@@ -74,7 +73,6 @@ class LiveView:
 
         self._title = title
         self._steps: deque[Step] = deque(maxlen=ROWS)
-        self._events: deque[str] = deque(maxlen=EVENTS)
         self._last_step = time.monotonic()
         self._live = Live(auto_refresh=False, transient=False)
         self._live.start()
@@ -92,7 +90,8 @@ class LiveView:
         """Draw."""
         from rich.console import Group
 
-        lines = [_phase_line(status, time.monotonic() - self._last_step), _process_line(processes)]
+        idle = f"{'last step' if self._steps else 'started'} {time.monotonic() - self._last_step:.0f} s ago"
+        lines = [_phase_line(status, idle), _process_line(processes)]
         self._live.update(Group(self._table(), *lines), refresh=True)
 
     def close(self) -> None:
@@ -111,7 +110,7 @@ class LiveView:
         return table
 
 
-def _phase_line(status: buffer_pb2.GetStatusReply | None, idle_s: float) -> str:
+def _phase_line(status: buffer_pb2.GetStatusReply | None, idle: str) -> str:
     if status is None:
         return "the buffer does not answer"
     from forklight.v1 import buffer_pb2
@@ -122,11 +121,12 @@ def _phase_line(status: buffer_pb2.GetStatusReply | None, idle_s: float) -> str:
     parts += [f"queues {queues}", f"open {status.num_open_groups}", f"ready {status.num_ready_groups}"]
     if status.stuck:
         parts.append(f"stuck {len(status.stuck)}: {status.stuck[0].sample_id} in {status.stuck[0].where}")
-    return " | ".join([*parts, f"last step {idle_s:.0f} s ago"])
+    return " | ".join([*parts, idle])
 
 
 def _process_line(processes: Sequence[ManagedProcess]) -> str:
-    troubled = [child for child in processes if child.state not in (ProcessState.RUNNING, ProcessState.ENDED)]
-    if not troubled:
-        return f"{len(processes)} processes running"
-    return ", ".join(f"{child.plan.name}: {child.state}" for child in troubled)
+    running = sum(child.state is ProcessState.RUNNING for child in processes)
+    troubled = [child for child in processes if child.state in (ProcessState.WAITING, ProcessState.GIVEN_UP)]
+    return ", ".join(
+        [f"{running} processes running", *(f"{child.plan.name} {child.state}" for child in troubled)]
+    )

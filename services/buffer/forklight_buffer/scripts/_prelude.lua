@@ -110,7 +110,10 @@ local function place_group(key, group, status)
   if before and before ~= 'closed' then redis.call('HINCRBY', RUN, status_counter(purpose, before), -1) end
   if status ~= 'closed' then redis.call('HINCRBY', RUN, status_counter(purpose, status), 1) end
   if before == 'ready' then redis.call('ZREM', READY, group) end
-  if status == 'ready' then redis.call('ZADD', READY, redis.call('HINCRBY', RUN, 'ready_order', 1), group) end
+  if status == 'ready' then
+    local first = before ~= 'open'  -- it was ready before: it goes to the front, so that it does not age for nothing
+    redis.call('ZADD', READY, redis.call('HINCRBY', RUN, first and 'ready_front' or 'ready_back', first and -1 or 1), group)
+  end
   redis.call('HSET', key, 'status', status)
 end
 

@@ -21,12 +21,14 @@ class GrpcVerifier:
     """Port Verifier."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._door = reward_pb2_grpc.VerifierStub(channel)
+        self._door = cast("reward_pb2_grpc.VerifierAsyncStub", reward_pb2_grpc.VerifierStub(channel))
 
-    async def verify(self, *, envelope: types_pb2.Envelope, gold: str, response: str, timeout_s: float) -> Outcome:
+    async def verify(
+        self, *, envelope: types_pb2.Envelope, gold: str, response: str, timeout_s: float
+    ) -> Outcome:
         """Ask the verifier."""
         request = reward_pb2.VerifyRequest(envelope=envelope, kind="math", gold=gold, response=response)
-        reply = cast(reward_pb2.VerifyReply, await self._door.Verify(request, timeout=timeout_s))
+        reply = await self._door.Verify(request, timeout=timeout_s)
         return Outcome(
             status=_status(reply.status),
             parts={Part.CORRECT: float(reply.correct), Part.FORMAT: reply.format},
@@ -40,12 +42,14 @@ class GrpcSandbox:
     """Port Sandbox."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._door = reward_pb2_grpc.SandboxStub(channel)
+        self._door = cast("reward_pb2_grpc.SandboxAsyncStub", reward_pb2_grpc.SandboxStub(channel))
 
-    async def execute(self, *, envelope: types_pb2.Envelope, spec_json: str, source: str, timeout_s: float) -> Outcome:
+    async def execute(
+        self, *, envelope: types_pb2.Envelope, spec_json: str, source: str, timeout_s: float
+    ) -> Outcome:
         """Ask a sandbox. A masked result has no score."""
         request = reward_pb2.ExecuteRequest(envelope=envelope, spec_json=spec_json, source=source)
-        reply = cast(reward_pb2.ExecuteReply, await self._door.Execute(request, timeout=timeout_s))
+        reply = await self._door.Execute(request, timeout=timeout_s)
         has_score = reply.HasField("score")
         return Outcome(
             status=_status(reply.status) if has_score else Status.INFRA_ERROR,
@@ -60,14 +64,16 @@ class GrpcJudge:
     """Port Judge."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._door = reward_pb2_grpc.JudgeStub(channel)
+        self._door = cast("reward_pb2_grpc.JudgeAsyncStub", reward_pb2_grpc.JudgeStub(channel))
 
     async def judge(
         self, *, envelope: types_pb2.Envelope, prompt: str, reference: str, response: str, timeout_s: float
     ) -> Outcome:
         """Ask the judge. Without a score it has abstained."""
-        request = reward_pb2.JudgeRequest(envelope=envelope, prompt=prompt, reference=reference, response=response)
-        reply = cast(reward_pb2.JudgeReply, await self._door.Judge(request, timeout=timeout_s))
+        request = reward_pb2.JudgeRequest(
+            envelope=envelope, prompt=prompt, reference=reference, response=response
+        )
+        reply = await self._door.Judge(request, timeout=timeout_s)
         has_score = reply.HasField("score")
         return Outcome(
             status=_status(reply.status) if has_score else Status.ABSTAIN,
@@ -82,9 +88,11 @@ class GrpcBuffer:
     """Port Buffer."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._door = buffer_pb2_grpc.BufferStub(channel)
+        self._door = cast("buffer_pb2_grpc.BufferAsyncStub", buffer_pb2_grpc.BufferStub(channel))
 
     async def submit_verdict(self, verdict: types_pb2.Verdict, lease: Lease, *, timeout_s: float) -> None:
         """Hand a verdict over."""
         claim = types_pb2.Lease(entry_id=lease.entry_id, consumer=lease.consumer, fence=lease.fence)
-        await self._door.SubmitVerdict(buffer_pb2.SubmitVerdictRequest(verdict=verdict, lease=claim), timeout=timeout_s)
+        await self._door.SubmitVerdict(
+            buffer_pb2.SubmitVerdictRequest(verdict=verdict, lease=claim), timeout=timeout_s
+        )

@@ -1,4 +1,7 @@
-"""The front's ports inside one process, with the same rules and judges. For tests and tools; no jail, no network."""
+"""The front's ports inside one process, with the same rules and judges.
+
+For tests and tools; no jail, no network.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +29,13 @@ class LocalVerifier:
     def __init__(self, pool: MathPool | None = None) -> None:
         self._pool = pool
 
-    async def verify(self, *, envelope: types_pb2.Envelope, gold: str, response: str, timeout_s: float) -> Outcome:
+    async def verify(
+        self, *, envelope: types_pb2.Envelope, gold: str, response: str, timeout_s: float
+    ) -> Outcome:
         """Apply the rules."""
-        verdict = await asyncio.to_thread(verify_math, gold, response, False, pool=self._pool, wait_s=timeout_s)
+        verdict = await asyncio.to_thread(
+            verify_math, gold, response, False, pool=self._pool, wait_s=timeout_s
+        )
         return Outcome(
             status=Status(verdict.status.value),
             parts={Part.CORRECT: float(verdict.correct), Part.FORMAT: format_score(response)},
@@ -44,7 +51,9 @@ class LocalSandbox:
     def __init__(self, jail: Jail) -> None:
         self._jail = jail
 
-    async def execute(self, *, envelope: types_pb2.Envelope, spec_json: str, source: str, timeout_s: float) -> Outcome:
+    async def execute(
+        self, *, envelope: types_pb2.Envelope, spec_json: str, source: str, timeout_s: float
+    ) -> Outcome:
         """Run a program."""
         result = await asyncio.to_thread(execute, parse_spec(spec_json, source), self._jail, timeout_s)
         status = Status.OK if result.verdict is Class.ACCEPTED else Status.WRONG
@@ -81,7 +90,9 @@ class LocalJudge:
 
 
 class MemoryBuffer:
-    """Port Buffer that settles entries of a work queue as the buffer does, and fails first as often as it is told to."""
+    """Port Buffer that settles entries of a work queue as the buffer does, and fails first as often as it
+    is told to.
+    """
 
     def __init__(self, queue: WorkQueue, failures: Sequence[ForklightError] = ()) -> None:
         self.verdicts: dict[str, types_pb2.Verdict] = {}

@@ -1,4 +1,7 @@
-"""Tries a call until it gives a score, within a number of tries and a deadline for each. A failure never becomes 0."""
+"""Tries a call until it gives a score, within a number of tries and a deadline for each.
+
+A failure never becomes 0.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ class Attempts:
         return outcome, self.max_attempts
 
     async def _try(self, call: Callable[[float], Awaitable[Outcome]]) -> tuple[Outcome, bool]:
-        """One try: an absent or busy worker is asked again until the try's deadline, so that it may restart."""
+        """One try: an absent or busy worker is asked again until the try's deadline, so that it may
+        restart.
+        """
         deadline = time.monotonic() + self.timeout_s
 
         async def ask() -> Outcome:
@@ -50,7 +55,9 @@ class Attempts:
         except TRANSIENT as error:
             return failure("front", describe(error)), False
         except ForklightError as error:
-            logger.warning("sample cannot be scored", extra={"reason": str(error), "error_type": type(error).__name__})
+            logger.warning(
+                "sample cannot be scored", extra={"reason": str(error), "error_type": type(error).__name__}
+            )
             return failure("front", describe(error)), True
         return outcome, outcome.is_scored
 

@@ -20,7 +20,9 @@ class CaseLoader:
         self._case: Case | None = None
 
     async def load(self) -> Case:
-        """The case. NotFoundError or DataLossError when a blob is lost or corrupt, InvalidInputError when it is foreign."""
+        """The case. NotFoundError or DataLossError when a blob is lost or corrupt, InvalidInputError when
+        it is foreign.
+        """
         if self._case is None:
             self._case = await asyncio.to_thread(self._read)
         return self._case
@@ -31,11 +33,13 @@ class CaseLoader:
         check_schema(spec.schema_version, f"task of {task.envelope.sample_id}")
         if spec.kind != task.kind:
             raise InvalidInputError(
-                f"scoring task {task.envelope.sample_id} is of kind {task.kind!r}, its specification of kind {spec.kind!r}"
+                f"scoring task {task.envelope.sample_id} is of kind {task.kind!r}, "
+                f"its specification of kind {spec.kind!r}"
             )
         payload = unpack_payload(self._blobs.get(task.trajectory.payload.id))
         if payload.sample_id != task.envelope.sample_id:
             raise DataLossError(
-                f"payload {task.trajectory.payload.id} belongs to {payload.sample_id!r}, not to {task.envelope.sample_id!r}"
+                f"payload {task.trajectory.payload.id} belongs to {payload.sample_id!r}, "
+                f"not to {task.envelope.sample_id!r}"
             )
         return Case(envelope=task.envelope, spec=spec, response=payload.text)

@@ -12,5 +12,7 @@ PYTHON_NAMES = frozenset({"", "python", "python3", "py"})
 
 def extract_program(response: str) -> str | None:
     """The source, or None; fences of other languages do not count."""
-    found = [body for language, body in _FENCE.findall(final_part(response)) if language.lower() in PYTHON_NAMES]
+    found = [
+        body for language, body in _FENCE.findall(final_part(response)) if language.lower() in PYTHON_NAMES
+    ]
     return found[-1] if found and found[-1].strip() else None

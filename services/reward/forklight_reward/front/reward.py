@@ -34,7 +34,9 @@ class RewardPolicy:
         if right > 0.0:
             score += self.format_weight * parts.get(Part.FORMAT, 0.0)
         if self.window_tokens and length.counts:
-            parts[Part.OVERLONG] = overlong_penalty(length.num_response_tokens, self.window_tokens, self.zone_tokens)
+            parts[Part.OVERLONG] = overlong_penalty(
+                length.num_response_tokens, self.window_tokens, self.zone_tokens
+            )
             score += parts[Part.OVERLONG]
         return score, parts
 
@@ -54,9 +56,9 @@ def policy_of(run_file: RunFile) -> RewardPolicy:
     recipe, window = run_file.recipe, run_file.sampling.max_new_tokens
     if recipe.overlong_penalty and recipe.overlong_tokens >= window:
         raise ConfigError(
-            f"recipe.overlong_tokens ({recipe.overlong_tokens}) must be less than sampling.max_new_tokens ({window}): "
-            "every response would be punished; lower it (a tenth of the window is DAPO's share) or set "
-            "recipe.overlong_penalty = false"
+            f"recipe.overlong_tokens ({recipe.overlong_tokens}) must be less than sampling.max_new_tokens "
+            f"({window}): every response would be punished; lower it (DAPO takes a fifth of the window) or "
+            "set recipe.overlong_penalty = false"
         )
     return RewardPolicy(
         correct_weight=run_file.reward.correct_weight,

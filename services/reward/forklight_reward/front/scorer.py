@@ -1,4 +1,6 @@
-"""Scores one sample end to end: reads its blobs, routes it, tries again where that may help, builds the verdict."""
+"""Scores one sample end to end: reads its blobs, routes it, tries again where that may help, builds the
+verdict.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,10 @@ class Scorer:
     attempts: Attempts
 
     async def score_task(self, task: types_pb2.ScoringTask, attempt: int) -> types_pb2.Verdict:
-        """The verdict on a trajectory from the scoring queue. Always one: failures are verdicts without a score."""
+        """The verdict on a trajectory from the scoring queue.
+
+        Always one: failures are verdicts without a score.
+        """
         length = Length(
             num_response_tokens=task.trajectory.num_response_tokens,
             counts=task.trajectory.purpose != types_pb2.PURPOSE_EVALUATE,
@@ -72,7 +77,9 @@ class Scorer:
 
         return await self._score(subject, call)
 
-    async def _score(self, subject: Subject, call: Callable[[float], Awaitable[Outcome]]) -> types_pb2.Verdict:
+    async def _score(
+        self, subject: Subject, call: Callable[[float], Awaitable[Outcome]]
+    ) -> types_pb2.Verdict:
         """Try, compose, count: all of it under one span of the sample's own trace."""
         envelope = subject.envelope
         with span(

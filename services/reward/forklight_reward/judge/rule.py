@@ -1,4 +1,7 @@
-"""A deterministic judge by token overlap. For tests and for wiring a run without a model: it understands nothing."""
+"""A deterministic judge by token overlap.
+
+For tests and for wiring a run without a model: it understands nothing.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Compares what a program gave with what it should have given. Runs outside the jail, on bounded plain data."""
+"""Compares what a program gave with what it should have given.
+
+Runs outside the jail, on bounded plain data.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,9 @@ def same_tokens(output: bytes, expected: str) -> bool:
 
 
 def same_json(value: JsonValue, expected: JsonValue) -> bool:
-    """Equal in type and value: true is not 1, 1.0 is not 1; where a float is expected an integer may stand for it."""
+    """Equal in type and value: true is not 1, 1.0 is not 1; where a float is expected an integer may stand
+    for it.
+    """
     if isinstance(expected, float):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return False
@@ -44,7 +49,9 @@ def same_json(value: JsonValue, expected: JsonValue) -> bool:
     if isinstance(expected, list) and isinstance(value, list):
         return len(value) == len(expected) and all(map(same_json, value, expected))
     if isinstance(expected, dict) and isinstance(value, dict):
-        return value.keys() == expected.keys() and all(same_json(value[key], expected[key]) for key in expected)
+        return value.keys() == expected.keys() and all(
+            same_json(value[key], expected[key]) for key in expected
+        )
     return value == expected
 
 

@@ -1,7 +1,7 @@
 """The first program in a jail: closes its own limits, compiles the source and runs it.
 
-Its text is handed to the interpreter of the jail, so it imports nothing of ours and holds nothing worth stealing:
-it knows inputs, never expected values. What it reports is taken as the program's word.
+Its text is handed to the interpreter of the jail, so it imports nothing of ours and holds nothing worth
+stealing: it knows inputs, never expected values. What it reports is taken as the program's word.
 """
 
 import json

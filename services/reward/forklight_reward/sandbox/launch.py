@@ -77,7 +77,12 @@ def open_pipe(readers: ExitStack, writers: ExitStack) -> tuple[int, int]:
 def program_argv(job: Job, jail: Jail, report_fd: int) -> list[str]:
     """The interpreter, our first program and its plan."""
     limits: dict[str, JsonValue] = dict(process_limits(job.limits, counts_processes=jail.counts_processes))
-    plan: dict[str, JsonValue] = {"mode": job.mode, "entry": job.entry, "report_fd": report_fd, "limits": limits}
+    plan: dict[str, JsonValue] = {
+        "mode": job.mode,
+        "entry": job.entry,
+        "report_fd": report_fd,
+        "limits": limits,
+    }
     return [jail.interpreter, "-S", "-s", "-P", "-B", "-c", inside_program(), json.dumps(plan)]
 
 
@@ -98,9 +103,16 @@ def launch(job: Job, jail: Jail) -> Iterator[Running]:
         user = jail.next_user()
         try:
             process = subprocess.Popen(
-                argv + program_argv(job, jail, report_end), stdin=stdin_fd, stdout=stdout_end, stderr=stderr_end,
-                env={}, pass_fds=passed, user=user, group=user, extra_groups=None if user is None else [],
-            )  # fmt: skip
+                argv + program_argv(job, jail, report_end),
+                stdin=stdin_fd,
+                stdout=stdout_end,
+                stderr=stderr_end,
+                env={},
+                pass_fds=passed,
+                user=user,
+                group=user,
+                extra_groups=None if user is None else [],
+            )
         except OSError as error:
             raise UnavailableError(f"sandbox: bubblewrap could not be started: {error}") from error
         writers.close()

@@ -50,12 +50,12 @@ def descendants(root: int) -> list[int]:
     while waiting:
         pid = waiting.pop()
         try:
-            tasks = os.listdir(f"/proc/{pid}/task")
+            tasks = list(Path(f"/proc/{pid}/task").iterdir())
         except OSError:
             continue
         for task in tasks:
             try:
-                children = Path(f"/proc/{pid}/task/{task}/children").read_text()
+                children = (task / "children").read_text()
             except OSError:
                 continue
             waiting.extend(int(child) for child in children.split())
@@ -64,7 +64,10 @@ def descendants(root: int) -> list[int]:
 
 
 def read_tree(root: int) -> TreeUsage:
-    """Memory, CPU and tasks of everything below a process. Memory shared by forks counts once for each here."""
+    """Memory, CPU and tasks of everything below a process.
+
+    Memory shared by forks counts once for each here.
+    """
     resident = num_tasks = 0
     ticks = 0
     for pid in descendants(root):

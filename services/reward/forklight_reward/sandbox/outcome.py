@@ -1,4 +1,6 @@
-"""Reads how one run ended: its class before any comparison, and what the first program in the jail reported."""
+"""Reads how one run ended: its class before any comparison, and what the first program in the jail
+reported.
+"""
 
 from __future__ import annotations
 

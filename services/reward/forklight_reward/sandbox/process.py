@@ -1,4 +1,7 @@
-"""Watches one job from outside: clock, CPU, memory, tasks and output. When `run_job` returns, nothing of it lives."""
+"""Watches one job from outside: clock, CPU, memory, tasks and output.
+
+When `run_job` returns, nothing of it lives.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +107,10 @@ class Watch:
             self._is_started = True
             self._deadline = time.monotonic() + self._job.limits.wall_s
             self._started = time.monotonic()
-        if self._output_bytes() > self._job.limits.output_bytes or self._size("report") > self._job.limits.output_bytes:
+        if (
+            self._output_bytes() > self._job.limits.output_bytes
+            or self._size("report") > self._job.limits.output_bytes
+        ):
             self._break(Class.OUTPUT_LIMIT)
         return True
 
@@ -166,7 +172,9 @@ class Watch:
             waiter.register(self._process_fd, selectors.EVENT_READ)
             if not waiter.select(END_LIMIT_S):
                 process.kill()
-                raise UnavailableError(f"sandbox: the jail {process.pid} did not end within {END_LIMIT_S:.0f} s of its SIGKILL")
+                raise UnavailableError(
+                    f"sandbox: the jail {process.pid} did not end within {END_LIMIT_S:.0f} s of its SIGKILL"
+                )
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         for descriptor in [key for key in self._streams if key in self._selector.get_map()]:
@@ -181,14 +189,18 @@ class Watch:
         )
         if not self._is_started:
             said = stderr.decode(errors="replace")[-300:].strip()
-            raise UnavailableError(f"sandbox: the jail did not start (exit code {exit_code}): {said or 'it said nothing'}")
+            raise UnavailableError(
+                f"sandbox: the jail did not start (exit code {exit_code}): {said or 'it said nothing'}"
+            )
         usage = Usage(
             cpu_s=max(self._cpu_s, reaped_cpu_s),
             wall_s=time.monotonic() - self._started,
             memory_peak_bytes=self._peak_bytes,
             output_bytes=self._output_bytes(),
         )
-        return Ended(exit_code=exit_code, broke=self._broke, stdout=stdout, stderr=stderr, report=report, usage=usage)
+        return Ended(
+            exit_code=exit_code, broke=self._broke, stdout=stdout, stderr=stderr, report=report, usage=usage
+        )
 
     def _close(self) -> None:
         process = self._running.process

@@ -42,6 +42,14 @@ class Usage:
         )
 
 
+def masked_json(reason: str) -> str:
+    """One line about a program that got no verdict because the sandbox failed: no score, never 0."""
+    tests = {"passed": 0, "total": 0, "first_fail": None}
+    return json.dumps(
+        {"class": None, "score": None, "mask": True, "tests": tests, "usage": {}, "evidence": reason}
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxResult:
     """A final verdict on a program. A failure of the sandbox itself is an exception, never a result."""

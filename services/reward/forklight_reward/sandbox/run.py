@@ -1,4 +1,6 @@
-"""Executes a spec: runs its tests in jails, compares outside them, and gives one class for the whole program."""
+"""Executes a spec: runs its tests in jails, compares outside them, and gives one class for the whole
+program.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from forklight_core.errors import InvalidInputError
+from forklight_core.errors import InvalidInputError, UnavailableError
 from forklight_reward.sandbox.compare import UnreadableValueError, read_json, same_json, same_tokens
 from forklight_reward.sandbox.jail import Jail, open_jail
 from forklight_reward.sandbox.launch import Job
 from forklight_reward.sandbox.outcome import STARTED, compile_message, describe, failure_class
 from forklight_reward.sandbox.process import Ended, run_job
-from forklight_reward.sandbox.result import LIMIT_CLASSES, Class, SandboxResult, Usage
+from forklight_reward.sandbox.result import LIMIT_CLASSES, Class, SandboxResult, Usage, masked_json
 from forklight_reward.sandbox.spec import FunctionCase, FunctionTests, Limits, Spec, StdioTest, parse_spec
 
 BUDGET_WALLS = 10.0
@@ -58,7 +60,9 @@ def total_budget_s(spec: Spec) -> float:
 
 def execute(spec: Spec, jail: Jail, budget_s: float | None = None) -> SandboxResult:
     """Run a program against its tests. `budget_s` may shorten the program's own total budget."""
-    deadline = time.monotonic() + min(total_budget_s(spec), budget_s if budget_s is not None else float("inf"))
+    deadline = time.monotonic() + min(
+        total_budget_s(spec), budget_s if budget_s is not None else float("inf")
+    )
     if spec.function_tests is not None:
         return run_function(spec, spec.function_tests, jail, deadline)
     return run_stdio(spec, jail, deadline)
@@ -70,14 +74,20 @@ def limits_until(limits: Limits, deadline: float) -> Limits:
 
 
 def run_stdio(spec: Spec, jail: Jail, deadline: float) -> SandboxResult:
-    """One fresh jail a test; a limit ends the series, since the program has failed and the rest only costs."""
+    """One fresh jail a test; a limit ends the series, since the program has failed already."""
     tally = Tally(len(spec.stdio_tests))
     for index, test in enumerate(spec.stdio_tests):
         if time.monotonic() >= deadline:
             tally.enter(index, Class.TIME_LIMIT, "the budget of the whole submission is spent")
             break
         limits = limits_until(spec.limits, deadline)
-        job = Job(source=spec.source.encode("utf-8", "replace"), mode="stdio", entry="", stdin=test.stdin.encode(), limits=limits)
+        job = Job(
+            source=spec.source.encode("utf-8", "replace"),
+            mode="stdio",
+            entry="",
+            stdin=test.stdin.encode(),
+            limits=limits,
+        )
         ended = run_job(job, jail)
         tally.usage = tally.usage.plus(ended.usage)
         verdict, evidence = judge_output(ended, test, limits)
@@ -105,7 +115,11 @@ def run_function(spec: Spec, tests: FunctionTests, jail: Jail, deadline: float) 
     limits = limits_until(spec.limits, deadline)
     lines = "".join(json.dumps(case.args) + "\n" for case in tests.cases)
     job = Job(
-        source=spec.source.encode("utf-8", "replace"), mode="function", entry=tests.entry, stdin=lines.encode(), limits=limits
+        source=spec.source.encode("utf-8", "replace"),
+        mode="function",
+        entry=tests.entry,
+        stdin=lines.encode(),
+        limits=limits,
     )
     ended = run_job(job, jail)
     tally.usage = ended.usage
@@ -120,7 +134,11 @@ def run_function(spec: Spec, tests: FunctionTests, jail: Jail, deadline: float) 
             return tally.result()
         tally.enter(index, *judge_reply(replies[index], case))
     if failure is not None or len(replies) > len(tests.cases):
-        tally.enter(len(tests.cases) - 1, failure or Class.WRONG_ANSWER, f"values for all cases, but then {describe(ended)}")
+        tally.enter(
+            len(tests.cases) - 1,
+            failure or Class.WRONG_ANSWER,
+            f"values for all cases, but then {describe(ended)}",
+        )
     return tally.result()
 
 
@@ -139,9 +157,16 @@ def judge_reply(line: bytes, case: FunctionCase) -> tuple[Class, str]:
 
 
 def run_spec_file(path: str) -> str:
-    """Execute the spec in a file; one line of JSON. For the command line."""
+    """Execute the spec in a file; one line of JSON. For the command line.
+
+    UnavailableError when this machine makes no jails at all; a jail that fails under way gives a masked line.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"sandbox spec {path} cannot be read: {error}") from error
-    return execute(parse_spec(text), open_jail()).to_json()
+    spec, jail = parse_spec(text), open_jail()
+    try:
+        return execute(spec, jail).to_json()
+    except UnavailableError as error:
+        return masked_json(str(error))

@@ -12,13 +12,14 @@ logger = logging.getLogger(__name__)
 CLONE_NEWUSER = 0x10000000
 # Kernel surface that no test program needs; memfd and System V memory would hide from the memory limit.
 REFUSED = (
-    "ptrace", "mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsconfig", "fsmount",
-    "fspick", "mount_setattr", "unshare", "setns", "bpf", "userfaultfd", "io_uring_setup", "io_uring_enter",
-    "io_uring_register", "keyctl", "add_key", "request_key", "process_vm_readv", "process_vm_writev", "perf_event_open",
-    "clock_settime", "clock_adjtime", "settimeofday", "adjtimex", "kexec_load", "kexec_file_load", "init_module",
-    "finit_module", "delete_module", "reboot", "swapon", "swapoff", "syslog", "acct", "quotactl", "open_by_handle_at",
-    "name_to_handle_at", "personality", "pidfd_getfd", "kcmp", "memfd_create", "memfd_secret", "shmget", "shmat", "msgget",
-    "semget", "mq_open", "fanotify_init", "lookup_dcookie", "vhangup", "sethostname", "setdomainname", "nfsservctl",
+    "ptrace", "mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsconfig",
+    "fsmount", "fspick", "mount_setattr", "unshare", "setns", "bpf", "userfaultfd", "io_uring_setup",
+    "io_uring_enter", "io_uring_register", "keyctl", "add_key", "request_key", "process_vm_readv",
+    "process_vm_writev", "perf_event_open", "clock_settime", "clock_adjtime", "settimeofday", "adjtimex",
+    "kexec_load", "kexec_file_load", "init_module", "finit_module", "delete_module", "reboot", "swapon",
+    "swapoff", "syslog", "acct", "quotactl", "open_by_handle_at", "name_to_handle_at", "personality",
+    "pidfd_getfd", "kcmp", "memfd_create", "memfd_secret", "shmget", "shmat", "msgget", "semget",
+    "mq_open", "fanotify_init", "lookup_dcookie", "vhangup", "sethostname", "setdomainname", "nfsservctl",
 )  # fmt: skip
 
 
@@ -28,7 +29,9 @@ def filter_program() -> bytes | None:
     try:
         import pyseccomp
     except (ImportError, OSError, RuntimeError) as error:
-        logger.warning("no seccomp filter: libseccomp is missing (install libseccomp2)", extra={"cause": str(error)})
+        logger.warning(
+            "no seccomp filter: libseccomp is missing (install libseccomp2)", extra={"cause": str(error)}
+        )
         return None
     rules = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW)
     refuse = pyseccomp.ERRNO(errno.EPERM)

@@ -19,10 +19,11 @@ logger = logging.getLogger(__name__)
 LIMITS = Limits(cpu_s=1.0, wall_s=2.0, memory_mb=128, pids=8, output_bytes=65536, disk_mb=8)
 NO = "no"
 
+_LIBC = "import ctypes; libc = ctypes.CDLL(None, use_errno=True); "
 ATTEMPTS = {
     "writes to the system": "open('/usr/escape', 'w')",
-    "mounts": "import ctypes; assert ctypes.CDLL(None, use_errno=True).mount(b'x', b'/box', b'tmpfs', 0, None) == 0",
-    "makes a user namespace": "import ctypes; assert ctypes.CDLL(None, use_errno=True).unshare(0x10000000) == 0",
+    "mounts": _LIBC + "assert libc.mount(b'x', b'/box', b'tmpfs', 0, None) == 0",
+    "makes a user namespace": _LIBC + "assert libc.unshare(0x10000000) == 0",
     "becomes root": "import os; os.setuid(0)",
 }
 BREAKERS = {
@@ -48,7 +49,9 @@ class Check:
 
 def run_program(source: str, jail: Jail, expected: str = NO) -> SandboxResult:
     """One program without input."""
-    return execute(Spec(mode=Mode.STDIO, source=source, tests=[StdioTest(stdout=expected)], limits=LIMITS), jail)
+    return execute(
+        Spec(mode=Mode.STDIO, source=source, tests=[StdioTest(stdout=expected)], limits=LIMITS), jail
+    )
 
 
 def accepts_honest_programs(jail: Jail) -> bool:
@@ -56,7 +59,9 @@ def accepts_honest_programs(jail: Jail) -> bool:
     source = "def add(a, b):\n    return a + b\n"
     tests = FunctionTests(entry="add", cases=[FunctionCase(args=[20, 22], expected=42)])
     call = execute(Spec(mode=Mode.FUNCTION, source=source, tests=tests, limits=LIMITS), jail)
-    return run_program("print(6 * 7)", jail, "42").verdict is Class.ACCEPTED and call.verdict is Class.ACCEPTED
+    return (
+        run_program("print(6 * 7)", jail, "42").verdict is Class.ACCEPTED and call.verdict is Class.ACCEPTED
+    )
 
 
 def cannot_read_host_files(jail: Jail) -> bool:
@@ -66,7 +71,8 @@ def cannot_read_host_files(jail: Jail) -> bool:
         secret.flush()
         source = (
             f"import os\npath = {secret.name!r}\nfor root in ('', '/proc/1/root', '/proc/1/cwd'):\n"
-            "    try:\n        print(open(root + path).read())\n    except OSError:\n        pass\nprint('no')"
+            "    try:\n        print(open(root + path).read())\n"
+            "    except OSError:\n        pass\nprint('no')"
         )
         return run_program(source, jail).verdict is Class.ACCEPTED
 
@@ -98,7 +104,9 @@ def _refused(source: str) -> Callable[[Jail], bool]:
 
 
 def _stopped(source: str) -> Callable[[Jail], bool]:
-    return lambda jail: run_program(source, jail).verdict not in (Class.ACCEPTED, Class.COMPILE_ERROR, Class.WRONG_ANSWER)
+    return lambda jail: (
+        run_program(source, jail).verdict not in (Class.ACCEPTED, Class.COMPILE_ERROR, Class.WRONG_ANSWER)
+    )
 
 
 def all_checks() -> list[Check]:
@@ -118,6 +126,9 @@ def run_self_test(jail: Jail) -> None:
     failed = [check.name for check in all_checks() if not check.passes(jail)]
     if failed:
         raise UnavailableError(
-            f"sandbox self-test failed: {', '.join(failed)}; this machine's jails do not hold, so no program is run"
+            f"sandbox self-test failed: {', '.join(failed)}; "
+            "this machine's jails do not hold, so no program is run"
         )
-    logger.info("sandbox self-test passed", extra={"num_checks": len(all_checks()), "interpreter": jail.interpreter})
+    logger.info(
+        "sandbox self-test passed", extra={"num_checks": len(all_checks()), "interpreter": jail.interpreter}
+    )

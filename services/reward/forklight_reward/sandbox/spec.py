@@ -93,13 +93,17 @@ def parse_spec(text: str, source: str | None = None) -> Spec:
     except (ValueError, RecursionError) as error:
         raise InvalidInputError(f"sandbox spec is not JSON: {error}") from error
     if not isinstance(raw, dict):
-        raise InvalidInputError("sandbox spec must be a JSON object with mode, language, source, tests and limits")
+        raise InvalidInputError(
+            "sandbox spec must be a JSON object with mode, language, source, tests and limits"
+        )
     if raw.get("mode") == "repo":
         raise InvalidInputError("sandbox mode 'repo' is not supported yet: use mode 'stdio' or 'function'")
     try:
         spec = Spec.model_validate(raw if source is None else raw | {"source": source})
     except ValidationError as error:
-        where = "; ".join(f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()[:5])
+        where = "; ".join(
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()[:5]
+        )
         raise InvalidInputError(f"sandbox spec: {where}") from error
     return check_spec(spec)
 
@@ -108,7 +112,9 @@ def check_spec(spec: Spec) -> Spec:
     """Refuse what the types alone cannot."""
     if spec.language not in SUPPORTED_LANGUAGES:
         known = ", ".join(SUPPORTED_LANGUAGES)
-        raise InvalidInputError(f"sandbox language {spec.language!r} is not supported yet: use one of {known}")
+        raise InvalidInputError(
+            f"sandbox language {spec.language!r} is not supported yet: use one of {known}"
+        )
     if (spec.mode is Mode.FUNCTION) != (spec.function_tests is not None):
         shape = "{entry, cases}" if spec.mode is Mode.FUNCTION else "a list of {stdin, stdout}"
         raise InvalidInputError(f"sandbox spec: tests of mode {spec.mode} must be {shape}")

@@ -15,9 +15,10 @@ _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _ENVIRONMENT = re.compile(r"\\(?:begin|end)\{[a-z*]+\}")
 _ASSIGNED = re.compile(r"([A-Za-z](?:_(?:\w|\{\w+\}))?(?:\([a-z](?:,[a-z])*\))?|\\[a-z]+ ?)=([^=]+)")
 _SYMBOL_RUN = frozenset("abcdkmnpqrstuvwxyz")
-_MATHEMATICAL = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh log exp mod gcd lcm max min det and inf lim frac sqrt".split()
-)
+_MATHEMATICAL = frozenset((
+    "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh", "log",
+    "exp", "mod", "gcd", "lcm", "max", "min", "det", "and", "inf", "lim", "frac", "sqrt",
+))  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,7 @@
-"""Finds the answer in a response: the last balanced \\boxed{...} after the thinking. Nothing inside the thinking counts."""
+"""Finds the answer in a response: the last balanced \\boxed{...} after the thinking.
+
+Nothing inside the thinking counts.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Static guard in front of math-verify: refuses what would cost seconds, and answers that only restate the question."""
+"""Static guard in front of math-verify: refuses what would cost seconds, and answers that only restate the
+question.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,15 @@ MAX_EXPONENT = 5000
 MAX_FACTORIAL = 500
 MAX_BINOMIAL = 5000
 
-_DIGITS = re.compile(r"[0-9]{%d,}" % (MAX_DIGITS + 1))
+_DIGITS = re.compile(rf"[0-9]{{{MAX_DIGITS + 1},}}")
 _RESTATED = re.compile(r"\\(?:int|iint|iiint|oint|sum|prod|lim)(?![A-Za-z])")
 _NUMERIC_TOWER = re.compile(r"[0-9)}]\^[0-9]\^|\^\{[^{}]*[0-9)]\^|\^\{[^{}]*\{[^{}]*[0-9)]\}?\^")
 _EXPONENT = re.compile(r"\^\{?[+-]?([0-9]+)")
 _FACTORIAL = re.compile(r"([0-9]*)([)}\]!]?)!")
 _BINOMIAL = re.compile(r"\\binom\{?([0-9]*)")
-_FORBIDDEN = re.compile(r"__|\\(?:input|include|def|let|write|catcode|csname|newcommand|immediate)(?![a-z])|lambda|import|eval\(|exec\(")
+_FORBIDDEN = re.compile(
+    r"__|\\(?:input|include|def|let|write|catcode|csname|newcommand|immediate)(?![a-z])|lambda|import|eval\(|exec\("
+)
 
 
 def nesting_depth(text: str) -> int:
@@ -44,7 +48,7 @@ def _has_big_factorial(text: str) -> bool:
 
 
 def _is_above(digits: str, limit: int) -> bool:
-    return len(digits) > 6 or bool(digits) and int(digits) > limit
+    return len(digits) > 6 or (bool(digits) and int(digits) > limit)
 
 
 def find_danger(answer: str) -> str:

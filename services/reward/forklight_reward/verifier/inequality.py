@@ -1,4 +1,6 @@
-"""Rewrites an inequality in one name as the interval it stands for, so that x < 3 and (-\\infty, 3) become one text."""
+"""Rewrites an inequality in one name as the interval it stands for, so that x < 3 and (-\\infty, 3) become
+one text.
+"""
 
 from __future__ import annotations
 

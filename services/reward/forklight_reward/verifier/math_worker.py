@@ -1,7 +1,7 @@
 """One killable process that compares with math-verify: JSON lines in, JSON lines out, one call at a time.
 
-Three clocks end a call: a soft alarm here, the parent's SIGKILL, and a CPU timer of the kernel that needs neither a
-living parent nor the interpreter's lock. The process ends when its standard input does.
+Three clocks end a call: a soft alarm here, the parent's SIGKILL, and a CPU timer of the kernel that needs
+neither a living parent nor the interpreter's lock. The process ends when its standard input does.
 """
 
 from __future__ import annotations

@@ -8,23 +8,36 @@ from forklight_reward.verifier.unicode_math import unicode_to_latex
 
 _WRAPPERS = (("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"))
 _SPELLINGS = {
-    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "leq": "le", "geq": "ge", "leqslant": "le", "geqslant": "ge",
-    "neq": "ne", "infin": "infty", "varnothing": "emptyset", "tbinom": "binom", "dbinom": "binom", "lbrace": "{",
-    "rbrace": "}", "lvert": "|", "rvert": "|", "ast": "cdot",
+    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "leq": "le", "geq": "ge", "leqslant": "le",
+    "geqslant": "ge", "neq": "ne", "infin": "infty", "varnothing": "emptyset", "tbinom": "binom",
+    "dbinom": "binom", "lbrace": "{", "rbrace": "}", "lvert": "|", "rvert": "|", "ast": "cdot",
 }  # fmt: skip
-_PLAIN_SYMBOLS = {"lt": "<", "gt": ">", "colon": ":", "lbrack": "[", "rbrack": "]", "degree": "^{\\circ}", "div": "/"}
-_DROPPED = frozenset(
-    "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle textstyle limits nolimits".split()
-)
-_SPACES = frozenset("quad qquad thinspace medspace enspace space".split())
+_PLAIN_SYMBOLS = {
+    "lt": "<",
+    "gt": ">",
+    "colon": ":",
+    "lbrack": "[",
+    "rbrack": "]",
+    "degree": "^{\\circ}",
+    "div": "/",
+}
+_DROPPED = frozenset((
+    "left", "right", "big", "Big", "bigg", "Bigg", "bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr",
+    "Biggl", "Biggr", "displaystyle", "textstyle", "limits", "nolimits",
+))  # fmt: skip
+_SPACES = frozenset(["quad", "qquad", "thinspace", "medspace", "enspace", "space"])
 _COMMAND = re.compile(r"\\([A-Za-z]+)\s*")
 _SPACE_MARK = re.compile(r"(?<!\\)\\[,;:! ]|~|(?<!\\)\\(?=\s)")
-_TEXT = re.compile(r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?)\s*\{([^{}]*)\}")
+_TEXT = re.compile(
+    r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?)\s*\{([^{}]*)\}"
+)
 _SHORT_FRACTION = re.compile(r"\\frac\s*(?:(\d|[A-Za-z])|(\{[^{}]*\}))\s*(?:(\d|[A-Za-z])|(\{))")
 _SHORT_ROOT = re.compile(r"\\sqrt\s*(\d|[A-Za-z])")
 _PLAIN_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)")
 _PLAIN_PI = re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])")
-_PLAIN_FUNCTION = re.compile(r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|ln|log|exp)(?![A-Za-z])")
+_PLAIN_FUNCTION = re.compile(
+    r"(?<![\\A-Za-z])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|sinh|cosh|tanh|ln|log|exp)(?![A-Za-z])"
+)
 _WHITE = re.compile(r"\s+")
 _CIRCLE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?")
 
@@ -53,7 +66,12 @@ def strip_wrappers(text: str) -> str:
         text = text.strip()
         for left, right in _WRAPPERS:
             inner = text[len(left) : -len(right)]
-            if len(text) > len(left) + len(right) and text.startswith(left) and text.endswith(right) and left not in inner:
+            if (
+                len(text) > len(left) + len(right)
+                and text.startswith(left)
+                and text.endswith(right)
+                and left not in inner
+            ):
                 text = inner
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1]

@@ -17,23 +17,33 @@ _FLAGS = re.ASCII
 _INTEGER = re.compile(r"[+-]?\d+", _FLAGS)
 _DECIMAL = re.compile(r"([+-]?)(\d*)\.(\d+)|([+-]?)(\d+)\.", _FLAGS)
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:([, ])\d{3})(?:\1\d{3})*(?:\.\d+)?", _FLAGS)
-_FRACTION = re.compile(r"([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?)\(?([+-]?\d+)\)?/\(?([+-]?\d+)\)?", _FLAGS)
+_FRACTION = re.compile(
+    r"([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?)\(?([+-]?\d+)\)?/\(?([+-]?\d+)\)?", _FLAGS
+)
 _MIXED = re.compile(r"([+-]?)(\d+)(?: ?\\frac\{(\d+)\}\{(\d+)\}|[ +](\d+)/(\d+))", _FLAGS)
 _REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)(?:\\(?:overline|bar|dot) ?\{(\d+)\}|\((\d+)\))", _FLAGS)
-_SCIENTIFIC = re.compile(r"([+-]?\d*\.?\d+)(?: ?(?:\\times|\\cdot|\*|x) ?10\^(?:\{([+-]?\d+)\}|(\d))|[eE]([+-]?\d+))", _FLAGS)
+_SCIENTIFIC = re.compile(
+    r"([+-]?\d*\.?\d+)(?: ?(?:\\times|\\cdot|\*|x) ?10\^(?:\{([+-]?\d+)\}|(\d))|[eE]([+-]?\d+))", _FLAGS
+)
 _POWER = re.compile(r"([+-]?)(\d+)\^(?:\{([+-]?\d+)\}|(\d))", _FLAGS)
 _FACTORIAL = re.compile(r"(\d{1,3})!", _FLAGS)
 _BASE = re.compile(r"(\d[0-9A-Fa-f]*)_(?:\{(?:\\text)?\(?(\d+)\)?\}|(\d))", _FLAGS)
-_UNIT = re.compile(r"(.*[\d.}!)]) ?((?:\^\{\\circ\}) ?[CF]?|(?<= )[A-Za-z][A-Za-z/ ]*?(?:\^\{?[23]\}?)?(?:/[A-Za-z]+)?)", _FLAGS)
+_UNIT = re.compile(
+    r"(.*[\d.}!)]) ?((?:\^\{\\circ\}) ?[CF]?|(?<= )[A-Za-z][A-Za-z/ ]*?(?:\^\{?[23]\}?)?(?:/[A-Za-z]+)?)",
+    _FLAGS,
+)
 _CURRENCY = re.compile(r"([+-]?)\$ ?(.*)")
 _UNIT_NAMES = {
-    "minutes": "min", "minute": "min", "mins": "min", "hours": "h", "hour": "h", "hr": "h", "hrs": "h", "seconds": "s",
-    "second": "s", "sec": "s", "secs": "s", "meters": "m", "meter": "m", "metres": "m", "metre": "m", "centimeters": "cm",
-    "centimeter": "cm", "centimetres": "cm", "kilometers": "km", "kilometer": "km", "grams": "g", "gram": "g",
-    "kilograms": "kg", "kilogram": "kg", "degrees": "^{\\circ}", "degree": "^{\\circ}", "dollars": "$", "dollar": "$",
-    "inches": "in", "inch": "in", "foot": "ft", "feet": "ft",
+    "minutes": "min", "minute": "min", "mins": "min", "hours": "h", "hour": "h", "hr": "h", "hrs": "h",
+    "seconds": "s", "second": "s", "sec": "s", "secs": "s", "meters": "m", "meter": "m", "metres": "m",
+    "metre": "m", "centimeters": "cm", "centimeter": "cm", "centimetres": "cm", "kilometers": "km",
+    "kilometer": "km", "grams": "g", "gram": "g", "kilograms": "kg", "kilogram": "kg",
+    "degrees": "^{\\circ}", "degree": "^{\\circ}", "dollars": "$", "dollar": "$", "inches": "in",
+    "inch": "in", "foot": "ft", "feet": "ft",
 }  # fmt: skip
-_NOT_UNITS = frozenset("or and x y z n k i e t r a b c d p q u v w".split())
+_NOT_UNITS = frozenset(
+    ["or", "and", "x", "y", "z", "n", "k", "i", "e", "t", "r", "a", "b", "c", "d", "p", "q", "u", "v", "w"]
+)
 
 
 def _signed(sign: str, value: Fraction) -> Fraction:
@@ -78,7 +88,11 @@ def _powered(text: str) -> Fraction | None:
     if match := _SCIENTIFIC.fullmatch(text):
         exponent = int(match[2] or match[3] or match[4])
         mantissa = _decimal(match[1])
-        return mantissa * Fraction(10) ** exponent if mantissa is not None and abs(exponent) <= MAX_EXPONENT else None
+        return (
+            mantissa * Fraction(10) ** exponent
+            if mantissa is not None and abs(exponent) <= MAX_EXPONENT
+            else None
+        )
     if match := _POWER.fullmatch(text):
         base, exponent = int(match[2]), int(match[3] or match[4])
         if base == 0 or base.bit_length() * abs(exponent) > MAX_POWER_BITS:

@@ -1,4 +1,6 @@
-"""Reads exact values other than single numbers: tuples, sets, intervals and their unions, choices, the empty set."""
+"""Reads exact values other than single numbers: tuples, sets, intervals and their unions, choices, the
+empty set.
+"""
 
 from __future__ import annotations
 
@@ -55,14 +57,21 @@ def parse_piece(text: str) -> Piece | None:
     if len(text) < 5 or text[0] not in "([" or text[-1] not in ")]":
         return None
     ends = split_top(text[1:-1], ",")
-    if len(ends) != 2 or ends[0].startswith("+\\infty") or ends[0] == "\\infty" or ends[1].startswith("-\\infty"):
+    if (
+        len(ends) != 2
+        or ends[0].startswith("+\\infty")
+        or ends[0] == "\\infty"
+        or ends[1].startswith("-\\infty")
+    ):
         return None
     low_known, low = parse_end(ends[0])
     high_known, high = parse_end(ends[1])
     if not (low_known and high_known):
         return None
     # An end at infinity is open however it was written.
-    return Piece(low=low, high=high, low_open=low is None or text[0] == "(", high_open=high is None or text[-1] == ")")
+    return Piece(
+        low=low, high=high, low_open=low is None or text[0] == "(", high_open=high is None or text[-1] == ")"
+    )
 
 
 def parse_region(text: str) -> Region | None:

@@ -1,4 +1,7 @@
-"""math-verify in killable processes. A call that must be killed is the answer's fault; a worker that dies by itself is ours."""
+"""math-verify in killable processes.
+
+A call that must be killed is the answer's fault; a worker that dies by itself is ours.
+"""
 
 from __future__ import annotations
 
@@ -64,7 +67,8 @@ class MathWorker:
         if self._read_word(START_LIMIT_S) != "ready":
             self.kill()
             raise UnavailableError(
-                f"verifier: a math worker did not start within {START_LIMIT_S:.0f} s (exit code {self._process.poll()}); "
+                f"verifier: a math worker did not start within {START_LIMIT_S:.0f} s "
+                f"(exit code {self._process.poll()}); "
                 "check that math-verify is installed and that 1 GiB of memory is free"
             )
 
@@ -75,14 +79,14 @@ class MathWorker:
 
     @property
     def _stdout(self) -> IO[bytes]:
-        return cast(IO[bytes], self._process.stdout)
+        return cast("IO[bytes]", self._process.stdout)
 
     def compare(self, gold: str, answer: str, kill_after_s: float) -> Word | None:
         """The worker's word; None when it had to be killed or the kernel's CPU limit ended it."""
         request = json.dumps({"call": self.num_calls, "gold": gold, "answer": answer}) + "\n"
         self.num_calls += 1
         try:
-            stdin = cast(IO[bytes], self._process.stdin)
+            stdin = cast("IO[bytes]", self._process.stdin)
             stdin.write(request.encode())
             stdin.flush()
         except OSError as error:
@@ -97,7 +101,8 @@ class MathWorker:
     def _death(self) -> UnavailableError:
         self.kill()
         return UnavailableError(
-            f"verifier: math worker {self.pid} died by itself (exit code {self._process.returncode}); the call can be repeated"
+            f"verifier: math worker {self.pid} died by itself (exit code {self._process.returncode}); "
+            "the call can be repeated"
         )
 
     def _read_word(self, limit_s: float) -> str | None:
@@ -122,7 +127,7 @@ class MathWorker:
         self._selector.close()
         for stream in (self._process.stdin, self._process.stdout):
             try:
-                cast(IO[bytes], stream).close()
+                cast("IO[bytes]", stream).close()
             except OSError:
                 logger.debug("a pipe of a dead math worker could not be flushed")
 
@@ -130,7 +135,9 @@ class MathWorker:
 class MathPool:
     """A fixed number of workers, started when first needed. Thread-safe."""
 
-    def __init__(self, num_processes: int = 1, kill_after_s: float = KILL_AFTER_S, recycle_after: int = RECYCLE_AFTER) -> None:
+    def __init__(
+        self, num_processes: int = 1, kill_after_s: float = KILL_AFTER_S, recycle_after: int = RECYCLE_AFTER
+    ) -> None:
         self.stats = PoolStats()
         self._kill_after_s = kill_after_s
         self._recycle_after = recycle_after
@@ -150,7 +157,9 @@ class MathPool:
         try:
             worker = self._slots.get(timeout=max(0.0, wait_s))
         except queue.Empty:
-            raise BusyError(f"verifier: no math worker was free within {wait_s:.1f} s; raise reward.verifier_processes") from None
+            raise BusyError(
+                f"verifier: no math worker was free within {wait_s:.1f} s; raise reward.verifier_processes"
+            ) from None
         kept: MathWorker | None = None
         try:
             if self._closed:

@@ -1,4 +1,7 @@
-"""Compares two LaTeX texts with math-verify. Runs only inside a worker process: it may hang, and then it is killed."""
+"""Compares two LaTeX texts with math-verify.
+
+Runs only inside a worker process: it may hang, and then it is killed.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,9 @@ def _exact_decimal(match: re.Match[str]) -> str:
 
 
 def prepare(text: str) -> str:
-    """Decimals as exact fractions, so that nothing is compared after rounding; degrees in an angle as radians."""
+    """Decimals as exact fractions, so that nothing is compared after rounding; degrees in an angle as
+    radians.
+    """
     if _TRIGONOMETRIC.search(text):
         text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
     text = _DOTLESS.sub("i", text.replace(r"^{\circ}", ""))
@@ -41,8 +46,12 @@ def read(text: str) -> Basic | MatrixBase | None:
     is_complex = _IMAGINARY.search(prepared) is not None
     parsed: Any
     try:
-        parsed = latex2sympy(prepared, is_real=not is_complex, convert_degrees=False, normalization_config=None)
-    except Exception:  # the parser raises whatever its grammar and sympy raise; unreadable is an answer, not a fault
+        parsed = latex2sympy(
+            prepared, is_real=not is_complex, convert_degrees=False, normalization_config=None
+        )
+    except (
+        Exception
+    ):  # the parser raises whatever its grammar and sympy raise; unreadable is an answer, not a fault
         return None
     if is_complex and isinstance(parsed, Basic):
         parsed = parsed.subs({symbol: I for symbol in parsed.free_symbols if symbol.name == "i"})

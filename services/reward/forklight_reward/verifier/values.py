@@ -66,7 +66,9 @@ Value = Number | Collection | Region | Choice | Nothing
 
 
 def same_number(gold: Number, answer: Number) -> bool:
-    """Equal exactly; a percent sign may be read as a unit or as a hundredth; units must agree where both have one."""
+    """Equal exactly; a percent sign may be read as a unit or as a hundredth; units must agree where both
+    have one.
+    """
     if gold.unit and answer.unit and gold.unit != answer.unit:
         return False
     if gold.value == answer.value:
@@ -94,7 +96,11 @@ def as_region(value: Value) -> Region | None:
     """A pair in brackets read as an interval."""
     if isinstance(value, Region):
         return value
-    if isinstance(value, Collection) and len(value.items) == 2 and value.shape in (Shape.TUPLE, Shape.BRACKETS):
+    if (
+        isinstance(value, Collection)
+        and len(value.items) == 2
+        and value.shape in (Shape.TUPLE, Shape.BRACKETS)
+    ):
         is_open = value.shape is Shape.TUPLE
         low, high = value.items
         return Region(pieces=frozenset([Piece(low=low, high=high, low_open=is_open, high_open=is_open)]))

@@ -18,7 +18,10 @@ WAIT_S = 20.0
 
 
 class MathStatus(StrEnum):
-    """How a verdict on an answer came about. None of them is a failure of the machinery: that is an exception."""
+    """How a verdict on an answer came about.
+
+    None of them is a failure of the machinery: that is an exception.
+    """
 
     OK = "ok"
     WRONG = "wrong"
@@ -44,7 +47,9 @@ def rules_version() -> str:
 
 @lru_cache(maxsize=1)
 def default_pool() -> MathPool:
-    """One worker process, started by the first pair that the fast path leaves open, ended with this process."""
+    """One worker process, started by the first pair that the fast path leaves open, ended with this
+    process.
+    """
     pool = MathPool()
     atexit.register(pool.close)
     return pool
@@ -64,9 +69,15 @@ def decide_quickly(gold: str, answer: str, extracted: bool) -> MathVerdict | Com
     comparison = compare_exact(gold, answer)
     if comparison.equal is not None:
         status = MathStatus.OK if comparison.equal else MathStatus.WRONG
-        return _verdict(status, answer, f"{comparison.how}: {comparison.gold[:200]} | {comparison.answer[:200]}")
+        return _verdict(
+            status, answer, f"{comparison.how}: {comparison.gold[:200]} | {comparison.answer[:200]}"
+        )
     if restated := find_restatement(comparison.gold, comparison.answer):
-        return _verdict(MathStatus.UNVERIFIABLE, answer, f"the answer still holds {restated}, which the reference has evaluated")
+        return _verdict(
+            MathStatus.UNVERIFIABLE,
+            answer,
+            f"the answer still holds {restated}, which the reference has evaluated",
+        )
     if danger := find_danger(comparison.answer):
         return _verdict(MathStatus.UNVERIFIABLE, answer, f"not evaluated: {danger}")
     return comparison
@@ -84,9 +95,17 @@ def decide_slowly(comparison: Comparison, answer: str, pool: MathPool, wait_s: f
 
 
 def verify_math(
-    gold: str, answer: str, extracted: bool | None = None, *, pool: MathPool | None = None, wait_s: float = WAIT_S
+    gold: str,
+    answer: str,
+    extracted: bool | None = None,
+    *,
+    pool: MathPool | None = None,
+    wait_s: float = WAIT_S,
 ) -> MathVerdict:
-    """Whether an answer equals the reference. `extracted`: the answer is bare; None: look whether it is a response."""
+    """Whether an answer equals the reference.
+
+    `extracted`: the answer is bare; None: look whether it is a response.
+    """
     if extracted is None:
         extracted = not looks_like_response(answer)
     decision = decide_quickly(gold, answer, extracted)
