@@ -46,7 +46,10 @@ class RunningSystem:
         """Start it again on its folder."""
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
-                [*FORKLIGHT, "resume", str(self.folder)], stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+                [*FORKLIGHT, "resume", str(self.folder)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
             )
 
     def pids(self) -> dict[str, int]:
@@ -65,14 +68,16 @@ class RunningSystem:
         path = self.folder / "steps.jsonl"
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        lines = path.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def wait_until(self, ready: Callable[[], bool], *, deadline_s: float, what: str) -> None:
         """Poll; a failure shows the end of the system's output."""
         end = time.monotonic() + deadline_s
         while not ready():
             if self.process.poll() is not None and not ready():
-                raise AssertionError(f"the system ended with {self.process.returncode} while waiting for {what}\n{self.tail()}")
+                code = self.process.returncode
+                raise AssertionError(f"the system ended with {code} while waiting for {what}\n{self.tail()}")
             if time.monotonic() > end:
                 raise AssertionError(f"{what} took more than {deadline_s:g} s\n{self.tail()}")
             time.sleep(POLL_S)
@@ -122,7 +127,11 @@ def alive(pid: int) -> bool:
 def audit(folder: Path) -> dict[str, object]:
     """`forklight audit --json`; a non-zero exit is a failure with what it printed."""
     done = subprocess.run(
-        [*FORKLIGHT, "audit", str(folder), "--json"], capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL
+        [*FORKLIGHT, "audit", str(folder), "--json"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
     )
     if done.returncode != 0:
         raise AssertionError(f"audit of {folder} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
-from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.chaos.harness import Kill, RunningSystem, audit, kill_plan
@@ -24,12 +25,14 @@ class Torture:
     kills: tuple[Kill, ...]
     seconds: float
     steps: tuple[int, ...]
+    trainer_starts: tuple[int, ...]
+    """Last learned step of every checkpoint a trainer started from."""
     report: dict[str, object]
 
-    @property
-    def redone(self) -> int:
-        """Optimizer steps that were recorded more than once."""
-        return sum(count - 1 for count in Counter(self.steps).values())
+    def trainer_lost(self) -> int:
+        """The most finished optimizer steps that a killed trainer took with it."""
+        killed_at = [kill.at_step for kill in self.kills if kill.victim == "trainer"]
+        return max((at - start for at, start in zip(killed_at, self.trainer_starts[1:], strict=True)), default=0)
 
 
 def torture(folder: Path, seed: int) -> Torture:
@@ -40,7 +43,8 @@ def torture(folder: Path, seed: int) -> Torture:
         kills = []
         system.wait_until(lambda: system.step() >= 1, deadline_s=120, what="the first step")
         for step, pause_s, victim in kill_plan(seed, VICTIMS, last_step=STEPS - 6):
-            system.wait_until(lambda step=step: system.step() >= step, deadline_s=RUN_DEADLINE_S, what=f"step {step}")  # type: ignore[misc]
+            reached = partial(has_reached, system, step)
+            system.wait_until(reached, deadline_s=RUN_DEADLINE_S, what=f"step {step}")
             time.sleep(pause_s)
             kills.append(system.kill(victim))
         code = system.wait_end(deadline_s=RUN_DEADLINE_S)
@@ -52,10 +56,21 @@ def torture(folder: Path, seed: int) -> Torture:
             kills=tuple(kills),
             seconds=time.monotonic() - system.started,
             steps=steps,
+            trainer_starts=trainer_starts(system.folder),
             report=audit(system.folder),
         )
     finally:
         system.stop()
+
+
+def has_reached(system: RunningSystem, step: int) -> bool:
+    return system.step() >= step
+
+
+def trainer_starts(folder: Path) -> tuple[int, ...]:
+    """From the trainer's log."""
+    lines = [json.loads(line) for line in (folder / "logs" / "trainer.log").read_text().splitlines() if line[:1] == "{"]
+    return tuple(line["step"] for line in lines if line["message"] == "trainer started")
 
 
 def main() -> None:
@@ -67,7 +82,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             result = torture(Path(folder), seed)
         order = " ".join(f"{kill.victim}@{kill.at_step}" for kill in result.kills)
-        print(f"seed {seed}: {result.seconds:.0f} s, clean audit, last step {max(result.steps)}, kills: {order}", flush=True)
+        print(
+            f"seed {seed}: {result.seconds:.0f} s, clean audit, last step {max(result.steps)}, "
+            f"finished steps lost {result.trainer_lost()}, kills: {order}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The demo's task: adding two numbers column by column. Writes prompts, held-out prompts and demonstrations.
 
-The demonstrations are a sloppy student's: it knows the method, but slips in a column or forgets the carry. A
-model that imitates it is right about as often as the student, and reinforcement has something to teach. No
-torch here.
+The demonstrations are a sloppy student's: it knows the method, but mostly guesses at a glance, and when it
+does the work it forgets to carry. A model that imitates it is right about as often as the student, and
+reinforcement has something to teach: to think first, and to carry. No torch here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from forklight_core.errors import ConfigError
 PROMPTS_FILE = "prompts.jsonl"
 HOLDOUT_FILE = "holdout.jsonl"
 DEMONSTRATIONS_FILE = "demonstrations.jsonl"
+MOST_PROMPTS = 20_000
+FAR_OFF = 5  # a guess is off by at most so much
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +32,9 @@ class ArithmeticTask:
     """Sums kept from both training and demonstrations."""
     num_demonstrations: int = 8192
     """Worked examples for the cold start."""
-    guess_probability: float = 0.75
+    guess_probability: float = 0.6
     """Chance that the student guesses at a glance and skips the work."""
-    slip_probability: float = 0.05
-    """Chance, when working it out, of being off by one in a column."""
-    forget_probability: float = 0.05
+    forget_probability: float = 0.85
     """Chance, when working it out, of forgetting a carry."""
     seed: int = 0
 
@@ -80,10 +80,6 @@ def write_arithmetic(folder: Path, task: ArithmeticTask | None = None) -> Arithm
     return files
 
 
-MOST_PROMPTS = 20_000
-FAR_OFF = 5  # a guess is off by at most so much
-
-
 def choose_sums(task: ArithmeticTask, chance: random.Random) -> list[tuple[int, int]]:
     """Distinct sums in random order: all of them where they are few."""
     low, high = 10 ** (task.num_digits - 1), 10**task.num_digits
@@ -126,8 +122,6 @@ def work_out(left: int, right: int, *, task: ArithmeticTask, chance: random.Rand
     for place in range(task.num_digits):
         a, b = left // 10**place % 10, right // 10**place % 10
         total = a + b + carry
-        if chance.random() < task.slip_probability:
-            total = max(0, total + chance.choice((-1, 1)))
         columns.append(f"{a}+{b}{'+1' if carry else ''}={total}")
         carry = int(total >= 10)
         digits = f"{total % 10}{digits}"

@@ -75,7 +75,7 @@ def test_decoding_token_by_token_equals_one_pass_and_the_published_code(
     one_pass_BTV = one_pass.view(BATCH, LENGTH, -1)
     cache = HybridCache(published.config, num_slots=3, max_tokens=LENGTH)
     slots_B = torch.tensor([2, 0])
-    for token in range(LENGTH):
+    for token in range(200):
         logits_BV = decode(published, cache, slots_B, input_ids_BT[:, token])
         assert (logits_BV - one_pass_BTV[:, token]).abs().max() < 1e-4
         if token in positions:

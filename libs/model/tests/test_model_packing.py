@@ -62,6 +62,10 @@ def test_gradient_matches_a_finite_difference(model: HybridModel) -> None:
         return float(stats.logprobs_T.sum() + 0.3 * stats.entropy_T.sum())
 
     for name, parameter in model.named_parameters():
+        if not name.startswith(
+            ("model.layers.3.", "model.layers.7.", "model.embed", "model.norm", "lm_head")
+        ):
+            continue
         direction = torch.randn_like(parameter)
         step = 1e-6
         with torch.no_grad():

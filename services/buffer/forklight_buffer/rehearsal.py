@@ -80,6 +80,7 @@ async def rehearse(stage: Stage) -> AsyncIterator[Rehearsal]:
         await buffer.recover()
         yield Rehearsal(
             stage=stage,
+            outside=outside,
             buffer=buffer,
             tasks=RedisWorkQueue(redis, keys.tasks, lease_s=lease_s),
             scoring=RedisWorkQueue(redis, keys.scoring, lease_s=lease_s),
@@ -94,12 +95,18 @@ class Rehearsal:
     """Rollout, reward and trainer of a stage."""
 
     stage: Stage
+    outside: Outside
     buffer: Buffer
     tasks: RedisWorkQueue
     scoring: RedisWorkQueue
     epoch: int = 0
     lineage: str = ""
     version: int = 0
+
+    async def restart_buffer(self) -> None:
+        """The buffer died and came back: nothing is left of it but the ledger and Redis."""
+        self.buffer = build(self.stage.run_id, self.stage.folder, self.stage.run_file, self.outside)
+        await self.buffer.recover()
 
     async def open(self) -> int:
         """One pass of the opener."""

@@ -58,7 +58,7 @@ async def serving(settings: BufferSettings) -> AsyncIterator[buffer_pb2_grpc.Buf
 
 def player_of(stage: Stage) -> Rehearsal:
     """Only to make messages; it has no buffer of its own."""
-    return Rehearsal(stage=stage, buffer=None, tasks=None, scoring=None)  # type: ignore[arg-type]
+    return Rehearsal(stage=stage, outside=None, buffer=None, tasks=None, scoring=None)  # type: ignore[arg-type]
 
 
 def message_of(lease: Lease) -> types_pb2.Lease:

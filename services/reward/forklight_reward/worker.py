@@ -21,6 +21,7 @@ from forklight_core.queues import Lease, Leased, WorkQueue
 from forklight_core.retry import retry_async
 from forklight_core.wire import parse
 from forklight_reward import metrics
+from forklight_reward.front.scorer import score_span
 from forklight_reward.ports import Buffer
 
 TAKE_WAIT_S = 0.5
@@ -92,8 +93,9 @@ class ScoringWorker:
         lease = leased.lease
         try:
             task = parse(types_pb2.ScoringTask, leased.body)
-            verdict = await self._score(task, lease.fence)
-            await self._submit(verdict, lease)
+            with score_span(task.envelope):
+                verdict = await self._score(task, lease.fence)
+                await self._submit(verdict, lease)
         except FencedError as error:
             metrics.count_dropped("fenced")
             logger.info("sample has a newer holder", extra={"entry_id": lease.entry_id, "reason": str(error)})

@@ -1,4 +1,4 @@
-"""`python -m forklight_rollout`: one rollout pod, configured by the environment (--help lists the variables)."""
+"""`python -m forklight_rollout`: one rollout pod, configured by the environment (see --help)."""
 
 from __future__ import annotations
 

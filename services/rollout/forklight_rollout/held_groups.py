@@ -37,7 +37,7 @@ class HeldGroups:
 
     def __init__(self) -> None:
         self._groups: dict[str, HeldGroup] = {}
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self.num_unsubmitted = 0
         """Samples whose generation has ended but not their submission."""
 
@@ -82,15 +82,15 @@ class HeldGroups:
         self._remove(group)
         return dropped
 
-    async def notify(self) -> None:
+    def notify(self) -> None:
         """Wake those who wait for a change."""
-        async with self._changed:
-            self._changed.notify_all()
+        self._changed.set()
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:
         """Return once the condition holds; it is asked again at every change."""
-        async with self._changed:
-            await self._changed.wait_for(condition)
+        while not condition():
+            self._changed.clear()
+            await self._changed.wait()
 
     def _remove(self, group: HeldGroup) -> None:
         if self._groups.get(group.group_id) is group:

@@ -58,7 +58,7 @@ class LeaseKeeper:
         )
         metrics.count_dropped_group(reason)
         await self.cancel(dropped)
-        await self._held.notify()
+        self._held.notify()
         return len(dropped)
 
     async def cancel(self, sample_ids: set[str]) -> None:

@@ -13,21 +13,22 @@ class Throughput:
     """Written by the engine thread, read by the event loop."""
 
     def __init__(self) -> None:
-        self._readings: deque[tuple[float, int]] = deque([(-WINDOW_S, 0)])
+        self._readings: deque[tuple[float, int]] = deque()
         self._lock = threading.Lock()
 
     def note(self, now: float, total: int) -> None:
         """The counter stands at `total`. Cheap when called more often than the resolution."""
+        readings = self._readings
+        if readings and now - readings[-1][0] < RESOLUTION_S:
+            return
         with self._lock:
-            if now - self._readings[-1][0] < RESOLUTION_S:
-                return
-            self._readings.append((now, total))
-            while self._readings[0][0] < now - WINDOW_S - RESOLUTION_S:
-                self._readings.popleft()
+            readings.append((now, total))
+            while len(readings) > 1 and readings[1][0] <= now - WINDOW_S:
+                readings.popleft()
 
     def tokens_per_s(self, now: float, total: int) -> float:
-        """Mean rate of the last 10 s."""
+        """Mean rate of the last 10 s, or since the first reading when that is less."""
         with self._lock:
-            before = [count for at, count in self._readings if at <= now - WINDOW_S]
-            oldest = before[-1] if before else (self._readings[0][1] if self._readings else 0)
-        return max(0.0, (total - oldest) / WINDOW_S)
+            before = [reading for reading in self._readings if reading[0] <= now - WINDOW_S]
+            at, count = before[-1] if before else next(iter(self._readings), (now, total))
+        return (total - count) / max(RESOLUTION_S, min(WINDOW_S, now - at))

@@ -98,7 +98,7 @@ class Worker:
         end = asyncio.get_running_loop().time() + deadline_s
         before = self.num_submitted
         self._draining.set()
-        await self.held.notify()
+        self.held.notify()
         num_released = 0
         try:
             async with asyncio.timeout_at(end):
@@ -184,6 +184,7 @@ class Worker:
         self.held.num_unsubmitted += len(finished)
         for sample in finished:
             self._finished.put_nowait(sample)
+        self.held.notify()
 
     async def _submit_all(self) -> None:
         while True:
@@ -191,7 +192,7 @@ class Worker:
             outcome = await self._submit(sample)
             self.held.num_unsubmitted -= 1
             metrics.count_sample(sample, outcome)
-            await self.held.notify()
+            self.held.notify()
 
     async def _submit(self, sample: FinishedSample) -> str:
         """Hand a sample over; returns what became of it."""

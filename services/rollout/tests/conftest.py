@@ -108,14 +108,9 @@ MakeEngine = Callable[..., NativeEngine]
 
 @pytest.fixture
 def make_engine(published: dict[int, PublishedWeights]) -> MakeEngine:
-    def make(*, max_batch: int = 8, max_prompt_tokens: int = 64, max_new_tokens: int = 64) -> NativeEngine:
-        wish = MemoryWish(
-            max_batch=max_batch,
-            max_prompt_tokens=max_prompt_tokens,
-            max_new_tokens=max_new_tokens,
-            budget_bytes=2**30,
-        )
-        engine = native_engine_factory(wish, dtype="float32", threads=1)(published[0])
+    def make(*, max_batch: int = 8, dtype: str = "float32") -> NativeEngine:
+        wish = MemoryWish(max_batch=max_batch, max_prompt_tokens=64, max_new_tokens=64, budget_bytes=2**30)
+        engine = native_engine_factory(wish, dtype=dtype, threads=1)(published[0])
         assert isinstance(engine, NativeEngine)
         return engine
 

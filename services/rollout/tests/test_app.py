@@ -178,7 +178,7 @@ async def running_pod(found: Surroundings) -> AsyncIterator[asyncio.Task[None]]:
         await task
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], *, within_s: float = 10.0) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], *, within_s: float = 30.0) -> None:
     end = time.monotonic() + within_s
     while not await condition():
         assert time.monotonic() < end, "it did not happen in time"

@@ -139,3 +139,12 @@ def test_greedy_sequences_do_not_depend_on_their_seed(
     assert len({tuple(sample.response_ids) for sample in samples}) == 1
     assert samples[0].logprobs.tolist() == [0.0] * 16
     assert max(samples[0].raw_logprobs) < 0
+
+
+def test_a_bfloat16_engine_keeps_its_log_probs_close(
+    make_engine: Callable[..., NativeEngine], make_work: Callable[..., GroupWork], finish: Finish
+) -> None:
+    work = make_work(prompt_ids=LONG_PROMPT, temperature=0.0, max_new_tokens=1)
+    (exact,) = generate(make_engine(), finish, work).values()
+    (rounded,) = generate(make_engine(dtype="bfloat16"), finish, work).values()
+    assert rounded.raw_logprobs.tolist() == pytest.approx(exact.raw_logprobs.tolist(), abs=0.3)

@@ -111,7 +111,7 @@ async def working(found: Surroundings) -> AsyncIterator[Worker]:
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         await asyncio.sleep(0.002)

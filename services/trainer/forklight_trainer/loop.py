@@ -215,7 +215,10 @@ class TrainingLoop:
         parts = self._parts
         parts.board.enter(Stage.TRAIN)
         policy = PolicyState(
-            version=self.version, is_published=self._at.is_published, contract=parts.weights.contract
+            version=self.version,
+            is_published=self._at.is_published,
+            contract=parts.weights.contract,
+            find_version=parts.weights.find_version,
         )
         start_s = time.time()
         with span(STEP_SPAN, attributes={"rl.step": batch.step, "rl.version": self.version}) as running:

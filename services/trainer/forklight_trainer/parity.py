@@ -1,14 +1,16 @@
 """How far trainer and rollout agree about the probability of the same tokens, and the gate on it.
 
-Measured before the update. Only tokens sampled by the very weights the trainer holds can tell a mismatch from
-learning, so only those gate: the first update after a publication, and samples wholly of that version (the
-memory of an older version would still be in the rest). All other steps report the figures over all tokens.
-Legend: R response tokens.
+Measured before the update, and against the very weights that sampled: only those can tell a mismatch from
+learning. They are the current ones at the first update after a publication; later they are still on disk, and
+one pack is scored with them. Only samples wholly of one version count: the memory of an older version would
+still be in the others. Where neither can be had, the figures are against the current weights and gate nothing.
+Legend: T packed tokens, R response tokens, N samples.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 
 from forklight_core.errors import ParityError
 from forklight_core.runfile.schema import ParitySection
+from forklight_trainer.packing import Pack
 
 MIN_GATED_TOKENS = 32  # a correlation over fewer says nothing
 
@@ -28,12 +31,23 @@ class Parity:
     max_dp: float
     mean_kl: float
     num_tokens: int
+    version: int | None
+    """Version that sampled the tokens and scored them again; None when the current weights scored all tokens."""
 
 
-def measure_parity(logprobs_R: Tensor, behaviour_R: Tensor) -> Parity:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Probe:
+    """The tokens of a pack that one version sampled from first to last."""
+
+    pack: Pack
+    version: int
+    own_R: Tensor
+
+
+def measure_parity(logprobs_R: Tensor, behaviour_R: Tensor, *, version: int | None) -> Parity:
     """Pearson correlation of probabilities, largest difference, k3 estimate of KL(rollout || trainer)."""
     if not len(logprobs_R):
-        return Parity(correlation=math.nan, max_dp=math.nan, mean_kl=math.nan, num_tokens=0)
+        return Parity(correlation=math.nan, max_dp=math.nan, mean_kl=math.nan, num_tokens=0, version=version)
     ours_R, theirs_R = logprobs_R.double(), behaviour_R.double()
     difference_R = ours_R - theirs_R
     return Parity(
@@ -41,17 +55,17 @@ def measure_parity(logprobs_R: Tensor, behaviour_R: Tensor) -> Parity:
         max_dp=float((ours_R.exp() - theirs_R.exp()).abs().max()),
         mean_kl=float((difference_R.exp() - difference_R - 1.0).mean()),
         num_tokens=len(logprobs_R),
+        version=version,
     )
 
 
-def check_parity(parity: Parity, limits: ParitySection, *, version: int) -> None:
-    """Raise when tokens of the trainer's own weights are not what rollout said they were."""
-    if parity.num_tokens < MIN_GATED_TOKENS:
-        return
-    if parity.correlation >= limits.min_correlation and parity.mean_kl <= limits.max_mean_kl:
-        return
+def check_parity(parity: Parity, limits: ParitySection) -> Parity:
+    """Raise when tokens are not what rollout said they were, scored by the weights that sampled them."""
+    is_small = parity.num_tokens < MIN_GATED_TOKENS
+    if is_small or (parity.correlation >= limits.min_correlation and parity.mean_kl <= limits.max_mean_kl):
+        return parity
     raise ParityError(
-        f"trainer and rollout disagree about {parity.num_tokens} tokens that version {version} sampled: "
+        f"trainer and rollout disagree about {parity.num_tokens} tokens that version {parity.version} sampled: "
         f"correlation {parity.correlation:.5f} (parity.min_correlation = {limits.min_correlation:g}), mean "
         f"KL {parity.mean_kl:.5f} (parity.max_mean_kl = {limits.max_mean_kl:g}), largest difference "
         f"{parity.max_dp:.5f}. The run is paused before the update. Check that both sides run the same "
@@ -66,6 +80,17 @@ def whole_version_mask(versions_R: Tensor, sample_R: Tensor, version: int) -> Te
     foreign_N = torch.zeros(int(sample_R.max()) + 1, dtype=torch.bool)
     foreign_N[sample_R[versions_R != version]] = True
     return ~foreign_N[sample_R]
+
+
+def choose_probes(packs: Sequence[Pack]) -> list[Probe]:
+    """For every version, the pack with most tokens of it; most tokens first."""
+    best: dict[int, Probe] = {}
+    for pack in packs:
+        for version in torch.unique(pack.versions_R).tolist():
+            own_R = whole_version_mask(pack.versions_R, pack.sample_R, version)
+            if int(own_R.sum()) > (int(best[version].own_R.sum()) if version in best else 0):
+                best[version] = Probe(pack=pack, version=version, own_R=own_R)
+    return sorted(best.values(), key=lambda probe: -int(probe.own_R.sum()))
 
 
 def _correlation(a_R: Tensor, b_R: Tensor) -> float:

@@ -77,6 +77,10 @@ class TrainEngine(Protocol):
         """Differentiable log-probabilities of a pack's tokens."""
         ...
 
+    def score_version(self, folder: Path, pack: Pack, temperature: float) -> Tensor | None:
+        """Log-probabilities under weights published earlier; None where a second model has no room."""
+        ...
+
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one pack's loss."""
         ...

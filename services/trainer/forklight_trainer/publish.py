@@ -62,6 +62,11 @@ class WeightsStore:
         manifest_id = "b3:" + blake3.blake3(path.read_bytes()).hexdigest()
         return types_pb2.WeightsRef(version=version, manifest=str(path.resolve()), manifest_id=manifest_id)
 
+    def find_version(self, version: int) -> Path | None:
+        """Folder of a version that is still here."""
+        folder = self.version_folder(version)
+        return folder if (folder / MANIFEST_FILE).exists() else None
+
     def version_folder(self, version: int) -> Path:
         return self.folder / f"v{version:08d}"
 

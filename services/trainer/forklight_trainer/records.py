@@ -42,8 +42,8 @@ class StepRecord:
     max_dp: float
     mean_kl: float
     parity_tokens: int
-    parity_gated: bool
-    """True when the figures are over tokens of the trainer's own weights, so that they gate the run."""
+    parity_version: int | None
+    """Version that sampled these tokens and scored them again: the figures gate the run. None: off-policy figures."""
     learning_rate: float
     seconds: Mapping[str, float]
     """By stage: lease, fetch, train, checkpoint, commit, publish."""
@@ -76,7 +76,7 @@ def build_record(
         max_dp=parity.max_dp,
         mean_kl=parity.mean_kl,
         parity_tokens=parity.num_tokens,
-        parity_gated=outcome.is_parity_gated,
+        parity_version=parity.version,
         learning_rate=outcome.learning_rate,
         seconds={name: round(value, 4) for name, value in seconds.items()},
         tokens_per_s=round(batch.num_tokens / max(seconds.get("train", 0.0), 1e-9), 1),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,7 +14,13 @@ from forklight_core.runfile.schema import ParitySection, RunFile
 from forklight_trainer.advantage import group_advantages
 from forklight_trainer.batch import TrainingBatch, TrainingSample
 from forklight_trainer.packing import Pack, pack_samples
-from forklight_trainer.parity import Parity, check_parity, measure_parity, whole_version_mask
+from forklight_trainer.parity import (
+    Parity,
+    check_parity,
+    choose_probes,
+    measure_parity,
+    whole_version_mask,
+)
 from forklight_trainer.policy_loss import LossSettings, loss_settings, policy_loss
 from forklight_trainer.ports import TrainEngine
 from forklight_trainer.tally import BatchFigures, Tally, TokenFigures, batch_figures, token_figures
@@ -44,6 +51,8 @@ class PolicyState:
     is_published: bool
     """The weights are exactly that version: no update since."""
     contract: str
+    find_version: Callable[[int], Path | None]
+    """Folder of a version that is still on disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +62,6 @@ class StepOutcome:
     batch: BatchFigures
     tokens: TokenFigures
     parity: Parity
-    is_parity_gated: bool
     grad_norm: float
     learning_rate: float
     advantages: tuple[float, ...]
@@ -90,7 +98,7 @@ def train_step(
     try:
         tally = accumulate(engine, packs, settings)
         check_tally(tally, batch)
-        parity, is_gated = gate_parity(tally, settings, policy)
+        parity = measure_agreement(engine, packs, tally, settings, policy)
         grad_norm = engine.update(learning_rate=learning_rate, grad_clip=settings.grad_clip)
     finally:
         engine.discard_gradients()
@@ -98,7 +106,6 @@ def train_step(
         batch=batch_figures(batch, version=policy.version),
         tokens=token_figures(tally),
         parity=parity,
-        is_parity_gated=is_gated,
         grad_norm=grad_norm,
         learning_rate=learning_rate,
         advantages=tuple(advantages),
@@ -182,13 +189,21 @@ def check_tally(tally: Tally, batch: TrainingBatch) -> None:
         )
 
 
-def gate_parity(tally: Tally, settings: StepSettings, policy: PolicyState) -> tuple[Parity, bool]:
-    """Agreement on the current version's own tokens where there are any: then it gates; else on all."""
+def measure_agreement(
+    engine: TrainEngine, packs: Sequence[Pack], tally: Tally, settings: StepSettings, policy: PolicyState
+) -> Parity:
+    """Agreement with the weights that sampled the tokens, which gates; else with the current ones."""
     logprobs_R, behaviour_R = tally.column("logprobs"), tally.column("behaviour")
     if policy.is_published:
         own_R = whole_version_mask(tally.column("versions"), tally.column("sample"), policy.version)
         if bool(own_R.any()):
-            parity = measure_parity(logprobs_R[own_R], behaviour_R[own_R])
-            check_parity(parity, settings.parity, version=policy.version)
-            return parity, True
-    return measure_parity(logprobs_R, behaviour_R), False
+            parity = measure_parity(logprobs_R[own_R], behaviour_R[own_R], version=policy.version)
+            return check_parity(parity, settings.parity)
+    for probe in choose_probes(packs):
+        folder = policy.find_version(probe.version)
+        scored_T = engine.score_version(folder, probe.pack, settings.temperature) if folder else None
+        if scored_T is not None:
+            theirs_R = scored_T[probe.pack.response_index_R][probe.own_R]
+            parity = measure_parity(theirs_R, probe.pack.behaviour_R[probe.own_R], version=probe.version)
+            return check_parity(parity, settings.parity)
+    return measure_parity(logprobs_R, behaviour_R, version=None)

@@ -38,9 +38,9 @@ class RestartPolicy:
 
     first_delay_s: float = 0.5
     max_delay_s: float = 10.0
-    settled_s: float = 30.0
+    settled_s: float = 20.0
     """A child that lived so long starts again with the first delay."""
-    max_rapid_failures: int = 5
+    max_rapid_failures: int = 8
 
 
 class ManagedProcess:

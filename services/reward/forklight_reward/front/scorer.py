@@ -6,7 +6,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+
+from opentelemetry import trace
+from opentelemetry.trace import Span
 
 from forklight.v1 import reward_pb2, types_pb2
 from forklight_core.blobs import BlobStore
@@ -21,6 +25,16 @@ from forklight_reward.front.verdict import Effort, answer_envelope, build_verdic
 from forklight_reward.ports import Outcome
 
 SPAN_NAME = "reward.score"
+
+
+def score_span(envelope: types_pb2.Envelope) -> AbstractContextManager[Span]:
+    """The span of scoring one sample, in the sample's own trace; the calls made for it hang below."""
+    return span(
+        SPAN_NAME,
+        sample_id=envelope.sample_id,
+        traceparent=envelope.traceparent,
+        kind=SpanKind.CONSUMER,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,23 +89,21 @@ class Scorer:
         async def call(timeout_s: float) -> Outcome:
             return await self.router.route(case, timeout_s)
 
-        return await self._score(subject, call)
+        with score_span(request.envelope):
+            return await self._score(subject, call)
 
     async def _score(
         self, subject: Subject, call: Callable[[float], Awaitable[Outcome]]
     ) -> types_pb2.Verdict:
-        """Try, compose, count: all of it under one span of the sample's own trace."""
-        envelope = subject.envelope
-        with span(
-            SPAN_NAME, sample_id=envelope.sample_id, traceparent=envelope.traceparent, kind=SpanKind.CONSUMER
-        ) as running:
-            started = time.monotonic()
-            outcome, num_attempts = await self.attempts.run(call)
-            effort = Effort(wall_s=time.monotonic() - started, num_attempts=num_attempts)
-            answer = answer_envelope(envelope, subject.attempt)
-            verdict = build_verdict(answer, outcome, subject.length, self.policy, effort)
-            running.set_attribute("rl.reward.status", outcome.status.value)
-            if verdict.HasField("score"):
-                running.set_attribute("rl.reward.score", verdict.score)
-            metrics.record_verdict(subject.kind, outcome.status, effort.wall_s)
-            return verdict
+        """Try, compose, count; the running span learns what came of it."""
+        started = time.monotonic()
+        outcome, num_attempts = await self.attempts.run(call)
+        effort = Effort(wall_s=time.monotonic() - started, num_attempts=num_attempts)
+        answer = answer_envelope(subject.envelope, subject.attempt)
+        verdict = build_verdict(answer, outcome, subject.length, self.policy, effort)
+        running = trace.get_current_span()
+        running.set_attribute("rl.reward.status", outcome.status.value)
+        if verdict.HasField("score"):
+            running.set_attribute("rl.reward.score", verdict.score)
+        metrics.record_verdict(subject.kind, outcome.status, effort.wall_s)
+        return verdict

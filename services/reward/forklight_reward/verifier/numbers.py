@@ -23,9 +23,9 @@ _FRACTION = re.compile(
 _MIXED = re.compile(r"([+-]?)(\d+)(?: ?\\frac\{(\d+)\}\{(\d+)\}|[ +](\d+)/(\d+))", _FLAGS)
 _REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)(?:\\(?:overline|bar|dot) ?\{(\d+)\}|\((\d+)\))", _FLAGS)
 _SCIENTIFIC = re.compile(
-    r"([+-]?\d*\.?\d+)(?: ?(?:\\times|\\cdot|\*|x) ?10\^(?:\{([+-]?\d+)\}|(\d))|[eE]([+-]?\d+))", _FLAGS
+    r"([+-]?\d*\.?\d+)(?: ?(?:\\times|\\cdot|\*|x) ?10\^(?:\{([+-]?\d+)\}|(\d+))|[eE]([+-]?\d+))", _FLAGS
 )
-_POWER = re.compile(r"([+-]?)(\d+)\^(?:\{([+-]?\d+)\}|(\d))", _FLAGS)
+_POWER = re.compile(r"([+-]?)(\d+)\^(?:\{([+-]?\d+)\}|(\d+))", _FLAGS)
 _FACTORIAL = re.compile(r"(\d{1,3})!", _FLAGS)
 _BASE = re.compile(r"(\d[0-9A-Fa-f]*)_(?:\{(?:\\text)?\(?(\d+)\)?\}|(\d))", _FLAGS)
 _UNIT = re.compile(

@@ -20,10 +20,12 @@ from forklight_model.checkpoint import load_model, load_published_tensors, publi
 from forklight_model.config import ModelConfig
 from forklight_model.logprobs import TokenStats, token_logprobs
 from forklight_model.model import HybridModel
+from forklight_model.sizes import num_parameters
 from forklight_trainer.packing import Pack
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 RANDOM_FILE = "random.safetensors"
+MOST_PROBED_PARAMETERS = 500_000_000  # a larger model is not held twice
 STATE_KEYS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -55,7 +57,8 @@ class TorchEngine:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        self._device = torch.device(device)
+        self._device, self._dtype = torch.device(device), dtype
+        self._probe: tuple[Path, HybridModel] | None = None
         self._master = master.to(self._device)
         self._compute = self._master if dtype == torch.float32 else copy.deepcopy(self._master).to(dtype)
         self._optimizer = torch.optim.AdamW(
@@ -74,6 +77,15 @@ class TorchEngine:
             self._compute, pack.input_ids_T.to(self._device), pack.cu_seqlens.to(self._device), temperature
         )
         return TokenStats(logprobs_T=stats.logprobs_T.cpu(), entropy_T=stats.entropy_T.cpu())
+
+    @torch.no_grad()
+    def score_version(self, folder: Path, pack: Pack, temperature: float) -> Tensor | None:
+        if num_parameters(self.config) > MOST_PROBED_PARAMETERS:
+            return None
+        if self._probe is None or self._probe[0] != folder:
+            self._probe = (folder, load_model(folder, self._dtype).to(self._device))
+        ids_T, cu_seqlens = pack.input_ids_T.to(self._device), pack.cu_seqlens.to(self._device)
+        return token_logprobs(self._probe[1], ids_T, cu_seqlens, temperature).logprobs_T.cpu()
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]

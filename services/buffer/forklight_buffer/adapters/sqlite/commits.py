@@ -96,6 +96,8 @@ class CommitTable:
 
     def plan_rewind(self, lineage: str, step: int, carried: Sequence[Commit]) -> Rewind:
         control, known = read_control(self._db), self.lineages()
+        for commit in carried:
+            _check_same(commit, self._db)
         missing = _missing_records(lineage, self.head(lineage), step, carried)
         now = ancestry(known, control.lineage, control.step)
         wanted = ancestry(known, lineage, step)
@@ -150,6 +152,17 @@ def _missing_records(lineage: str, head: int, step: int, carried: Sequence[Commi
                 f"ledger nor among the {len(carried)} records of the checkpoint: restore an older checkpoint"
             )
     return tuple(found[wanted] for wanted in range(head + 1, step + 1))
+
+
+def _check_same(carried: Commit, db: Database) -> None:
+    """Two checkpoints of one name: the ledger stands by the one that was committed."""
+    sql = "SELECT * FROM commits WHERE lineage = ? AND step = ?"
+    row = db.row(sql, (carried.lineage, carried.step))
+    if row is not None and set(_commit(row).sample_ids) != set(carried.sample_ids):
+        raise PreconditionError(
+            f"the checkpoint has learned other samples at step {carried.step} of lineage {carried.lineage} than the "
+            "ledger: another checkpoint of that step was committed since; restore that one, or one of an earlier step"
+        )
 
 
 def _refuse(commit: Commit, refused: Sequence[Conflict]) -> None:

@@ -1,0 +1,314 @@
+"""Any interleaving of work, crashes and restores: one terminal state a sample, nothing lost, nothing learned twice."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from forklight.v1 import types_pb2
+from forklight_buffer.audit import audit_run
+from forklight_buffer.records import Commit
+from forklight_buffer.rehearsal import Rehearsal, Stage, rehearse, write_prompts
+from forklight_buffer.states import Phase, Purpose, State, Status
+from forklight_core import ids
+from forklight_core.errors import FencedError, NotFoundError, PreconditionError
+from forklight_core.queues import Leased
+from forklight_core.redis_server import EmbeddedRedis
+from forklight_core.runfile import RunFile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+LATE = (FencedError, NotFoundError)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """A checkpoint: where it is and everything it has learned."""
+
+    lineage: str
+    step: int
+    history: tuple[Commit, ...]
+
+    def learned(self) -> set[str]:
+        return {sample for commit in self.history for sample in commit.sample_ids}
+
+
+@dataclass(slots=True, kw_only=True)
+class World:
+    """A buffer, workers that may die, and a trainer with its checkpoints."""
+
+    play: Rehearsal
+    checkpoints: list[Saved] = field(default_factory=list)
+    history: list[Commit] = field(default_factory=list)
+    saved: Saved = Saved(lineage="", step=0, history=())
+    committed: dict[str, Commit] = field(default_factory=dict)
+    task_leases: list[Leased] = field(default_factory=list)
+    scoring_leases: list[Leased] = field(default_factory=list)
+    ended: dict[str, State] = field(default_factory=dict)
+    snapshot: dict[bytes, bytes] = field(default_factory=dict)
+
+    async def open(self, _: int) -> None:
+        await self.play.open()
+
+    async def take_task(self, number: int) -> None:
+        self.task_leases += await self.play.tasks.take(f"rollout-{number % 3}", wait_s=0.0, max_items=1)
+
+    async def submit(self, number: int) -> None:
+        for leased in self.task_leases[-1 - number % 3 :: -1][:3]:
+            group = types_pb2.GenerationTask.FromString(leased.body).envelope.group_id
+            for index in range(3) if number % 2 else [number % 3]:
+                version = max(0, self.play.version - number % 4)
+                trajectory = self.play.trajectory(ids.sample_id(group, index), version=version)
+                try:
+                    await self.play.buffer.intake.submit_trajectory(trajectory, leased.lease)
+                except LATE:
+                    continue
+
+    async def release_task(self, number: int) -> None:
+        for leased in self.task_leases[number % 5 :: 5]:
+            await self.play.tasks.release(leased.lease)
+
+    async def take_scoring(self, number: int) -> None:
+        self.scoring_leases += await self.play.scoring.take(f"reward-{number % 2}", wait_s=0.0, max_items=3)
+
+    async def judge(self, number: int) -> None:
+        for leased in self.scoring_leases[-9:]:
+            sample = types_pb2.ScoringTask.FromString(leased.body).envelope.sample_id
+            reward = None if (number + ids.sample_index(sample)) % 7 == 0 else float(ids.sample_index(sample) % 2)
+            try:
+                await self.play.buffer.intake.submit_verdict(self.play.verdict(sample, reward), leased.lease)
+            except LATE:
+                continue
+
+    async def release_scoring(self, number: int) -> None:
+        for leased in self.scoring_leases[number % 3 :: 3]:
+            await self.play.scoring.release(leased.lease)
+
+    async def work(self, number: int) -> None:
+        """Workers who do not die: some groups go all the way to ready."""
+        for _ in range(3):
+            await self.take_task(number)
+        await self.submit(1)
+        await self.submit(1 + number % 2 * 2)
+        for _ in range(3):
+            await self.take_scoring(number)
+        await self.judge(number)
+
+    async def step_on(self, number: int) -> None:
+        """A trainer who does not die."""
+        await self.train(number)
+        if number % 3:
+            await self.save(number)
+        if number % 2:
+            await self.commit(number)
+        if number % 5:
+            await self.announce(number)
+
+    async def journal(self, _: int) -> None:
+        await self.play.buffer.journal.flush()
+
+    async def train(self, number: int) -> None:
+        leasing = await self.play.lease(self.step + 1)
+        if leasing.batch is None:
+            return
+        record = self.play.record(leasing.batch)
+        if number % 11 == 0 and len(record.sample_ids) > 1:
+            record = Commit(
+                lineage=record.lineage,
+                step=record.step,
+                batch_id=record.batch_id,
+                sample_ids=record.sample_ids[:-1],
+            )
+        self.history.append(record)
+
+    @property
+    def step(self) -> int:
+        return self.history[-1].step if self.history else 0
+
+    async def lose(self, number: int) -> None:
+        leasing = await self.play.lease(self.step + 1)
+        if leasing.batch is not None:
+            names = self.play.record(leasing.batch).sample_ids
+            await self.play.buffer.batches.report_lost(
+                epoch=self.play.epoch, sample_id=names[number % len(names)], reason="corrupt"
+            )
+
+    async def save(self, _: int) -> None:
+        lineage = self.history[-1].lineage if self.history else self.play.lineage
+        self.saved = Saved(lineage=lineage, step=self.step, history=tuple(self.history))
+        self.checkpoints.append(self.saved)
+
+    async def commit(self, number: int) -> None:
+        records = [commit for commit in self.saved.history if commit.lineage == self.play.lineage]
+        if not records:
+            return
+        fresh = [record for record in records if record.step > self.play.buffer.context.ledger.control().step]
+        if number % 4 == 0 and fresh:  # the buffer dies between the ledger and Redis
+            trained, left_out = await self.play.buffer.batches.commit_rows(fresh[0])
+            self.play.buffer.context.ledger.enter_commit(fresh[0], trained, left_out, 0.0)
+            self.committed |= dict.fromkeys(fresh[0].sample_ids, fresh[0])
+            await self.play.restart_buffer()
+            return
+        await self.play.commit(*records)
+        self.committed |= {sample: record for record in records for sample in record.sample_ids}
+        if number % 3 == 0:  # the reply was lost
+            assert (await self.play.commit(*records)).num_trained == 0
+
+    async def announce(self, _: int) -> None:
+        if self.saved.step >= self.play.version:
+            await self.play.announce(self.saved.step)
+
+    async def restart_buffer(self, _: int) -> None:
+        await self.play.restart_buffer()
+
+    async def restart_trainer(self, number: int) -> None:
+        """Mostly from the newest checkpoint; now and then from any other, or from none."""
+        chosen = self.checkpoints[-1] if self.checkpoints else Saved(lineage="", step=0, history=())
+        if number % 3 == 0 and self.checkpoints:
+            chosen = self.checkpoints[number % len(self.checkpoints)]
+        if number % 13 == 0 or not chosen.history:
+            chosen = Saved(lineage="", step=0, history=())
+        carried = tuple(commit for commit in chosen.history if commit.lineage == chosen.lineage)
+        for _ in range(1 + number % 2):  # a lost reply makes the trainer ask again
+            try:
+                await self.play.restore(
+                    lineage=chosen.lineage, step=chosen.step, version=chosen.step, commits=carried
+                )
+            except PreconditionError as error:
+                assert "other samples at step" in str(error)
+                self.checkpoints.remove(chosen)
+                return await self.restart_trainer(0)
+        self.history, self.saved = list(chosen.history), chosen
+        self.play.version = min(self.play.version, chosen.step)
+        self.committed = {sample: commit for commit in chosen.history for sample in commit.sample_ids}
+        self.ended = {}
+
+    async def keep_redis(self, _: int) -> None:
+        """What a host that dies later will find on its disk."""
+        redis, self.snapshot = self.play.outside.redis, {}
+        async for key in redis.scan_iter(match=f"forklight:{{{self.play.stage.run_id}}}:*", count=1000):
+            self.snapshot[key] = await redis.dump(key)
+
+    async def roll_redis_back(self, _: int) -> None:
+        redis = self.play.outside.redis
+        async for key in redis.scan_iter(match=f"forklight:{{{self.play.stage.run_id}}}:*", count=1000):
+            await redis.delete(key)
+        for key, value in self.snapshot.items():
+            await redis.restore(key, 0, value)
+        self.play.buffer.gate.close()
+        await self.play.buffer.recover()
+
+    async def check(self) -> None:
+        """What must hold after every single step."""
+        ledger = self.play.buffer.context.ledger
+        rows = ledger._db.rows("SELECT sample_id, state FROM samples")  # type: ignore[attr-defined]
+        ended = {row["sample_id"]: State(row["state"]) for row in rows}
+        changed = {name: (state, ended.get(name)) for name, state in self.ended.items() if ended.get(name) != state}
+        assert not changed, f"terminal states changed: {changed}"
+        self.ended = ended
+        assert {name for name, state in ended.items() if state is State.TRAINED} == set(self.committed)
+        assert ledger.conflicts() == []
+        await self.recount(ended)
+
+    async def recount(self, ended: dict[str, State]) -> None:
+        """Counters of Redis against its groups; no sample is final in the ledger and open in Redis."""
+        live = self.play.buffer.context.live
+        counts: Counter[State] = Counter()
+        groups: Counter[Status] = Counter()
+        tokens = num_bytes = 0
+        for group_id in await live.live_groups():
+            group = await live.read_group(group_id)
+            assert group is not None and group.purpose is Purpose.TRAIN
+            groups[group.status] += 1
+            for sample in group.samples:
+                if not sample.state.terminal:
+                    assert ids.sample_id(group_id, sample.index) not in ended
+                    counts[sample.state] += 1
+                    tokens, num_bytes = tokens + sample.num_tokens, num_bytes + sample.num_bytes
+        standing = await live.standing()
+        assert await live.open_counts() == counts
+        assert (standing.held_tokens, standing.held_bytes) == (tokens, num_bytes)
+        assert (standing.open_groups, standing.ready_groups, standing.leased_groups) == (
+            groups[Status.OPEN],
+            groups[Status.READY],
+            groups[Status.LEASED],
+        )
+        bound = (self.play.stage.run_file.buffer.max_staleness + self.play.version + 1) * 2
+        assert standing.open_groups <= max(bound, 6)
+
+    async def finish(self) -> None:
+        """Everyone recovers and does what is left; then nothing may be open and nothing may be missing."""
+        await self.restart_trainer(1)
+        for _ in range(40):
+            for leased in self.task_leases:
+                await self.play.tasks.release(leased.lease)
+            for leased in self.scoring_leases:
+                await self.play.scoring.release(leased.lease)
+            moved = await self.play.generate(consumer="last")
+            moved += await self.play.score(lambda sample: float(ids.sample_index(sample) % 2), consumer="last")
+            before = self.step
+            await self.train(1)
+            await self.save(0)
+            await self.commit(1)
+            await self.check()
+            if not moved and self.step == before:
+                break
+        async with self.play.buffer.context.turn:
+            await self.play.buffer.phases.set_phase(Phase.FINISHED, "the end")
+        await self.play.lease(self.step + 1)
+        await self.play.buffer.journal.flush()
+
+
+OPERATIONS: tuple[Callable[[World, int], Awaitable[None]], ...] = (
+    World.work, World.work, World.work, World.work, World.open, World.open, World.open,
+    World.step_on, World.step_on, World.step_on, World.step_on,
+    World.take_task, World.submit, World.release_task, World.take_scoring, World.judge, World.release_scoring,
+    World.train, World.lose, World.save, World.commit, World.announce, World.journal,
+    World.restart_buffer, World.restart_trainer, World.restart_trainer, World.keep_redis, World.roll_redis_back,
+)  # fmt: skip
+
+
+async def play_through(stage: Stage, moves: list[tuple[int, int]]) -> None:
+    async with rehearse(stage) as play:
+        play.buffer.context.ledger._db.execute("PRAGMA synchronous = OFF")  # type: ignore[attr-defined]
+        world = World(play=play)
+        await world.restart_trainer(0)
+        await world.open(0)
+        for operation, number in moves:
+            await OPERATIONS[operation](world, number)
+            await world.check()
+        await world.finish()
+    report = audit_run(stage.folder, stage.redis_url)
+    assert report.ok, report.to_table()
+    assert (report.num_open, report.num_terminal) == (0, report.num_samples), report.to_table()
+
+
+@settings(
+    max_examples=12,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(moves=st.lists(st.tuples(st.integers(0, len(OPERATIONS) - 1), st.integers(0, 100)), min_size=20, max_size=70))
+def test_nothing_is_lost_and_nothing_twice_in_any_interleaving(
+    server: EmbeddedRedis, moves: list[tuple[int, int]]
+) -> None:
+    with TemporaryDirectory() as folder:
+        run_file = RunFile.model_validate(
+            {
+                "prompts": {"train": str(write_prompts(Path(folder) / "train.jsonl", 5))},
+                "sampling": {"group_size": 3, "max_new_tokens": 10},
+                "trainer": {"groups_per_step": 2, "updates_per_version": 1, "steps": 1000},
+                "buffer": {"max_staleness": 2, "lease_s": 600.0},
+            }
+        )
+        stage = Stage(
+            redis_url=server.url, folder=Path(folder), run_file=run_file, run_id=f"t-{secrets.token_hex(6)}"
+        )
+        asyncio.run(play_through(stage, moves))
