@@ -18,7 +18,8 @@ from forklight_core.errors import ConfigError
 PROMPTS_FILE = "prompts.jsonl"
 HOLDOUT_FILE = "holdout.jsonl"
 DEMONSTRATIONS_FILE = "demonstrations.jsonl"
-MOST_PROMPTS = 20_000
+MOST_SUMS = 20_000
+MOST_HOLDOUT = 1_000
 FAR_OFF = 5  # a guess is off by at most so much
 
 
@@ -32,18 +33,17 @@ class ArithmeticTask:
     """Sums kept from both training and demonstrations."""
     num_demonstrations: int = 8192
     """Worked examples for the cold start."""
-    guess_probability: float = 0.6
+    guess_probability: float = 0.25
     """Chance that the student guesses at a glance and skips the work."""
-    forget_probability: float = 0.85
+    forget_probability: float = 0.65
     """Chance, when working it out, of forgetting a carry."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        num_sums = (9 * 10 ** (self.num_digits - 1)) ** 2
-        if not 1 <= self.num_digits <= 4 or not 1 <= self.num_holdout < num_sums:
+        if not 2 <= self.num_digits <= 4 or not 1 <= self.num_holdout <= MOST_HOLDOUT:
             raise ConfigError(
-                f"num_digits = {self.num_digits} must be 1 to 4, and num_holdout = {self.num_holdout} must "
-                f"leave some of the {num_sums} sums for training"
+                f"num_digits = {self.num_digits} must be 2 to 4 (one digit carries nothing), and num_holdout = "
+                f"{self.num_holdout} must be 1 to {MOST_HOLDOUT}, which leaves sums for training"
             )
 
 
@@ -81,11 +81,12 @@ def write_arithmetic(folder: Path, task: ArithmeticTask | None = None) -> Arithm
 
 
 def choose_sums(task: ArithmeticTask, chance: random.Random) -> list[tuple[int, int]]:
-    """Distinct sums in random order: all of them where they are few."""
+    """Distinct sums in random order, all of which carry from the ones to the tens."""
     low, high = 10 ** (task.num_digits - 1), 10**task.num_digits
     span = high - low
-    codes = chance.sample(range(span * span), min(span * span, MOST_PROMPTS))
-    return [(low + code // span, low + code % span) for code in codes]
+    codes = chance.sample(range(span * span), min(span * span, MOST_SUMS))
+    pairs = ((low + code // span, low + code % span) for code in codes)
+    return [(left, right) for left, right in pairs if left % 10 + right % 10 >= 10]
 
 
 def question(left: int, right: int) -> str:

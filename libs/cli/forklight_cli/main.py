@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 
@@ -90,6 +91,12 @@ def main() -> None:
         if error.name is None or error.name.startswith("forklight"):
             raise
         click.echo(f"forklight: the package {error.name} is missing: run `make setup`", err=True)
+        sys.exit(ExitCode.UNAVAILABLE)
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.FAILED)
+    except OSError as error:
+        click.echo(f"forklight: {error}", err=True)
         sys.exit(ExitCode.UNAVAILABLE)
     sys.exit(int(code) if isinstance(code, int) else ExitCode.OK)
 

@@ -203,3 +203,15 @@ def test_doctor_fails_with_the_fix_when_redis_does_not_answer() -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
     assert done.returncode == 1
     assert "unset REDIS_URL" in done.stdout
+
+
+def test_demo_run_file_is_sound_when_its_data_is_made(tmp_path: Path) -> None:
+    from forklight_cli.arithmetic import write_arithmetic
+    from forklight_cli.commands.demo import RUN_FILE
+    from forklight_cli.experiment import load_experiment
+
+    files = write_arithmetic(tmp_path)
+    paths = [f"prompts.train={files.prompts}", f"prompts.holdout={files.holdout}"]
+    run_file = load_experiment(RUN_FILE, [*paths, f"sft.demonstrations={files.demonstrations}"]).run_file
+    assert run_file.evaluation.goal_reward is not None
+    assert run_file.evaluation.every_versions > 0

@@ -132,3 +132,14 @@ async def test_queue_says_unavailable_when_the_server_is_gone_and_works_when_it_
     finally:
         await client.aclose()
         server.stop()
+
+
+async def test_entry_is_not_taken_again_when_it_was_delivered_as_often_as_allowed(redis: Redis) -> None:
+    queue = RedisWorkQueue(redis, "limited", lease_s=LEASE_S, max_deliveries=2)
+    await queue.put(b"poison")
+    for fence in (1, 2):
+        (item,) = await queue.take("a", wait_s=5, max_items=1)
+        assert item.lease.fence == fence
+        assert await queue.release(item.lease)
+    assert await queue.take("a", wait_s=0.05, max_items=1) == []
+    assert (await queue.stats()).num_leased == 1

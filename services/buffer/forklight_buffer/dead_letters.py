@@ -1,4 +1,4 @@
-"""Dead letters for people: listed, and redriven as fresh groups for the same prompts. Terminal states stay."""
+"""Dead letters for people: listed, and redriven as new groups for their prompts. Terminal states stay."""
 
 from __future__ import annotations
 

@@ -54,9 +54,12 @@ class Evaluator:
         gauge(metrics.EVALUATION_REWARD).set(mean)
         await context.record(
             "evaluation_complete",
-            f"version {round_.version}: mean reward {mean:.4f} of {scored} scored samples, {failed} without a score",
+            f"version {round_.version}: mean reward {mean:.4f} of {scored} scored samples, {failed} "
+            "without a score",
         )
         goal = context.run_file.evaluation.goal_reward
         if goal is not None and scored and mean >= goal:
-            reason = f"evaluation at version {round_.version} reached a mean reward of {mean:.4f}, the goal is {goal:g}"
+            reason = (
+                f"evaluation at version {round_.version} reached a mean reward of {mean:.4f}, goal {goal:g}"
+            )
             await self._phases.set_phase(Phase.FINISHED, reason)

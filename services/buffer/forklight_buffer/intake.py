@@ -98,7 +98,7 @@ class Intake:
         raise NotFoundError(f"sample {sample} was never opened in run {self._context.run_id}")
 
     async def _discard(self, sample: str, payload_id: str) -> None:
-        """The blob of a trajectory that was not taken is deleted later, unless it is the very blob that was."""
+        """The blob of a trajectory that was not taken is deleted later, unless it is the one that was."""
         group = await self._context.live.read_group(ids.group_of(sample))
         kept = types_pb2.Trajectory()
         if group is not None:
@@ -166,7 +166,8 @@ def _check_trajectory(trajectory: types_pb2.Trajectory, group: LiveGroup) -> Non
         raise InvalidInputError(f"the trajectory of {sample} names no payload blob: write the blob first")
     if trajectory.num_response_tokens > group.window:
         raise InvalidInputError(
-            f"the trajectory of {sample} has {trajectory.num_response_tokens} tokens, its window is {group.window}"
+            f"the trajectory of {sample} has {trajectory.num_response_tokens} tokens, its window is "
+            f"{group.window}"
         )
     starts = [span.start for span in trajectory.version_spans]
     if not starts or starts[0] != 0 or starts != sorted(set(starts)):

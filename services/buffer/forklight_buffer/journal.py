@@ -1,5 +1,6 @@
-"""Decided, then journalled, then forgotten: a script decides a terminal state, this writes it to the ledger, and only
-then may Redis forget the group. A crash between any two of these is harmless: every step is idempotent.
+"""Decided, then journalled, then forgotten: a script decides a terminal state, this writes it to the ledger,
+and only then may Redis forget the group. A crash between any two of these is harmless: every step is
+idempotent.
 """
 
 from __future__ import annotations

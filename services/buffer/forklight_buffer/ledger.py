@@ -1,6 +1,6 @@
-"""The port of the durable ledger: what was opened, how every sample ended, what was trained on and by which lineage.
+"""The port of the durable ledger: what was opened, how every sample ended, what each lineage has learned.
 
-All methods block (a transaction that writes ends with an fsync): async code calls them through asyncio.to_thread.
+All methods block (a writing transaction ends with an fsync): async code calls them through asyncio.to_thread.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from forklight_buffer.records import (
     Commit,
     Conflict,
     Control,
+    Ending,
     Event,
     GroupRow,
     LeasedGroup,
@@ -47,8 +48,8 @@ class SampleFilter:
 class Rewind:
     """What must change so that exactly the samples a checkpoint has learned from are trained.
 
-    `reverted` were learned by a line of checkpoints that is given up; `adopted` are records of the restored line,
-    the last of them, `new_commits`, unknown to the ledger so far.
+    `reverted` were learned by a line of checkpoints that is given up; `adopted` are records of the restored
+    line, the last of them, `new_commits`, unknown to the ledger so far.
     """
 
     lineage: str
@@ -96,6 +97,10 @@ class SampleLedger(Protocol):
 
     def read_sample(self, sample_id: str) -> SampleRow | None:
         """A terminal sample."""
+        ...
+
+    def endings_of(self, group_id: str) -> list[Ending]:
+        """Terminal states of a group."""
         ...
 
     def list_samples(self, wanted: SampleFilter) -> list[SampleRow]:

@@ -1,4 +1,6 @@
-"""Opens groups while phase and credit allow: the ledger hears of a group before Redis does, so none is ever unknown."""
+"""Opens groups while phase and credit allow: the ledger hears of a group before Redis does, so none is ever
+unknown.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,7 @@ class Opener:
         )
 
     async def redrive(self, group_ids: Sequence[str]) -> int:
-        """New groups for the prompts of old ones; a group is redriven once. Callers hold the context's turn."""
+        """New groups for the prompts of old ones; a group is redriven once. Callers hold the turn."""
         ledger, book = self._context.ledger, self._books[Purpose.TRAIN]
         standing = await self._context.live.standing()
         index = await asyncio.to_thread(ledger.next_index)

@@ -28,7 +28,8 @@ class PhaseControl:
         last_step = context.run_file.trainer.steps
         if phase is not Phase.FINISHED and control.step >= last_step:
             raise PreconditionError(
-                f"the run has done its {last_step} steps and cannot be {phase.name.lower()}: raise trainer.steps to go on"
+                f"the run has done its {last_step} steps and cannot be {phase.name.lower()}: raise "
+                "trainer.steps to go on"
             )
         if (control.phase, control.reason) != (phase, reason):
             await asyncio.to_thread(context.ledger.set_phase, phase, reason, by_opener=by_opener)
@@ -40,7 +41,9 @@ class PhaseControl:
         return phase
 
     async def cancel_open(self) -> None:
-        """End what is open, but for batches a trainer holds: those are committed, or cancelled when it asks for more."""
+        """End what is open, but for batches a trainer holds: those are committed, or cancelled when it asks
+        for more.
+        """
         live = self._context.live
         for group_id in await live.live_groups():
             await live.close_group(group_id, State.CANCELLED, Reason.RUN_FINISHED, leased_too=False)

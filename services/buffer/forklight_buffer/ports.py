@@ -1,7 +1,8 @@
-"""What the buffer needs from outside: the live state (Redis), the ledger (SQLite) and a clock. Blobs come from core.
+"""What the buffer needs from outside: the live state (Redis), the ledger (SQLite) and a clock. Blobs come
+from core.
 
-Every method of LiveState is atomic, idempotent, and refuses to run on a server that restarted until the ledger
-and it have been reconciled (UnavailableError; callers try again).
+Every method of LiveState is atomic, idempotent, and refuses to run on a server that restarted until the
+ledger and it have been reconciled (UnavailableError; callers try again).
 """
 
 from __future__ import annotations
@@ -106,7 +107,9 @@ class LiveState(Protocol):
         ...
 
     async def close_samples(self, group_id: str, endings: Sequence[Ending]) -> list[int]:
-        """Terminal states for samples; returns indices that had ended otherwise. Nothing for an unknown group."""
+        """Terminal states for samples; returns indices that had ended otherwise. Nothing for an unknown
+        group.
+        """
         ...
 
     async def close_group(self, group_id: str, state: State, reason: str, *, leased_too: bool) -> int:

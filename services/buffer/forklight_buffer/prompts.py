@@ -1,4 +1,6 @@
-"""The prompt source: JSON lines of {id, prompt, kind, gold, spec}, read and checked once, in an endless seeded order."""
+"""The prompt source: JSON lines of {id, prompt, kind, gold, spec}, read and checked once, in an endless
+seeded order.
+"""
 
 from __future__ import annotations
 

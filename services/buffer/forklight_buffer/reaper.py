@@ -40,7 +40,8 @@ class Reaper:
         group_id, sample_id = _whose(queue, entry)
         reason = with_detail(
             Reason.DEAD_LETTER,
-            f"delivered {entry.num_deliveries} times from {queue}, no holder finished it within {section.lease_s:g} s "
+            f"delivered {entry.num_deliveries} times from {queue}, no holder finished it within "
+            f"{section.lease_s:g} s "
             "of its last heartbeat",
         )
         letter = buffer_pb2.DeadLetter(

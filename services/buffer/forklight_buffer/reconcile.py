@@ -1,7 +1,7 @@
 """Makes Redis agree with the ledger: at start, after Redis restarted, after a trainer rewound the ledger.
 
-The ledger is right about what is terminal, committed and in which batch. Redis is right about everything else it
-still has. A group Redis lost is opened again under its own name.
+The ledger is right about what is terminal, committed and in which batch. Redis is right about everything
+else it still has. A group Redis lost is opened again under its own name.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Books = Mapping[Purpose, PromptBook]
 
 
 class Reconciler:
-    """Works through a view of the live state that passes the gate, because the gate is shut while it works."""
+    """Works through a view of the live state that passes the gate, which is shut while it works."""
 
     def __init__(self, context: Context, live: LiveState, books: Books, tasks: TaskMaker) -> None:
         self._context = context
@@ -76,14 +76,7 @@ class Reconciler:
                 "group_adopted", f"{group_id} was open in Redis and unknown to the ledger"
             )
             return
-        endings = [await self._ending_of(group, sample) for sample in group.samples]
-        await self._live.close_samples(group_id, [ending for ending in endings if ending is not None])
-
-    async def _ending_of(self, group: LiveGroup, sample: LiveSample) -> Ending | None:
-        row = await asyncio.to_thread(
-            self._context.ledger.read_sample, f"{group.group_id}/s{sample.index:03d}"
-        )
-        return None if row is None else Ending(index=sample.index, state=row.state, reason=row.reason)
+        await self._live.close_samples(group_id, await asyncio.to_thread(ledger.endings_of, group_id))
 
     async def _mend(self, group: OpenGroup) -> bool:
         found = await self._live.read_group(group.row.group_id)

@@ -64,7 +64,9 @@ class Ending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeasedGroup:
-    """A group of an outstanding or committed batch, with all it takes to deliver it again. Step -1: ready, in no batch."""
+    """A group of an outstanding or committed batch, with all it takes to deliver it again. Step -1: ready,
+    in no batch.
+    """
 
     group_id: str
     step: int

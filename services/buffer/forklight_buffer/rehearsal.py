@@ -1,4 +1,6 @@
-"""Plays rollout, reward and trainer against a buffer in one process, on a real server: for tests and measurements."""
+"""Plays rollout, reward and trainer against a buffer in one process, on a real server: for tests and
+measurements.
+"""
 
 from __future__ import annotations
 

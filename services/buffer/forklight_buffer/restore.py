@@ -1,6 +1,8 @@
-"""A trainer restores a checkpoint: what it has learned is trained, what it has not is delivered again. Nothing else.
+"""A trainer restores a checkpoint: what it has learned is trained, what it has not is delivered again.
+Nothing else.
 
-The ledger is rewound in one transaction, then Redis is reconciled with it; a crash between the two is mended at start.
+The ledger is rewound in one transaction, then Redis is reconciled with it; a crash between the two is mended
+at start.
 """
 
 from __future__ import annotations
@@ -90,26 +92,33 @@ class Restorer:
         await self._reconciler.reconcile()
         await context.record(
             "trainer_restored",
-            f"epoch {restored.epoch}, lineage {restored.lineage}, step {checkpoint.step}, version {checkpoint.version}: "
-            f"{restored.num_redelivered} samples are delivered again, {restored.num_recovered} commits of samples "
+            f"epoch {restored.epoch}, lineage {restored.lineage}, step {checkpoint.step}, version "
+            f"{checkpoint.version}: "
+            f"{restored.num_redelivered} samples are delivered again, {restored.num_recovered} commits of "
+            "samples "
             f"recovered, {len(rewind.reverted) - restored.num_redelivered} lost",
         )
 
     async def _check(self, checkpoint: Checkpoint) -> None:
         if not checkpoint.lineage and (checkpoint.step or checkpoint.commits):
             raise InvalidInputError(
-                f"a checkpoint of step {checkpoint.step} has no lineage: only a fresh start at step 0 has none"
+                f"a checkpoint of step {checkpoint.step} has no lineage: only a fresh start at step 0 has "
+                "none"
             )
         known = await asyncio.to_thread(self._context.ledger.lineages)
         if checkpoint.lineage and checkpoint.lineage not in known:
             raise PreconditionError(
-                f"the checkpoint is of lineage {checkpoint.lineage!r}, which the ledger of run {self._context.run_id} "
-                f"does not know (it has {', '.join(known) or 'none'}): restore a checkpoint of this run, or start a new "
+                f"the checkpoint is of lineage {checkpoint.lineage!r}, which the ledger of run "
+                f"{self._context.run_id} "
+                f"does not know (it has {', '.join(known) or 'none'}): restore a checkpoint of this run, "
+                "or start a new "
                 "run with model.path set to the checkpoint"
             )
 
     async def _adopted_rows(self, rewind: Rewind) -> list[SampleRow]:
-        """Rows that must read `trained` by the restored line and do not yet, and what it left out of its batches."""
+        """Rows that must read `trained` by the restored line and do not yet, and what it left out of its
+        batches.
+        """
         ledger, rows = self._context.ledger, []
         for commit in rewind.adopted:
             for sample in commit.sample_ids:

@@ -1,4 +1,6 @@
-"""The buffer's gRPC door: messages to nouns and back, nothing else. Errors become statuses in core's interceptor."""
+"""The buffer's gRPC door: messages to nouns and back, nothing else. Errors become statuses in core's
+interceptor.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
-"""Admission: may another group be opened? Pure arithmetic on durable state, so the bound survives every restart.
+"""Admission: may another group be opened? Pure arithmetic on durable state, so the bound survives every
+restart.
 
-The inequality is per group: what is trained, leased, ready and open must stay below what the trainer may consume
-until a sample opened now would be more than `max_staleness` versions old.
+The inequality is per group: what is trained, leased, ready and open must stay below what the trainer may
+consume until a sample opened now would be more than `max_staleness` versions old.
 """
 
 from __future__ import annotations
@@ -110,7 +111,9 @@ def find_dead_end(standing: Standing, limits: Limits) -> str:
     )
     held = standing.held_tokens if refusal is Refusal.TOKENS else standing.held_bytes
     return (
-        f"one group reserves {needed} {unit} (sampling.group_size x sampling.max_new_tokens), {held} are held by "
-        f"{standing.ready_groups} ready groups of the {limits.groups_per_step} a step needs, and {refusal} allows "
+        f"one group reserves {needed} {unit} (sampling.group_size x sampling.max_new_tokens), {held} are "
+        "held by "
+        f"{standing.ready_groups} ready groups of the {limits.groups_per_step} a step needs, and "
+        f"{refusal} allows "
         f"{allowed}: raise {refusal}, then start the buffer again or resume the run"
     )

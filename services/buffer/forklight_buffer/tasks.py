@@ -1,4 +1,6 @@
-"""Messages the buffer puts on the queues. What a right answer is goes into a blob that only the scoring task names."""
+"""Messages the buffer puts on the queues. What a right answer is goes into a blob that only the scoring task
+names.
+"""
 
 from __future__ import annotations
 

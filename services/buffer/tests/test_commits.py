@@ -7,12 +7,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+
 from forklight_buffer.rehearsal import Stage, mixed_reward, rehearse, samples_of
 from forklight_buffer.states import Outcome, Phase, State
 from forklight_core.errors import FencedError, InvalidInputError, NotFoundError, PreconditionError
 
 
-async def test_a_batch_is_delivered_again_exactly_when_the_buffer_is_restarted(make_stage: Callable[..., Stage]) -> None:
+async def test_a_batch_is_delivered_again_exactly_when_the_buffer_is_restarted(
+    make_stage: Callable[..., Stage],
+) -> None:
     stage = make_stage(buffer={"max_staleness": 4})
     async with rehearse(stage) as play:
         await play.restore()
@@ -39,7 +42,9 @@ async def test_an_older_trainer_is_fenced_when_a_newer_one_restored(make_stage: 
         with pytest.raises(FencedError, match="another trainer restored"):
             await play.announce(1)
         with pytest.raises(FencedError, match="another trainer restored"):
-            await play.buffer.batches.report_lost(epoch=play.epoch, sample_id=record.sample_ids[0], reason="gone")
+            await play.buffer.batches.report_lost(
+                epoch=play.epoch, sample_id=record.sample_ids[0], reason="gone"
+            )
 
 
 async def test_steps_are_refused_when_they_are_out_of_order(make_stage: Callable[..., Stage]) -> None:
@@ -141,7 +146,11 @@ async def test_the_run_is_finished_when_the_last_step_is_committed(make_stage: C
         await play.fill()
         await play.train(1)
         leasing = await play.lease(2)
-        assert (leasing.batch, leasing.phase, leasing.reason) == (None, Phase.FINISHED, "all 1 steps are done")
+        assert (leasing.batch, leasing.phase, leasing.reason) == (
+            None,
+            Phase.FINISHED,
+            "all 1 steps are done",
+        )
         tallies = play.buffer.context.ledger.tallies()
         assert tallies == {(State.TRAINED, ""): 4, (State.CANCELLED, "run_finished"): 8}
         assert await play.buffer.context.live.live_groups() == []
@@ -149,7 +158,9 @@ async def test_the_run_is_finished_when_the_last_step_is_committed(make_stage: C
             await play.buffer.phases.set_phase(Phase.RUNNING, "")
 
 
-async def test_a_waiting_trainer_is_answered_when_the_groups_become_ready(make_stage: Callable[..., Stage]) -> None:
+async def test_a_waiting_trainer_is_answered_when_the_groups_become_ready(
+    make_stage: Callable[..., Stage],
+) -> None:
     async with rehearse(make_stage(in_memory=True)) as play:
         await play.restore()
         await play.open()

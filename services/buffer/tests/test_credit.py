@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from forklight.v1 import types_pb2
 from forklight_buffer.assembly import read_books
 from forklight_buffer.rehearsal import Stage, rehearse
@@ -12,7 +13,9 @@ from forklight_buffer.states import Phase, Purpose
 from forklight_core.errors import ConfigError
 
 
-async def test_the_bound_holds_when_the_buffer_is_restarted_again_and_again(make_stage: Callable[..., Stage]) -> None:
+async def test_the_bound_holds_when_the_buffer_is_restarted_again_and_again(
+    make_stage: Callable[..., Stage],
+) -> None:
     stage = make_stage(buffer={"max_staleness": 1})
     for _ in range(3):
         async with rehearse(stage) as play:
@@ -33,7 +36,9 @@ async def test_the_bound_holds_when_the_buffer_is_restarted_again_and_again(make
         assert await play.open() == 2
 
 
-async def test_prompts_go_on_where_they_were_when_the_buffer_is_restarted(make_stage: Callable[..., Stage]) -> None:
+async def test_prompts_go_on_where_they_were_when_the_buffer_is_restarted(
+    make_stage: Callable[..., Stage],
+) -> None:
     stage = make_stage(buffer={"max_open_groups": 3}, trainer={"groups_per_step": 1})
     seen: list[str] = []
     for _ in range(4):
@@ -72,7 +77,9 @@ async def test_the_run_is_paused_with_the_name_of_the_bound_when_one_group_excee
         assert await play.open() == 6
 
 
-async def test_a_pause_of_a_person_stays_when_the_buffer_is_restarted(make_stage: Callable[..., Stage]) -> None:
+async def test_a_pause_of_a_person_stays_when_the_buffer_is_restarted(
+    make_stage: Callable[..., Stage],
+) -> None:
     stage = make_stage()
     async with rehearse(stage) as play:
         async with play.buffer.context.turn:
@@ -84,7 +91,9 @@ async def test_a_pause_of_a_person_stays_when_the_buffer_is_restarted(make_stage
         assert play.buffer.context.ledger.control().reason == "parity gate"
 
 
-async def test_groups_are_opened_when_redis_failed_between_ledger_and_task(make_stage: Callable[..., Stage]) -> None:
+async def test_groups_are_opened_when_redis_failed_between_ledger_and_task(
+    make_stage: Callable[..., Stage],
+) -> None:
     """Journalled, but not open: the next pass opens them first."""
     async with rehearse(make_stage(in_memory=True)) as play:
         play.buffer.gate.is_open = False

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Callable
 
 import pytest
+
 from forklight.v1 import types_pb2
 from forklight_buffer.audit import audit_run
 from forklight_buffer.rehearsal import Rehearsal, Stage, rehearse
@@ -20,16 +21,19 @@ def stage(make_stage: Callable[..., Stage]) -> Stage:
     return make_stage(buffer={"lease_s": LEASE_S, "max_deliveries": 2, "max_open_groups": 2})
 
 
+async def reap_something(play: Rehearsal) -> None:
+    """Poll until a lease has expired."""
+    end = time.monotonic() + 10.0
+    while not await play.buffer.reaper.reap():
+        assert time.monotonic() < end
+
+
 async def take_until_refused(play: Rehearsal, queue_name: str) -> None:
     """Two holders in a row take every entry and die."""
     queue = play.tasks if queue_name == "tasks" else play.scoring
     for holder in ("dies-first", "dies-second"):
-        async with asyncio.timeout(10):
-            while not await queue.take(holder, wait_s=0.0, max_items=64):
-                await asyncio.sleep(LEASE_S / 5)
-    async with asyncio.timeout(10):
-        while not await play.buffer.reaper.reap():
-            await asyncio.sleep(LEASE_S / 5)
+        assert await queue.take(holder, wait_s=10.0, max_items=64)
+    await reap_something(play)
 
 
 async def test_a_task_is_buried_when_its_holders_keep_dying(stage: Stage) -> None:
@@ -40,7 +44,9 @@ async def test_a_task_is_buried_when_its_holders_keep_dying(stage: Stage) -> Non
         await play.buffer.journal.flush()
         assert play.buffer.context.ledger.tallies() == {(State.INFRA_FAILED, "dead_letter"): 4}
         letters = await play.buffer.dead_letters.list_letters(0)
-        assert [(letter.queue, letter.num_deliveries, letter.sample_id) for letter in letters] == [("tasks", 2, "")] * 2
+        assert [(letter.queue, letter.num_deliveries, letter.sample_id) for letter in letters] == [
+            ("tasks", 2, "")
+        ] * 2
         assert "delivered 2 times from tasks" in letters[0].reason
         assert (await play.tasks.stats()).num_leased == 0
         assert await play.tasks.take("late", wait_s=0.0, max_items=1) == []
@@ -73,9 +79,7 @@ async def test_what_is_in_keeps_its_place_when_the_rest_of_the_group_is_buried(
         group = types_pb2.GenerationTask.FromString(leased.body).envelope.group_id
         for index in (0, 2):
             await play.submit(f"{group}/s{index:03d}", leased.lease)
-        async with asyncio.timeout(10):
-            while not await play.buffer.reaper.reap():
-                await asyncio.sleep(LEASE_S / 5)
+        await reap_something(play)
         await play.score(lambda sample: float(sample.endswith("0")))
         assert (await play.buffer.context.live.standing()).ready_groups == 1
 

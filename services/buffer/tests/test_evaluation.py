@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from forklight.v1 import types_pb2
 from forklight_buffer.app import buffer_journal
 from forklight_buffer.rehearsal import Rehearsal, Stage, mixed_reward, rehearse, write_prompts
@@ -85,7 +86,7 @@ async def test_the_run_is_finished_when_a_round_reaches_the_goal(make_evaluated:
         await play_round(play, 0.75)
         control = play.buffer.context.ledger.control()
         assert control.phase is Phase.FINISHED
-        assert "mean reward of 1.0000, the goal is 0.75" in control.reason
+        assert "mean reward of 1.0000, goal 0.75" in control.reason
         assert (await play.commit(record)).num_trained == 4
         assert (await play.lease(2)).phase is Phase.FINISHED
         assert await play.buffer.context.live.live_groups() == []

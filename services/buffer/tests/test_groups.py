@@ -1,4 +1,6 @@
-"""Group assembly: dynamic sampling, too few scores, staleness, cancelled generations, and the credit they give back."""
+"""Group assembly: dynamic sampling, too few scores, staleness, cancelled generations, and the credit they
+give back.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,16 @@ from forklight_buffer.states import State
 from forklight_core import ids
 
 
-async def tallies_after(play: Rehearsal, reward: Callable[[str], float | None]) -> dict[tuple[State, str], int]:
+async def tallies_after(
+    play: Rehearsal, reward: Callable[[str], float | None]
+) -> dict[tuple[State, str], int]:
     await play.fill(reward)
     return play.buffer.context.ledger.tallies()
 
 
-async def test_groups_are_filtered_and_refilled_when_all_rewards_are_equal(make_stage: Callable[..., Stage]) -> None:
+async def test_groups_are_filtered_and_refilled_when_all_rewards_are_equal(
+    make_stage: Callable[..., Stage],
+) -> None:
     async with rehearse(make_stage(in_memory=True)) as play:
         await play.restore()
         assert await tallies_after(play, lambda _: 1.0) == {(State.FILTERED, "all_equal"): 12}
@@ -60,7 +66,9 @@ async def test_a_group_is_ready_without_its_failed_samples_when_enough_are_score
         assert tallies == {(State.TRAINED, ""): 4, (State.REWARD_FAILED, "infra_error"): 6}
 
 
-async def test_a_sample_is_cancelled_or_stale_at_once_when_it_arrives_so(make_stage: Callable[..., Stage]) -> None:
+async def test_a_sample_is_cancelled_or_stale_at_once_when_it_arrives_so(
+    make_stage: Callable[..., Stage],
+) -> None:
     async with rehearse(make_stage(in_memory=True, buffer={"max_staleness": 0})) as play:
         await play.restore()
         await play.open()
@@ -93,7 +101,9 @@ async def test_ready_groups_are_swept_when_they_became_stale(make_stage: Callabl
         assert len(samples_of(await play.batch(1))) == 4
 
 
-async def test_reserved_credit_becomes_actual_tokens_when_samples_arrive(make_stage: Callable[..., Stage]) -> None:
+async def test_reserved_credit_becomes_actual_tokens_when_samples_arrive(
+    make_stage: Callable[..., Stage],
+) -> None:
     async with rehearse(make_stage(in_memory=True)) as play:
         await play.open()
         live = play.buffer.context.live

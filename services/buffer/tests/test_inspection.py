@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+
 from forklight.v1 import buffer_pb2, types_pb2
 from forklight_buffer.rehearsal import Rehearsal, Stage, rehearse, samples_of
 from forklight_core import ids
@@ -35,7 +36,8 @@ async def test_every_sample_is_counted_once_wherever_it_is(make_stage: MakeStage
         await play.train(1)
         status = await play.buffer.inspection.status()
         counts = {
-            (types_pb2.SampleState.Name(item.state)[13:], item.reason): item.num_samples for item in status.counts
+            (types_pb2.SampleState.Name(item.state)[13:], item.reason): item.num_samples
+            for item in status.counts
         }
         assert counts == {
             ("QUEUED", ""): 2,
@@ -62,7 +64,9 @@ async def test_samples_are_listed_by_page_open_and_ended_alike(make_stage: MakeS
         await play.commit(play.record(batch))
         names = [item.sample_id for item in await list_all(play)]
         run = play.stage.run_id
-        assert names == [ids.sample_id(ids.training_group_id(run, group), i) for group in range(6) for i in range(2)]
+        assert names == [
+            ids.sample_id(ids.training_group_id(run, group), i) for group in range(6) for i in range(2)
+        ]
         trained = await list_all(play, state=types_pb2.SAMPLE_STATE_TRAINED)
         assert [item.sample_id for item in trained] == samples_of(batch)
         assert {(item.lineage, item.step) for item in trained} == {("l0001", 1)}
@@ -108,7 +112,9 @@ async def test_what_waits_in_a_queue_is_named_with_its_entry(make_stage: MakeSta
 
 
 async def test_payloads_stay_while_a_kept_checkpoint_may_need_them(make_stage: MakeStage) -> None:
-    stage = make_stage(buffer={"max_staleness": 9}, trainer={"keep_checkpoints": 2, "checkpoint_every_steps": 1})
+    stage = make_stage(
+        buffer={"max_staleness": 9}, trainer={"keep_checkpoints": 2, "checkpoint_every_steps": 1}
+    )
     async with rehearse(stage) as play:
         await play.restore()
         await play.fill(lambda sample: 1.0 if "g00000000" in sample else float(sample.endswith("0")))

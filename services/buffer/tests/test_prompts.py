@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from forklight_buffer.prompts import read_prompts
 from forklight_buffer.rehearsal import write_prompts
 from forklight_core.errors import InvalidInputError

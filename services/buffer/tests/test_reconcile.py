@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from forklight_buffer.audit import audit_run
 from forklight_buffer.rehearsal import Rehearsal, Stage, mixed_reward, rehearse, samples_of
 from forklight_buffer.rows import row_of_live
@@ -156,7 +157,9 @@ async def test_all_is_opened_again_when_redis_lost_its_folder(
         await everything_ends_once(play, range(2, 5))
 
 
-async def test_a_commit_is_finished_when_the_buffer_died_after_the_ledger_had_it(make_stage: MakeStage) -> None:
+async def test_a_commit_is_finished_when_the_buffer_died_after_the_ledger_had_it(
+    make_stage: MakeStage,
+) -> None:
     stage = make_stage()
     async with rehearse(stage) as play:
         await play.restore()
@@ -173,7 +176,9 @@ async def test_a_commit_is_finished_when_the_buffer_died_after_the_ledger_had_it
         await everything_ends_once(play, range(2, 4))
 
 
-async def test_a_decision_is_journalled_when_the_buffer_died_before_the_ledger_had_it(make_stage: MakeStage) -> None:
+async def test_a_decision_is_journalled_when_the_buffer_died_before_the_ledger_had_it(
+    make_stage: MakeStage,
+) -> None:
     stage = make_stage()
     async with rehearse(stage) as play:
         await play.open()
@@ -186,7 +191,9 @@ async def test_a_decision_is_journalled_when_the_buffer_died_before_the_ledger_h
         assert play.buffer.context.ledger.tallies() == {(State.FILTERED, "all_equal"): 12}
 
 
-async def test_a_group_is_forgotten_when_the_buffer_died_after_the_ledger_had_it(make_stage: MakeStage) -> None:
+async def test_a_group_is_forgotten_when_the_buffer_died_after_the_ledger_had_it(
+    make_stage: MakeStage,
+) -> None:
     stage = make_stage()
     async with rehearse(stage) as play:
         await play.open()

@@ -1,13 +1,16 @@
-"""After any crash, what the restored checkpoint has learned from is exactly what the ledger says: the whole matrix."""
+"""After any crash, what the restored checkpoint has learned from is exactly what the ledger says: the whole
+matrix.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import pytest
+
 from forklight_buffer.audit import audit_run
-from forklight_buffer.rehearsal import Rehearsal, Stage, rehearse, samples_of
 from forklight_buffer.records import Commit
+from forklight_buffer.rehearsal import Rehearsal, Stage, rehearse, samples_of
 from forklight_buffer.states import Phase, State
 from forklight_core.errors import InvalidInputError, NotFoundError, PreconditionError
 
@@ -88,7 +91,9 @@ async def test_steps_are_delivered_again_exactly_when_an_older_checkpoint_is_res
         outstanding = await play.batch(5)
         restored = await play.restore(lineage="l0001", step=2)
         assert (restored.lineage, restored.num_redelivered, restored.num_recovered) == ("l0002", 8, 0)
-        assert set(trained_samples(play)) == {sample for record in records[:2] for sample in record.sample_ids}
+        assert set(trained_samples(play)) == {
+            sample for record in records[:2] for sample in record.sample_ids
+        }
         for step in (3, 4):
             assert tuple(samples_of(await play.batch(step))) == records[step - 1].sample_ids
         assert await play.batch(5) == outstanding
@@ -156,7 +161,9 @@ async def test_the_given_up_line_can_be_taken_up_again(stage: Stage) -> None:
 
 
 async def test_groups_are_ready_again_when_the_step_they_were_for_is_learned_otherwise(stage: Stage) -> None:
-    """The fork learned other samples at step 2; the first line comes back, and those samples must not be lost."""
+    """The fork learned other samples at step 2; the first line comes back, and those samples must not be
+    lost.
+    """
     async with rehearse(stage) as play:
         await play.restore()
         await play.fill()
@@ -186,7 +193,9 @@ async def test_a_checkpoint_with_a_step_nobody_recorded_is_refused(stage: Stage)
             await play.restore(lineage="l0009", step=0)
         with pytest.raises(InvalidInputError, match="has no lineage"):
             await play.restore(step=3)
-        stranger = Commit(lineage="l0001", step=1, batch_id="b", sample_ids=(f"{stage.run_id}/g99999999/s000",))
+        stranger = Commit(
+            lineage="l0001", step=1, batch_id="b", sample_ids=(f"{stage.run_id}/g99999999/s000",)
+        )
         with pytest.raises(NotFoundError, match="never opened"):
             await play.restore(lineage="l0001", step=1, commits=(stranger,))
         assert play.buffer.context.ledger.control().epoch == 1
@@ -204,7 +213,9 @@ async def test_a_restore_may_be_repeated_when_its_reply_was_lost(stage: Stage) -
         check(stage, play)
 
 
-async def test_a_finished_run_goes_on_when_an_older_checkpoint_is_restored(make_stage: Callable[..., Stage]) -> None:
+async def test_a_finished_run_goes_on_when_an_older_checkpoint_is_restored(
+    make_stage: Callable[..., Stage],
+) -> None:
     stage = make_stage(trainer={"steps": 2})
     async with rehearse(stage) as play:
         await play.restore()

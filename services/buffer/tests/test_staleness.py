@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from forklight_buffer.records import Standing
 from forklight_buffer.staleness import (
     Limits,
@@ -14,8 +17,6 @@ from forklight_buffer.staleness import (
     find_refusal,
     staleness_capacity,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 LIMITS = Limits(
     max_staleness=1,
@@ -62,7 +63,9 @@ def test_groups_are_admitted_up_to_the_bound_when_many_are_asked_for() -> None:
 
 
 @given(version=st.integers(0, 50), updates_behind=st.integers(0, 1), staleness=st.integers(0, 4))
-def test_a_group_is_never_too_old_when_steps_consume_in_order(version: int, updates_behind: int, staleness: int) -> None:
+def test_a_group_is_never_too_old_when_steps_consume_in_order(
+    version: int, updates_behind: int, staleness: int
+) -> None:
     """The last group admitted at a version is trained within max_staleness versions."""
     limits = replace(LIMITS, max_staleness=staleness, max_open_tokens=10**9, max_open_bytes=10**9)
     step = max(0, version * limits.updates_per_version - updates_behind)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+
 from forklight.v1 import types_pb2
 from forklight_buffer.rehearsal import Rehearsal, Stage, mixed_reward, rehearse
 from forklight_buffer.states import Outcome, State
@@ -76,7 +77,10 @@ async def test_nonsense_is_refused_before_it_is_stored(make_stage: Callable[...,
             ("belongs to run", lambda found: setattr(found.envelope, "run_id", "other")),
             ("schema version", lambda found: setattr(found.envelope, "schema_version", 9)),
             ("is not of group", lambda found: setattr(found.envelope, "group_id", "other")),
-            ("outside its group", lambda found: setattr(found.envelope, "sample_id", ids.sample_id(group, 2))),
+            (
+                "outside its group",
+                lambda found: setattr(found.envelope, "sample_id", ids.sample_id(group, 2)),
+            ),
             ("no payload", lambda found: found.ClearField("payload")),
             ("window is 10", lambda found: setattr(found, "num_response_tokens", 11)),
             ("version spans", lambda found: found.ClearField("version_spans")),

@@ -73,7 +73,12 @@ async def run_front(settings: FrontSettings, stop: asyncio.Event) -> None:
             attempts=Attempts(max_attempts=run_file.reward.max_attempts, timeout_s=run_file.reward.timeout_s),
         )
         worker = ScoringWorker(
-            queue=RedisWorkQueue(redis, RunKeys(settings.run_id).scoring, lease_s=run_file.buffer.lease_s),
+            queue=RedisWorkQueue(
+                redis,
+                RunKeys(settings.run_id).scoring,
+                lease_s=run_file.buffer.lease_s,
+                max_deliveries=run_file.buffer.max_deliveries,
+            ),
             score=scorer.score_task,
             buffer=GrpcBuffer(buffer),
             limits=WorkerLimits(

@@ -68,7 +68,12 @@ async def run(
         first = await watcher.wait_first(make_engine or _native_engines(settings, run_file), stop)
         if first is None:
             return
-        tasks = RedisWorkQueue(redis, keys.tasks, lease_s=run_file.buffer.lease_s)
+        tasks = RedisWorkQueue(
+            redis,
+            keys.tasks,
+            lease_s=run_file.buffer.lease_s,
+            max_deliveries=run_file.buffer.max_deliveries,
+        )
         buffer = BufferCalls(
             door=RpcBuffer(channel, settings.run_id), problems=problems, deadline_s=settings.submit_deadline_s
         )

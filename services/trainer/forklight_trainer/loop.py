@@ -76,6 +76,8 @@ class TrainingLoop:
         self._patience = Patience(parts.stop)
         self._at = Position()
         self._is_over = False
+        self._restored_version = 0
+        self._newest_before = 0
 
     @property
     def version(self) -> int:
@@ -118,6 +120,8 @@ class TrainingLoop:
                 restored.commits,
             )
         truncate_records(parts.steps_file, self._at.step)
+        self._restored_version = self.version
+        self._newest_before = max(parts.weights.list_versions(), default=0)
         weights = self._current_weights()
         point = RestorePoint(
             lineage=self._at.lineage, step=self._at.step, version=self.version, commits=commits
@@ -216,9 +220,11 @@ class TrainingLoop:
         parts.board.enter(Stage.TRAIN)
         policy = PolicyState(
             version=self.version,
-            is_published=self._at.is_published,
+            is_published=self._at.is_published and not self._is_doubtful(self.version),
             contract=parts.weights.contract,
-            find_version=parts.weights.find_version,
+            find_version=lambda version: (
+                None if self._is_doubtful(version) else parts.weights.find_version(version)
+            ),
         )
         start_s = time.time()
         with span(STEP_SPAN, attributes={"rl.step": batch.step, "rl.version": self.version}) as running:
@@ -236,6 +242,10 @@ class TrainingLoop:
             )
         self._take_note(batch)
         return outcome
+
+    def _is_doubtful(self, version: int) -> bool:
+        """Whether samples may carry this number for weights that were lost with a torn checkpoint."""
+        return self._restored_version < version <= self._newest_before
 
     def _take_note(self, batch: TrainingBatch) -> None:
         """The weights now contain this batch."""

@@ -3,8 +3,9 @@
 Measured before the update, and against the very weights that sampled: only those can tell a mismatch from
 learning. They are the current ones at the first update after a publication; later they are still on disk, and
 one pack is scored with them. Only samples wholly of one version count: the memory of an older version would
-still be in the others. Where neither can be had, the figures are against the current weights and gate nothing.
-Legend: T packed tokens, R response tokens, N samples.
+still be in the others. Where neither can be had, the figures are against the current weights and gate
+nothing.
+Legend: R response tokens, N samples.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Parity:
     mean_kl: float
     num_tokens: int
     version: int | None
-    """Version that sampled the tokens and scored them again; None when the current weights scored all tokens."""
+    """Version that sampled the tokens and scored them again; None: the current weights scored them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,11 +66,11 @@ def check_parity(parity: Parity, limits: ParitySection) -> Parity:
     if is_small or (parity.correlation >= limits.min_correlation and parity.mean_kl <= limits.max_mean_kl):
         return parity
     raise ParityError(
-        f"trainer and rollout disagree about {parity.num_tokens} tokens that version {parity.version} sampled: "
-        f"correlation {parity.correlation:.5f} (parity.min_correlation = {limits.min_correlation:g}), mean "
-        f"KL {parity.mean_kl:.5f} (parity.max_mean_kl = {limits.max_mean_kl:g}), largest difference "
-        f"{parity.max_dp:.5f}. The run is paused before the update. Check that both sides run the same "
-        "release, the same dtype and the same published weights"
+        f"trainer and rollout disagree about {parity.num_tokens} tokens that version {parity.version} "
+        f"sampled: correlation {parity.correlation:.5f} (parity.min_correlation = "
+        f"{limits.min_correlation:g}), mean KL {parity.mean_kl:.5f} (parity.max_mean_kl = "
+        f"{limits.max_mean_kl:g}), largest difference {parity.max_dp:.5f}. The run is paused before the "
+        "update. Check that both sides run the same release, the same dtype and the same published weights"
     )
 
 

@@ -62,6 +62,10 @@ class WeightsStore:
         manifest_id = "b3:" + blake3.blake3(path.read_bytes()).hexdigest()
         return types_pb2.WeightsRef(version=version, manifest=str(path.resolve()), manifest_id=manifest_id)
 
+    def list_versions(self) -> list[int]:
+        """Versions on disk, ascending."""
+        return sorted(int(path.name[1:]) for path in self.folder.glob("v*") if path.name[1:].isdigit())
+
     def find_version(self, version: int) -> Path | None:
         """Folder of a version that is still here."""
         folder = self.version_folder(version)
@@ -98,7 +102,7 @@ class WeightsStore:
         }
 
     def _forget_oldest(self, newest: int) -> None:
-        versions = sorted(int(path.name[1:]) for path in self.folder.glob("v*") if path.name[1:].isdigit())
+        versions = self.list_versions()
         kept = [version for version in versions if version <= newest][-NUM_KEPT:]
         for version in versions:
             if version not in kept:

@@ -43,7 +43,7 @@ class StepRecord:
     mean_kl: float
     parity_tokens: int
     parity_version: int | None
-    """Version that sampled these tokens and scored them again: the figures gate the run. None: off-policy figures."""
+    """Version that sampled these tokens and scored them again: it gates. None: off-policy figures."""
     learning_rate: float
     seconds: Mapping[str, float]
     """By stage: lease, fetch, train, checkpoint, commit, publish."""

@@ -44,7 +44,9 @@ def state(step: int, run_id: str = "test-run") -> CheckpointState:
 def learn(engine: TorchEngine, maker: Maker, step: int) -> None:
     batch = fetch_batch(maker.batch(step), maker.blobs, "test-run").batch
     assert batch is not None
-    policy = PolicyState(version=1, is_published=False, contract=batch.samples[0].contract)
+    policy = PolicyState(
+        version=1, is_published=False, contract=batch.samples[0].contract, find_version=lambda version: None
+    )
     train_step(engine, batch, SETTINGS, policy)
 
 

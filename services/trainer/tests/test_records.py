@@ -25,7 +25,9 @@ def test_record_when_written_has_every_figure_and_null_for_nan(
     batch = fetch_batch(maker.batch(1), maker.blobs, "test-run").batch
     assert batch is not None
     engine = TorchEngine(make_model(0), OptimizerSettings(betas=(0.9, 0.95), eps=1e-15, weight_decay=0.0))
-    policy = PolicyState(version=0, is_published=True, contract=batch.samples[0].contract)
+    policy = PolicyState(
+        version=0, is_published=True, contract=batch.samples[0].contract, find_version=lambda version: None
+    )
     outcome = train_step(engine, batch, step_settings(RunFile()), policy)
     record = build_record(outcome, step=1, version=0, seconds={"train": 0.5, "lease": 0.1})
     record_step(record)

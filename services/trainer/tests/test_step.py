@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from forklight_core.errors import ForklightError, InvalidInputError, ParityError, PreconditionError
 from forklight_core.runfile import RunFile
+from forklight_model.checkpoint import save_model
 from forklight_model.model import HybridModel
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
 from forklight_trainer.batch import TrainingBatch, TrainingGroup, TrainingSample
@@ -38,9 +40,13 @@ def changed_sample(batch: TrainingBatch, **changes: object) -> TrainingBatch:
     return dataclasses.replace(batch, groups=(group, *batch.groups[1:]))
 
 
-def policy(batch: TrainingBatch, *, version: int = 0, is_published: bool = True) -> PolicyState:
+def policy(
+    batch: TrainingBatch, *, version: int = 0, is_published: bool = True, found: Path | None = None
+) -> PolicyState:
     contract = batch.samples[0].contract if batch.groups else ""
-    return PolicyState(version=version, is_published=is_published, contract=contract)
+    return PolicyState(
+        version=version, is_published=is_published, contract=contract, find_version=lambda version: found
+    )
 
 
 def weights_of(model: HybridModel) -> dict[str, Tensor]:
@@ -53,7 +59,7 @@ def test_train_step_when_weights_made_the_samples_agrees_perfectly_and_updates(
     model, batch = make_model(0), fetched(maker)
     before = weights_of(model)
     outcome = train_step(TorchEngine(model, ADAM), batch, SETTINGS, policy(batch))
-    assert outcome.is_parity_gated
+    assert outcome.parity.version == 0
     assert outcome.parity.correlation > 0.99999
     assert outcome.parity.mean_kl < 1e-9
     assert outcome.tokens.ratio_max == pytest.approx(1.0, abs=1e-3)
@@ -93,10 +99,26 @@ def test_train_step_when_samples_are_off_policy_reports_parity_without_gating(
     batch = fetched(maker)
     state = policy(batch, version=version, is_published=is_published)
     outcome = train_step(TorchEngine(make_model(9), ADAM), batch, SETTINGS, state)
-    assert not outcome.is_parity_gated
+    assert outcome.parity.version is None
     assert outcome.parity.num_tokens == outcome.batch.num_tokens
     assert outcome.parity.correlation < 0.99
     assert outcome.batch.staleness_max == version
+
+
+def test_train_step_when_samples_are_off_policy_gates_on_the_version_on_disk(
+    make_model: Callable[[int], HybridModel], maker: Maker, tmp_path: Path
+) -> None:
+    save_model(make_model(0), tmp_path / "v0")
+    save_model(make_model(3), tmp_path / "wrong")
+    batch, engine = fetched(maker), TorchEngine(make_model(9), ADAM)
+    outcome = train_step(engine, batch, SETTINGS, policy(batch, version=1, found=tmp_path / "v0"))
+    assert outcome.parity.version == 0
+    assert outcome.parity.correlation > 0.99999
+    assert 32 <= outcome.parity.num_tokens <= 128
+    with pytest.raises(ParityError, match="that version 0 sampled"):
+        train_step(engine, batch, SETTINGS, policy(batch, version=1, found=tmp_path / "wrong"))
+    torn = train_step(engine, batch, SETTINGS, policy(batch, version=1, found=tmp_path / "missing"))
+    assert torn.parity.version is None
 
 
 def _empty(batch: TrainingBatch) -> TrainingBatch:

@@ -80,4 +80,4 @@ def check_gpu() -> Finding:
     names = [torch.cuda.get_device_properties(index).name for index in range(torch.cuda.device_count())]
     triton = installed("triton")
     detail = f"{len(names)} x {names[0]}, triton {triton or 'not installed'}"
-    return judged("gpu", triton is not None, detail, fix="pip install -e 'kernels[gpu]'")
+    return judged("gpu", triton is not None, detail, fix="pip install triton")

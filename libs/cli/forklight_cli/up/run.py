@@ -17,6 +17,7 @@ from forklight_cli.cold_start import run_cold_start
 from forklight_cli.run_folder import RunFolder, lock_run_folder, read_system, write_atomically
 from forklight_cli.up.evaluations import EvaluationLog
 from forklight_cli.up.plan import Kind, plan_system
+from forklight_cli.up.ready import ReadyWatch
 from forklight_cli.up.shutdown import shut_down
 from forklight_cli.up.signals import StopSignals
 from forklight_cli.up.steps import StepReader
@@ -102,6 +103,7 @@ def watch(watched: Watched, stops: StopSignals) -> str:
     from forklight.v1 import buffer_pb2
 
     system, status = watched.system, None
+    ready = ReadyWatch([child.plan for child in system.processes.values()], watched.view.event)
     asked = finished = 0.0
     while not stops.wait(WATCH_EVERY_S):
         system.check()
@@ -109,6 +111,7 @@ def watch(watched: Watched, stops: StopSignals) -> str:
         if lost:
             return f"{lost.plan.name} cannot be kept running; its log is {lost.log_path}\n{lost.log_tail()}"
         if time.monotonic() - asked > STATUS_EVERY_S:
+            ready.look()
             status, asked = _status(watched), time.monotonic()
         _show(watched, status)
         if status is not None and status.phase == buffer_pb2.RUN_PHASE_FINISHED:

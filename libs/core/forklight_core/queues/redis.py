@@ -20,6 +20,7 @@ from forklight_core.queues.port import Lease, Leased, QueueStats
 CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 10.0
 LONGEST_BLOCK_S = 0.5
+NO_LIMIT = 2**31
 
 Result = TypeVar("Result")
 
@@ -52,9 +53,12 @@ async def guard_redis(call: Callable[[], Awaitable[Result]], *, what: str) -> Re
 class RedisWorkQueue:
     """One stream, one consumer group."""
 
-    def __init__(self, redis: Redis, stream: str, *, lease_s: float) -> None:
+    def __init__(
+        self, redis: Redis, stream: str, *, lease_s: float, max_deliveries: int = NO_LIMIT
+    ) -> None:
         self._redis = redis
         self._stream = stream
+        self._max_deliveries = max_deliveries
         self._lease_ms = max(1, int(lease_s * 1000))
         self._reclaim = redis.register_script(scripts.RECLAIM)
         self._heartbeat = redis.register_script(scripts.HEARTBEAT)
@@ -75,7 +79,7 @@ class RedisWorkQueue:
                 return taken
 
     async def _take_over(self, consumer: str, max_items: int) -> list[Leased]:
-        arguments = [WORKERS, consumer, self._lease_ms, max_items]
+        arguments = [WORKERS, consumer, self._lease_ms, max_items, self._max_deliveries]
         reply = await self._on_group(lambda: self._reclaim(keys=[self._stream], args=arguments), "take over")
         return [_leased(entry_id, consumer, int(fence), body) for entry_id, body, fence in reply]
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-# KEYS: stream. ARGV: group, consumer, lease in ms, count. Returns id, body, deliveries of each entry taken over.
+# KEYS: stream. ARGV: group, consumer, lease in ms, count, most deliveries. Returns id, body, deliveries of each entry taken
+# over. An entry delivered as often as allowed is left alone: the buffer makes it a dead letter.
 RECLAIM = """
-local claimed = redis.call('XAUTOCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], '0', 'COUNT', ARGV[4])
+local spare = 256
+local expired = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], '-', '+', tonumber(ARGV[4]) + spare)
 local taken = {}
-for _, entry in ipairs(claimed[2]) do
-  local held = redis.call('XPENDING', KEYS[1], ARGV[1], entry[1], entry[1], 1)
-  if #held > 0 then
-    taken[#taken + 1] = {entry[1], entry[2][2], held[1][4]}
+for _, held in ipairs(expired) do
+  if #taken == tonumber(ARGV[4]) then break end
+  if held[4] < tonumber(ARGV[5]) then
+    local entry = redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], ARGV[3], held[1])[1]
+    if entry then taken[#taken + 1] = {entry[1], entry[2][2], held[4] + 1} end
   end
 end
 return taken

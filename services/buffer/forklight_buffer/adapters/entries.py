@@ -1,4 +1,4 @@
-"""The two work queues, seen from the buffer: who holds an entry, how often it was delivered, what is in it."""
+"""The two work queues as the buffer sees them: who holds an entry, how often it came, what is in it."""
 
 from __future__ import annotations
 

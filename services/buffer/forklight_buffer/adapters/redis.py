@@ -42,8 +42,8 @@ class RedisLiveState:
         row = opening.row
         meta = _meta(row, opening.spec_id, opening.spec_bytes)
         arguments: list[Argument] = [
-            row.group_id, row.opened_at, int(row.purpose), row.size, row.window, BYTES_PER_TOKEN, opening.task,
-            len(meta) // 2, *meta, *_flat(opening.endings),
+            row.group_id, row.opened_at, int(row.purpose), row.size, row.window, BYTES_PER_TOKEN,
+            opening.task, len(meta) // 2, *meta, *_flat(opening.endings),
         ]  # fmt: skip
         return await self._run("open_group", *arguments) == 1
 
@@ -60,8 +60,8 @@ class RedisLiveState:
         reward = "" if judgement.reward is None else repr(float(judgement.reward))
         reply = await self._run(
             "submit_verdict",
-            judgement.group_id, ids.sample_index(judgement.sample_id), *_claim(judgement.lease), self._clock(),
-            judgement.verdict, reward, int(judgement.state), judgement.reason,
+            judgement.group_id, ids.sample_index(judgement.sample_id), *_claim(judgement.lease),
+            self._clock(), judgement.verdict, reward, int(judgement.state), judgement.reason,
         )  # fmt: skip
         return replies.accepted(replies.words(reply), f"verdict of {judgement.sample_id}")
 
@@ -183,8 +183,9 @@ def _meta(row: GroupRow, spec_id: str, spec_bytes: int) -> list[Argument]:
 
 def _restored(sample: LiveSample) -> list[Argument]:
     return [
-        sample.index, int(sample.state), sample.min_version, sample.num_tokens, sample.num_bytes, sample.reason,
-        sample.trajectory, sample.verdict, "" if sample.reward is None else repr(sample.reward),
+        sample.index, int(sample.state), sample.min_version, sample.num_tokens, sample.num_bytes,
+        sample.reason, sample.trajectory, sample.verdict,
+        "" if sample.reward is None else repr(sample.reward),
     ]  # fmt: skip
 
 

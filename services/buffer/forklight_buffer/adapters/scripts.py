@@ -1,4 +1,5 @@
-"""Loads the Lua scripts and runs them by hash. A server that restarted has forgotten them: that is how a restart is noticed.
+"""Loads the Lua scripts and runs them by hash. A server that restarted has forgotten them: that is how a
+restart is noticed.
 
 The gate is closed from then on, so nothing is written on state that may have been rolled back, until
 reconciliation has loaded the scripts again and opens it.
@@ -51,9 +52,14 @@ def read_scripts() -> dict[str, bytes]:
     for file in folder.iterdir():
         name = file.name.removesuffix(".lua")
         if file.name.endswith(".lua") and not name.startswith("_"):
-            text = f"#!lua{_flags(name)}\nlocal WORKERS = '{WORKERS}'\n{prelude}\n{file.read_text()}"
-            found[name] = text.encode()
+            found[name] = _complete(name, prelude, file.read_text()).encode()
     return found
+
+
+def _complete(name: str, prelude: str, body: str) -> str:
+    """The body as a function between the prelude and the writing of its sums."""
+    head = f"#!lua{_flags(name)}\nlocal WORKERS = '{WORKERS}'\n{prelude}"
+    return f"{head}\nlocal function body()\n{body}\nend\nlocal reply = body()\nwrite_sums()\nreturn reply\n"
 
 
 def _flags(name: str) -> str:

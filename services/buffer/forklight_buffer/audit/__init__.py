@@ -1,4 +1,6 @@
-"""The audit: proves from what is on disk (and in Redis, when given) that nothing was lost and nothing learned twice."""
+"""The audit: proves from what is on disk (and in Redis, when given) that nothing was lost and nothing
+learned twice.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ from forklight_core.queues import RunKeys
 def audit_run(run_folder: Path, redis_url: str | None) -> AuditReport:
     """Audit a run, running or stopped. `redis_url` may name a server restarted on the run's redis folder.
 
-    Without Redis the open samples of an unfinished run are reported as open (resumable). DataLossError for a torn
-    checkpoint record, NotFoundError for a folder without a ledger.
+    Without Redis the open samples of an unfinished run are reported as open (resumable). DataLossError for a
+    torn checkpoint record, NotFoundError for a folder without a ledger.
     """
     ledger = LedgerFile(run_folder / "ledger.sqlite")
     try:

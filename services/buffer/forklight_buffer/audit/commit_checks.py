@@ -95,7 +95,9 @@ def find_disagreements(ledger: LedgerFile, chain: Sequence[Commit]) -> Iterator[
 def compare_checkpoint(
     found: CheckpointRecords, lineages: Mapping[str, Lineage], commits: Commits, *, finished: bool
 ) -> Iterator[Violation | str]:
-    """A checkpoint's records against the ledger's; records ahead of it are entered at the next restore: a note."""
+    """A checkpoint's records against the ledger's; records ahead of it are entered at the next restore: a
+    note.
+    """
     if found.lineage not in lineages:
         detail = f"is of lineage {found.lineage!r}, which the ledger does not know"
         yield Violation(kind=Kind.CHECKPOINT_MISMATCH, subject=found.name, detail=detail)

@@ -1,4 +1,6 @@
-"""What an audit reads: the ledger without writing to it, Redis when there is one, commit records of checkpoints."""
+"""What an audit reads: the ledger without writing to it, Redis when there is one, commit records of
+checkpoints.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,8 @@ def find_foreign(ledger: LedgerFile) -> Iterator[Violation]:
 def find_closed_losses(ledger: LedgerFile) -> Iterator[Violation]:
     """Groups that are over although samples of them never ended."""
     sql = (
-        "SELECT g.group_id, g.size, count(s.sample_id) AS ended FROM groups g LEFT JOIN samples s USING (group_id) "
+        "SELECT g.group_id, g.size, count(s.sample_id) AS ended FROM groups g LEFT JOIN samples s USING "
+        "(group_id) "
         "WHERE g.closed = 1 GROUP BY g.group_id HAVING ended < g.size"
     )
     for row in ledger.rows(sql):
@@ -73,7 +74,8 @@ def open_samples(ledger: LedgerFile) -> dict[str, list[str]]:
     """Samples the ledger has not seen the end of, by group."""
     ended: dict[str, set[str]] = {}
     for row in ledger.rows(
-        "SELECT sample_id, group_id FROM samples WHERE group_id IN (SELECT group_id FROM groups WHERE closed = 0)"
+        "SELECT sample_id, group_id FROM samples WHERE group_id IN (SELECT group_id FROM groups WHERE "
+        "closed = 0)"
     ):
         ended.setdefault(row["group_id"], set()).add(row["sample_id"])
     found = {}
@@ -99,7 +101,9 @@ def find_live_losses(
 
 
 def count_open_states(open_ids: Mapping[str, list[str]], live: Mapping[str, LiveGroup]) -> dict[str, int]:
-    """Open samples by state; those that have ended in Redis and are not in the ledger yet count as ended there."""
+    """Open samples by state; those that have ended in Redis and are not in the ledger yet count as ended
+    there.
+    """
     counts: Counter[str] = Counter()
     for group_id, names in open_ids.items():
         group = live.get(group_id)

@@ -42,13 +42,33 @@ local function open_samples(key)
   return found
 end
 
+-- Sums that no script reads back are added up here and written once, when the script ends (see adapters/scripts.py).
+local sums, sum_order, ended_groups = {}, {}, {}
+
+local function add(hash, field, change)
+  local name = hash .. '\n' .. field
+  if not sums[name] then
+    sums[name] = {hash, field, 0}
+    sum_order[#sum_order + 1] = name
+  end
+  sums[name][3] = sums[name][3] + change
+end
+
+local function write_sums()
+  for _, name in ipairs(sum_order) do
+    local sum = sums[name]
+    if sum[3] ~= 0 then redis.call('HINCRBY', sum[1], sum[2], sum[3]) end
+  end
+  for group, now in pairs(ended_groups) do redis.call('ZADD', UNJOURNALLED, now, group) end
+end
+
 local function count(state, change)
-  if state < TRAINED then redis.call('HINCRBY', COUNTS, state, change) end
+  if state < TRAINED then add(COUNTS, state, change) end
 end
 
 local function hold_credit(tokens, bytes)
-  if tokens ~= 0 then redis.call('HINCRBY', RUN, 'tokens', tokens) end
-  if bytes ~= 0 then redis.call('HINCRBY', RUN, 'bytes', bytes) end
+  add(RUN, 'tokens', tokens)
+  add(RUN, 'bytes', bytes)
 end
 
 local function move_sample(key, sample, state, now)
@@ -92,10 +112,10 @@ local function finish_sample(key, group, sample, state, reason, now)
   if sample.state == GENERATED then leave_scoring(key, sample.index) end
   if sample.state <= GENERATED then redis.call('HINCRBY', key, 'undecided', -1) end
   hold_credit(-sample.tokens, -sample.bytes)
-  redis.call('HINCRBY', key, 'terminal', 1)
+  add(key, 'terminal', 1)
   sample.reason = reason
   move_sample(key, sample, state, now)
-  redis.call('ZADD', UNJOURNALLED, now, group)
+  ended_groups[group] = now
 end
 
 local function status_counter(purpose, status)
@@ -107,8 +127,8 @@ local function place_group(key, group, status)
   local found = redis.call('HMGET', key, 'status', 'purpose')
   local before, purpose = found[1], found[2]
   if before == status then return end
-  if before and before ~= 'closed' then redis.call('HINCRBY', RUN, status_counter(purpose, before), -1) end
-  if status ~= 'closed' then redis.call('HINCRBY', RUN, status_counter(purpose, status), 1) end
+  if before and before ~= 'closed' then add(RUN, status_counter(purpose, before), -1) end
+  if status ~= 'closed' then add(RUN, status_counter(purpose, status), 1) end
   if before == 'ready' then redis.call('ZREM', READY, group) end
   if status == 'ready' then
     local first = before ~= 'open'  -- it was ready before: it goes to the front, so that it does not age for nothing

@@ -54,9 +54,9 @@ def overlong_penalty(num_tokens: int, window_tokens: int, zone_tokens: int) -> f
 def policy_of(run_file: RunFile) -> RewardPolicy:
     """The policy a run file asks for."""
     recipe, window = run_file.recipe, run_file.sampling.max_new_tokens
-    if recipe.overlong_penalty and recipe.overlong_tokens >= window:
+    if recipe.overlong_penalty and recipe.overlong_tokens > window:
         raise ConfigError(
-            f"recipe.overlong_tokens ({recipe.overlong_tokens}) must be less than sampling.max_new_tokens "
+            f"recipe.overlong_tokens ({recipe.overlong_tokens}) must not exceed sampling.max_new_tokens "
             f"({window}): every response would be punished; lower it (DAPO takes a fifth of the window) or "
             "set recipe.overlong_penalty = false"
         )

@@ -121,7 +121,7 @@ def base_options(*, disable_userns: bool) -> tuple[str, ...]:
     options += ["--uid", str(JAIL_ID), "--gid", str(JAIL_ID), "--clearenv"]
     environment = {
         "PATH": "/usr/bin:/bin", "HOME": "/box", "TMPDIR": "/box", "LANG": "C.UTF-8", "TZ": "UTC",
-        "PYTHONHASHSEED": "0", "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "0", "PYTHONSAFEPATH": "1", "MALLOC_ARENA_MAX": "2", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     for name, value in environment.items():
         options += ["--setenv", name, value]

@@ -83,7 +83,7 @@ def program_argv(job: Job, jail: Jail, report_fd: int) -> list[str]:
         "report_fd": report_fd,
         "limits": limits,
     }
-    return [jail.interpreter, "-S", "-s", "-P", "-B", "-c", inside_program(), json.dumps(plan)]
+    return [jail.interpreter, "-S", "-s", "-B", "-c", inside_program(), json.dumps(plan)]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ With DeepSpeed there would be a second adapter; this one is the oracle it has to
 from __future__ import annotations
 
 import copy
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from forklight_core.errors import CheckpointError, PreconditionError
+from forklight_core.errors import CheckpointError, ConfigError, PreconditionError
 from forklight_core.runfile.schema import TrainerSection
 from forklight_model.checkpoint import load_model, load_published_tensors, published_tensors, save_model
 from forklight_model.config import ModelConfig
@@ -22,6 +23,8 @@ from forklight_model.logprobs import TokenStats, token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.sizes import num_parameters
 from forklight_trainer.packing import Pack
+
+log = logging.getLogger(__name__)
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 RANDOM_FILE = "random.safetensors"
@@ -83,7 +86,13 @@ class TorchEngine:
         if num_parameters(self.config) > MOST_PROBED_PARAMETERS:
             return None
         if self._probe is None or self._probe[0] != folder:
-            self._probe = (folder, load_model(folder, self._dtype).to(self._device))
+            try:
+                self._probe = (folder, load_model(folder, self._dtype).to(self._device))
+            except (CheckpointError, ConfigError) as error:
+                log.warning(
+                    "published weights cannot be read, parity is not gated", extra={"reason": str(error)}
+                )
+                return None
         ids_T, cu_seqlens = pack.input_ids_T.to(self._device), pack.cu_seqlens.to(self._device)
         return token_logprobs(self._probe[1], ids_T, cu_seqlens, temperature).logprobs_T.cpu()
 

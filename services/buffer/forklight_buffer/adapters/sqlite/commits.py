@@ -30,7 +30,8 @@ class CommitTable:
     def journal_batch(self, groups: Sequence[LeasedGroup]) -> None:
         with self._db.transaction():
             self._db.execute_many(
-                "INSERT OR REPLACE INTO leased_groups (group_id, step, position, policy_version, body) VALUES (?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO leased_groups (group_id, step, position, policy_version, body) "
+                "VALUES (?, ?, ?, ?, ?)",
                 [
                     (group.group_id, group.step, group.position, group.policy_version, group.body)
                     for group in groups
@@ -81,7 +82,8 @@ class CommitTable:
 
     def head(self, lineage: str) -> int:
         return self._db.number(
-            "SELECT max(forked_at, coalesce((SELECT max(step) FROM commits c WHERE c.lineage = l.lineage), 0)) "
+            "SELECT max(forked_at, coalesce((SELECT max(step) FROM commits c WHERE c.lineage = "
+            "l.lineage), 0)) "
             "FROM lineages l WHERE lineage = ?",
             (lineage,),
         )
@@ -128,7 +130,8 @@ class CommitTable:
             yield from map(
                 sample_row,
                 self._db.rows(
-                    "SELECT * FROM samples WHERE state = 10 AND lineage = ? AND step > ? ORDER BY step, sample_id",
+                    "SELECT * FROM samples WHERE state = 10 AND lineage = ? AND step > ? ORDER BY step, "
+                    "sample_id",
                     (part.lineage, max(part.low, after)),
                 ),
             )
@@ -137,7 +140,8 @@ class CommitTable:
 def write_commit(db: Database, commit: Commit, at: float) -> None:
     """Enter the record of a step; the same record twice is one."""
     db.execute(
-        "INSERT OR IGNORE INTO commits (lineage, step, batch_id, sample_ids, at) VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO commits (lineage, step, batch_id, sample_ids, at) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT DO NOTHING",
         (commit.lineage, commit.step, commit.batch_id, json.dumps(commit.sample_ids), at),
     )
 
@@ -148,7 +152,8 @@ def _missing_records(lineage: str, head: int, step: int, carried: Sequence[Commi
     for wanted in range(head + 1, step + 1):
         if wanted not in found:
             raise PreconditionError(
-                f"the checkpoint has learned step {step} of lineage {lineage!r}, but step {wanted} is neither in the "
+                f"the checkpoint has learned step {step} of lineage {lineage!r}, but step {wanted} is "
+                "neither in the "
                 f"ledger nor among the {len(carried)} records of the checkpoint: restore an older checkpoint"
             )
     return tuple(found[wanted] for wanted in range(head + 1, step + 1))
@@ -160,8 +165,10 @@ def _check_same(carried: Commit, db: Database) -> None:
     row = db.row(sql, (carried.lineage, carried.step))
     if row is not None and set(_commit(row).sample_ids) != set(carried.sample_ids):
         raise PreconditionError(
-            f"the checkpoint has learned other samples at step {carried.step} of lineage {carried.lineage} than the "
-            "ledger: another checkpoint of that step was committed since; restore that one, or one of an earlier step"
+            f"the checkpoint has learned other samples at step {carried.step} of lineage "
+            f"{carried.lineage} than the "
+            "ledger: another checkpoint of that step was committed since; restore that one, or one of an "
+            "earlier step"
         )
 
 

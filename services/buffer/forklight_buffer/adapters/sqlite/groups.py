@@ -10,9 +10,9 @@ from forklight_buffer.records import Ending, GroupRow, LeasedGroup, OpenGroup
 from forklight_buffer.states import Purpose, State
 from forklight_core import ids
 
-INSERT = """INSERT OR IGNORE INTO groups
+INSERT = """INSERT INTO groups
 (group_id, purpose, idx, position, prompt_id, kind, size, window, opened_version, opened_at, redrive_of)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"""
 
 
 class GroupTable:
@@ -26,8 +26,8 @@ class GroupTable:
                 INSERT,
                 [
                     (
-                        row.group_id, int(row.purpose), row.index, row.position, row.prompt_id, row.kind, row.size,
-                        row.window, row.opened_version, row.opened_at, row.redrive_of or None,
+                        row.group_id, int(row.purpose), row.index, row.position, row.prompt_id, row.kind,
+                        row.size, row.window, row.opened_version, row.opened_at, row.redrive_of or None,
                     )
                     for row in rows
                 ],

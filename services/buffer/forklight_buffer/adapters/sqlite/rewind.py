@@ -1,4 +1,4 @@
-"""Restoring a checkpoint, as one transaction: what is given up opens again, what it has learned is trained."""
+"""Restoring a checkpoint in one transaction: what is given up opens again, what it has learned is trained."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ class RewindTable:
         insert_sample(self._db, row)
 
     def _place_groups(self, rewind: Rewind, rows: Sequence[SampleRow]) -> None:
-        """Batches after the restored step stay as they were; groups of earlier ones that open again are ready."""
+        """Batches after the restored step stay as they were; groups of earlier ones that open again are
+        ready.
+        """
         for row in rows:
             if row.lineage:
                 self._db.execute(
@@ -72,13 +74,13 @@ class RewindTable:
 
     def _fork(self, rewind: Rewind, at: float) -> str:
         """The lineage to go on with: the same, an empty fork of the same place, or a new one."""
-        current = read_control(self._db).lineage
+        current, place = read_control(self._db).lineage, (rewind.lineage, rewind.step)
         found = self._db.row("SELECT * FROM lineages WHERE lineage = ?", (current,))
         if found is not None and not rewind.is_fork:
             return current
-        if found is not None and (found["parent"], found["forked_at"]) == (rewind.lineage, rewind.step):
-            if not self._db.number("SELECT count(*) FROM commits WHERE lineage = ?", (current,)):
-                return current
+        unused = not self._db.number("SELECT count(*) FROM commits WHERE lineage = ?", (current,))
+        if found is not None and unused and (found["parent"], found["forked_at"]) == place:
+            return current
         number = self._db.number("SELECT count(*) FROM lineages") + 1
         lineage = f"l{number:04d}"
         self._db.execute(

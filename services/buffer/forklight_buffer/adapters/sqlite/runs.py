@@ -53,8 +53,14 @@ class RunTable:
 
     def open_round(self, version: int, num_prompts: int, at: float) -> bool:
         with self._db.transaction():
-            sql = "INSERT OR IGNORE INTO evaluations (version, num_prompts, due_at) VALUES (?, ?, ?)"
-            return self._db.execute(sql, (version, num_prompts, at)) == 1
+            return (
+                self._db.execute(
+                    "INSERT INTO evaluations (version, num_prompts, due_at) VALUES (?, ?, ?) "
+                    "ON CONFLICT DO NOTHING",
+                    (version, num_prompts, at),
+                )
+                == 1
+            )
 
     def rounds(self, limit: int) -> list[Round]:
         rows = self._db.rows("SELECT * FROM evaluations ORDER BY version DESC LIMIT ?", (limit,))

@@ -7,16 +7,22 @@ from collections.abc import Iterable, Sequence
 
 from forklight_buffer.adapters.sqlite.database import Database, Value
 from forklight_buffer.ledger import Entered, SampleFilter
-from forklight_buffer.records import Conflict, SampleRow
+from forklight_buffer.records import Conflict, Ending, SampleRow
 from forklight_buffer.states import Purpose, State
+from forklight_core import ids
 
 COLUMNS = (
     "sample_id", "group_id", "prompt_id", "purpose", "state", "reason", "reward", "num_response_tokens",
-    "finish_reason", "min_version", "max_version", "lineage", "step", "payload_id", "payload_bytes", "opened_at", "ended_at",
+    "finish_reason", "min_version", "max_version", "lineage", "step", "payload_id", "payload_bytes",
+    "opened_at", "ended_at",
 )  # fmt: skip
-INSERT = f"INSERT OR IGNORE INTO samples ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"
+INSERT = (
+    f"INSERT INTO samples ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "
+    "ON CONFLICT DO NOTHING"  # not OR IGNORE, which would also swallow broken CHECKs
+)
 CLOSE_GROUP = """UPDATE groups SET closed = 1
-WHERE group_id = ? AND closed = 0 AND size <= (SELECT count(*) FROM samples WHERE group_id = groups.group_id)"""
+WHERE group_id = ? AND closed = 0
+AND size <= (SELECT count(*) FROM samples WHERE group_id = groups.group_id)"""
 
 
 class SampleTable:
@@ -41,6 +47,13 @@ class SampleTable:
         found = self._db.row("SELECT * FROM samples WHERE sample_id = ?", (sample_id,))
         return None if found is None else sample_row(found)
 
+    def endings_of(self, group_id: str) -> list[Ending]:
+        sql = "SELECT sample_id, state, reason FROM samples WHERE group_id = ? ORDER BY sample_id"
+        return [
+            Ending(index=ids.sample_index(row["sample_id"]), state=State(row["state"]), reason=row["reason"])
+            for row in self._db.rows(sql, (group_id,))
+        ]
+
     def list_samples(self, wanted: SampleFilter) -> list[SampleRow]:
         conditions, values = ["sample_id > ?"], [wanted.after]
         chosen: list[Value] = list(values)
@@ -59,7 +72,8 @@ class SampleTable:
 
     def evaluation_scores(self, version: int) -> tuple[int, int, float]:
         row = self._db.row(
-            "SELECT count(s.reward) AS scored, count(*) - count(s.reward) AS failed, coalesce(avg(s.reward), 0.0) AS mean "
+            "SELECT count(s.reward) AS scored, count(*) - count(s.reward) AS failed, "
+            "coalesce(avg(s.reward), 0.0) AS mean "
             "FROM groups g JOIN samples s USING (group_id) WHERE g.purpose = 2 AND g.opened_version = ?",
             (version,),
         )
@@ -70,7 +84,8 @@ class SampleTable:
             "SELECT payload_id FROM samples WHERE kept = 1 AND payload_id <> '' AND ended_at < ? "
             "AND (state <> 10 OR step < ?) "
             "UNION SELECT payload_id FROM discards d WHERE at < ? "
-            "AND NOT EXISTS (SELECT 1 FROM samples s WHERE s.kept = 1 AND s.payload_id = d.payload_id) LIMIT ?",
+            "AND NOT EXISTS (SELECT 1 FROM samples s WHERE s.kept = 1 AND s.payload_id = d.payload_id) "
+            "LIMIT ?",
             (ended_before, trained_before_step, ended_before, limit),
         )
         return [row["payload_id"] for row in rows]
@@ -83,7 +98,7 @@ class SampleTable:
 
     def discard_payload(self, payload_id: str, at: float) -> None:
         with self._db.transaction():
-            self._db.execute("INSERT OR IGNORE INTO discards VALUES (?, ?)", (payload_id, at))
+            self._db.execute("INSERT INTO discards VALUES (?, ?) ON CONFLICT DO NOTHING", (payload_id, at))
 
 
 def insert_sample(db: Database, row: SampleRow) -> bool:
@@ -113,7 +128,8 @@ def record_conflicts(db: Database, conflicts: Iterable[Conflict]) -> None:
     """Enter refused terminal states; the same refusal once."""
     for conflict in conflicts:
         db.execute(
-            "INSERT OR IGNORE INTO conflicts (at, sample_id, kept, refused, detail) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO conflicts (at, sample_id, kept, refused, detail) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT DO NOTHING",
             (conflict.at, conflict.sample_id, int(conflict.kept), int(conflict.refused), conflict.detail),
         )
 

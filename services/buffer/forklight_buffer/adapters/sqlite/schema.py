@@ -1,12 +1,14 @@
-"""Tables of ledger.sqlite. Only `samples` of a rewound line of checkpoints ever lose a row, and `rollbacks` says so."""
+"""Tables of ledger.sqlite. Only `samples` of a rewound line of checkpoints ever lose a row, and `rollbacks`
+says so.
+"""
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS groups (
   group_id TEXT PRIMARY KEY, purpose INTEGER NOT NULL, idx INTEGER NOT NULL, position INTEGER NOT NULL,
   prompt_id TEXT NOT NULL, kind TEXT NOT NULL, size INTEGER NOT NULL, window INTEGER NOT NULL,
-  opened_version INTEGER NOT NULL, opened_at REAL NOT NULL, redrive_of TEXT UNIQUE, closed INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
+  opened_version INTEGER NOT NULL, opened_at REAL NOT NULL, redrive_of TEXT UNIQUE, closed INTEGER NOT NULL
+  DEFAULT 0 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS groups_open ON groups (group_id) WHERE closed = 0;
 CREATE INDEX IF NOT EXISTS groups_index ON groups (purpose, idx);
 CREATE INDEX IF NOT EXISTS groups_position ON groups (position) WHERE purpose = 1 AND redrive_of IS NULL;
@@ -43,8 +45,8 @@ CREATE TABLE IF NOT EXISTS lineages (
   lineage TEXT PRIMARY KEY, parent TEXT NOT NULL, forked_at INTEGER NOT NULL, at REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS commits (
-  lineage TEXT NOT NULL, step INTEGER NOT NULL, batch_id TEXT NOT NULL, sample_ids TEXT NOT NULL, at REAL NOT NULL,
-  PRIMARY KEY (lineage, step)
+  lineage TEXT NOT NULL, step INTEGER NOT NULL, batch_id TEXT NOT NULL, sample_ids TEXT NOT NULL, at REAL NOT
+  NULL, PRIMARY KEY (lineage, step)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS rollbacks (
   id INTEGER PRIMARY KEY, at REAL NOT NULL, epoch INTEGER NOT NULL, sample_id TEXT NOT NULL,
@@ -56,11 +58,13 @@ CREATE TABLE IF NOT EXISTS versions (
 );
 CREATE TABLE IF NOT EXISTS evaluations (
   version INTEGER PRIMARY KEY, num_prompts INTEGER NOT NULL, num_scored INTEGER NOT NULL DEFAULT 0,
-  num_failed INTEGER NOT NULL DEFAULT 0, mean_reward REAL NOT NULL DEFAULT 0, due_at REAL NOT NULL, completed_at REAL
-);
+  num_failed INTEGER NOT NULL DEFAULT 0, mean_reward REAL NOT NULL DEFAULT 0, due_at REAL NOT NULL,
+  completed_at REAL );
 CREATE TABLE IF NOT EXISTS conflicts (
-  id INTEGER PRIMARY KEY, at REAL NOT NULL, sample_id TEXT NOT NULL, kept INTEGER NOT NULL, refused INTEGER NOT NULL,
-  detail TEXT NOT NULL, UNIQUE (sample_id, refused, detail)
+  id INTEGER PRIMARY KEY, at REAL NOT NULL, sample_id TEXT NOT NULL, kept INTEGER NOT NULL, refused INTEGER
+  NOT NULL, detail TEXT NOT NULL, UNIQUE (sample_id, refused, detail)
 );
-CREATE TABLE IF NOT EXISTS events (id INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS events (
+  id INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL
+);
 """
