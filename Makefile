@@ -1,9 +1,9 @@
 # The same words for people and for CI; each is one line to a script or module.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint types proto
+.PHONY: help setup demo up test lint types proto chaos bench-plane
 
 help: ## Say what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
 setup: ## Make .venv with everything installed (nothing to do when nothing changed)
 	@PYTHON="$(PYTHON)" bash infra/python/setup.sh
@@ -25,3 +25,9 @@ types: setup ## Static types, strict
 
 proto: ## Generate libs/core/forklight from proto/
 	@bash infra/python/proto.sh
+
+chaos: setup ## Kill every kind of process in 20 seeded runs (about 20 minutes)
+	@.venv/bin/python -m tests.chaos.torture --seeds 20
+
+bench-plane: setup ## Trajectories a second through queue, ledger and blobs
+	@.venv/bin/python -m tests.bench.plane

@@ -1,4 +1,4 @@
-"""What the machine could do at best: memcpy, loopback TCP, writing files. The bench prints these beside its own figures."""
+"""What the machine could do at best: memcpy, loopback TCP, files. The bench prints these beside its own."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""Trajectories through the real data plane: a Redis-compatible server, the buffer as its own process, blobs in a folder.
+"""Trajectories through the real data plane: a Redis-compatible server, a buffer process, blobs in a folder.
 
-This process plays rollout, reward and trainer with the real client code. `make bench-plane` prints a table; nothing is asserted.
+This process plays rollout, reward and trainer with the real client code. `make bench-plane` prints a table.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -19,15 +18,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from limits import MIB, file_bytes_per_s, loopback_bytes_per_s, memcpy_bytes_per_s
-from world import World, open_world
-
 from forklight.v1 import buffer_pb2, types_pb2
 from forklight_core import ids
 from forklight_core.queues import Leased
 from forklight_core.wire import SCHEMA_VERSION, TrajectoryArrays, pack_payload, unpack_payload
+from tests.bench.limits import MIB, file_bytes_per_s, loopback_bytes_per_s, memcpy_bytes_per_s
+from tests.bench.world import World, open_world
 
 GROUP_SIZE = 8
 GROUPS_PER_STEP = 4
@@ -78,7 +74,9 @@ def make_payload(sample: str, size: int) -> bytes:
 async def roll_out(world: World, hops: Hops, size: int, item: Leased) -> None:
     """One group: the samples' blobs and headers, as a rollout pod sends them."""
     task = types_pb2.GenerationTask.FromString(item.body)
-    lease = types_pb2.Lease(entry_id=item.lease.entry_id, consumer=item.lease.consumer, fence=item.lease.fence)
+    lease = types_pb2.Lease(
+        entry_id=item.lease.entry_id, consumer=item.lease.consumer, fence=item.lease.fence
+    )
     for index in range(task.sampling.num_samples):
         sample = ids.sample_id(task.envelope.group_id, index)
         payload = make_payload(sample, size)
@@ -120,9 +118,13 @@ async def score(world: World, hops: Hops, item: Leased) -> None:
         score=float(ids.sample_index(task.envelope.sample_id) % 2),
         worker="bench",
     )
-    lease = types_pb2.Lease(entry_id=item.lease.entry_id, consumer=item.lease.consumer, fence=item.lease.fence)
+    lease = types_pb2.Lease(
+        entry_id=item.lease.entry_id, consumer=item.lease.consumer, fence=item.lease.fence
+    )
     with hops.measure("submit verdict"):
-        await world.buffer.SubmitVerdict(buffer_pb2.SubmitVerdictRequest(verdict=verdict, lease=lease), timeout=CALL_S)
+        await world.buffer.SubmitVerdict(
+            buffer_pb2.SubmitVerdictRequest(verdict=verdict, lease=lease), timeout=CALL_S
+        )
 
 
 async def produce(world: World, hops: Hops, size: int, num_groups: int) -> None:
@@ -142,7 +144,9 @@ async def judge(world: World, hops: Hops, num_samples: int) -> None:
 
 async def train(world: World, hops: Hops, num_steps: int) -> int:
     """Lease, read every blob, commit; returns the bytes read."""
-    restored = await world.buffer.RestoreTrainer(buffer_pb2.RestoreTrainerRequest(run_id=world.run_id), timeout=CALL_S)
+    restored = await world.buffer.RestoreTrainer(
+        buffer_pb2.RestoreTrainerRequest(run_id=world.run_id), timeout=CALL_S
+    )
     num_bytes = 0
     for step in range(1, num_steps + 1):
         request = buffer_pb2.LeaseBatchRequest(run_id=world.run_id, epoch=restored.epoch, step=step, wait_s=5)
@@ -177,10 +181,14 @@ async def bench_size(size: int, num_steps: int) -> None:
                 trained = tasks.create_task(train(world, hops, num_steps))
             seconds = time.perf_counter() - started
     num_samples, num_bytes = num_groups * GROUP_SIZE, trained.result()
-    print(f"\n{size / 1000:,.0f} KB a sample: {num_samples / seconds:,.0f} trajectories/s, {num_bytes / seconds / 1e6:,.0f} MB/s")
     print(
-        f"    limits here: memcpy {memcpy_bytes_per_s(size) / 1e6:,.0f} MB/s, loopback {loopback_bytes_per_s(size) / 1e6:,.0f} "
-        f"MB/s, file write + read {file_bytes_per_s(size) / 1e6:,.0f} MB/s"
+        f"\n{size / 1000:,.0f} KB a sample: {num_samples / seconds:,.0f} trajectories/s, "
+        f"{num_bytes / seconds / 1e6:,.0f} MB/s"
+    )
+    print(
+        f"    limits here: memcpy {memcpy_bytes_per_s(size) / 1e6:,.0f} MB/s, "
+        f"loopback {loopback_bytes_per_s(size) / 1e6:,.0f} MB/s, "
+        f"file write + read {file_bytes_per_s(size) / 1e6:,.0f} MB/s"
     )
     print(hops.table(), flush=True)
 
@@ -196,11 +204,16 @@ async def bench_in_flight(num_samples: int) -> None:
     print(f"\n{num_samples:,} samples in flight (generated, no verdict yet)")
     for name in after:
         grown = after[name] - before[name]
-        print(f"    {name:<8}{after[name] / MIB:>8.1f} MiB, grew by {grown / num_samples:,.0f} bytes a sample")
+        print(
+            f"    {name:<8}{after[name] / MIB:>8.1f} MiB, grew by {grown / num_samples:,.0f} bytes a sample"
+        )
 
 
 async def main() -> None:
-    print(f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, load {os.getloadavg()[0]:.1f}")
+    print(
+        f"{os.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB, "
+        f"load {os.getloadavg()[0]:.1f}"
+    )
     await bench_size(10_000, 40)
     await bench_size(640_000, 10)
     await bench_size(5_000_000, 3)

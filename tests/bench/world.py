@@ -73,15 +73,22 @@ class World:
 
 def write_inputs(folder: Path, *, group_size: int, groups_per_step: int) -> Path:
     """Prompts and a run file."""
-    rows = [{"id": f"p{number}", "prompt": f"{number}+1=", "kind": "math", "gold": str(number + 1)} for number in range(64)]
+    rows = [
+        {"id": f"p{number}", "prompt": f"{number}+1=", "kind": "math", "gold": str(number + 1)}
+        for number in range(64)
+    ]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     place = folder / "run.toml"
-    text = RUN_FILE.format(prompts=folder / "prompts.jsonl", group_size=group_size, groups_per_step=groups_per_step)
+    text = RUN_FILE.format(
+        prompts=folder / "prompts.jsonl", group_size=group_size, groups_per_step=groups_per_step
+    )
     place.write_text(text)
     return place
 
 
-def start_buffer(folder: Path, run_file: Path, server: EmbeddedRedis, address: str) -> subprocess.Popen[bytes]:
+def start_buffer(
+    folder: Path, run_file: Path, server: EmbeddedRedis, address: str
+) -> subprocess.Popen[bytes]:
     environment = {
         **os.environ,
         "FORKLIGHT_RUN_FILE": str(run_file),
@@ -93,7 +100,9 @@ def start_buffer(folder: Path, run_file: Path, server: EmbeddedRedis, address: s
         "FORKLIGHT_POD": "buffer-0",
     }
     log = (folder / "buffer.log").open("wb")
-    return subprocess.Popen([sys.executable, "-m", "forklight_buffer"], env=environment, stderr=log, stdout=log)
+    return subprocess.Popen(
+        [sys.executable, "-m", "forklight_buffer"], env=environment, stderr=log, stdout=log
+    )
 
 
 def free_address() -> str:
@@ -131,4 +140,3 @@ async def open_world(folder: Path, *, group_size: int, groups_per_step: int) -> 
         await channel.close()
         await redis.aclose()
         server.stop()
-

@@ -1,4 +1,4 @@
-"""The run that is tortured: a random tiny model, every group trained on, an optimizer step about every second."""
+"""The run that is tortured: a random tiny model, every group trained on, a step about every second."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any process may die at any time: the run finishes, the audit is clean, at most the step in hand is redone."""
+"""Any process may die at any time: the run finishes, the audit is clean, at most one step is redone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One seeded run with kills, from start to audit. `python -m tests.chaos.torture --seeds 20` prints a line a seed."""
+"""One seeded run with kills, from start to audit. `make chaos` prints a line for each of 20 seeds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from pathlib import Path
 from tests.chaos.harness import Kill, RunningSystem, audit, kill_plan
 from tests.chaos.short_run import STEPS, write_short_run
 
-VICTIMS = ["buffer", "rollout-0", "rollout-1", "reward-front", "reward-verifier", "reward-sandbox", "trainer", "redis"]
+VICTIMS = [
+    "buffer",
+    "rollout-0",
+    "rollout-1",
+    "reward-front",
+    "reward-verifier",
+    "reward-sandbox",
+    "trainer",
+    "redis",
+]
 RUN_DEADLINE_S = 240.0
 
 
@@ -32,7 +41,9 @@ class Torture:
     def trainer_lost(self) -> int:
         """The most finished optimizer steps that a killed trainer took with it."""
         killed_at = [kill.at_step for kill in self.kills if kill.victim == "trainer"]
-        return max((at - start for at, start in zip(killed_at, self.trainer_starts[1:], strict=True)), default=0)
+        return max(
+            (at - start for at, start in zip(killed_at, self.trainer_starts[1:], strict=True)), default=0
+        )
 
 
 def torture(folder: Path, seed: int) -> Torture:
@@ -69,7 +80,11 @@ def has_reached(system: RunningSystem, step: int) -> bool:
 
 def trainer_starts(folder: Path) -> tuple[int, ...]:
     """From the trainer's log."""
-    lines = [json.loads(line) for line in (folder / "logs" / "trainer.log").read_text().splitlines() if line[:1] == "{"]
+    lines = [
+        json.loads(line)
+        for line in (folder / "logs" / "trainer.log").read_text().splitlines()
+        if line[:1] == "{"
+    ]
     return tuple(line["step"] for line in lines if line["message"] == "trainer started")
 
 

@@ -112,7 +112,9 @@ async def run_all(folder: Path, run_file: Path) -> AsyncIterator[OneProcess]:
 
             async def train() -> None:
                 try:
-                    await asyncio.to_thread(run_trainer, settings_of(TrainerSettings, "trainer"), trainer_stop)
+                    await asyncio.to_thread(
+                        run_trainer, settings_of(TrainerSettings, "trainer"), trainer_stop
+                    )
                 finally:
                     system.trainer_ended.set()
 

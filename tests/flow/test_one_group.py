@@ -1,4 +1,4 @@
-"""One group, then a second, through all services: prompt to gradient to new weights, and the ledger agrees."""
+"""One group, then a second, through all services: prompt to gradient to new weights; the ledger agrees."""
 
 from __future__ import annotations
 
@@ -7,22 +7,27 @@ import json
 import sqlite3
 from pathlib import Path
 
-from tests.flow.one_process import RUN_ID, run_all, write_run
-
 from forklight.v1 import buffer_pb2, buffer_pb2_grpc, rollout_pb2, rollout_pb2_grpc
 from forklight_buffer.audit import audit_run
 from forklight_core.rpc import open_channel
+from tests.flow.one_process import RUN_ID, run_all, write_run
 
 STEPS = 2
 DEADLINE_S = 90.0
 
 
 async def test_group_reaches_the_optimizer_and_the_next_one_uses_its_weights(tmp_path: Path) -> None:
-    rows = [{"id": f"p{number}", "prompt": f"{number}+1=", "kind": "math", "gold": str(number + 1)} for number in range(9)]
+    rows = [
+        {"id": f"p{number}", "prompt": f"{number}+1=", "kind": "math", "gold": str(number + 1)}
+        for number in range(9)
+    ]
     async with run_all(tmp_path, write_run(tmp_path, steps=STEPS, rows=rows)) as system:
         async with asyncio.timeout(DEADLINE_S):
             await system.trainer_ended.wait()
-        async with open_channel(system.addresses["buffer"]) as buffer, open_channel(system.addresses["rollout"]) as pod:
+        async with (
+            open_channel(system.addresses["buffer"]) as buffer,
+            open_channel(system.addresses["rollout"]) as pod,
+        ):
             request = buffer_pb2.GetStatusRequest(run_id=RUN_ID)
             status = await buffer_pb2_grpc.BufferStub(buffer).GetStatus(request, timeout=5)
             pod_status = await rollout_pb2_grpc.RolloutStub(pod).GetRolloutStatus(
@@ -41,5 +46,7 @@ async def test_group_reaches_the_optimizer_and_the_next_one_uses_its_weights(tmp
 
 def trained_by_step(ledger: Path) -> dict[int, int]:
     with sqlite3.connect(ledger) as database:
-        rows = database.execute("SELECT step, COUNT(*) FROM samples WHERE state = 10 GROUP BY step").fetchall()
+        rows = database.execute(
+            "SELECT step, COUNT(*) FROM samples WHERE state = 10 GROUP BY step"
+        ).fetchall()
     return dict(rows)

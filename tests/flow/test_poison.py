@@ -1,4 +1,4 @@
-"""Poison reaches a running system: it gets a name and a terminal state, never a score, and the run goes on."""
+"""Poison reaches a running system: it gets a name and a terminal state, never a score; the run goes on."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,15 +40,17 @@ def ended(folder: Path, state: int) -> list[tuple[str, float | None]]:
 
 def trained_payloads(folder: Path) -> set[str]:
     with sqlite3.connect(folder / "ledger.sqlite") as database:
-        rows = database.execute("SELECT payload_id FROM samples WHERE state = ?", (types_pb2.SAMPLE_STATE_TRAINED,))
+        rows = database.execute(
+            "SELECT payload_id FROM samples WHERE state = ?", (types_pb2.SAMPLE_STATE_TRAINED,)
+        )
         return {row[0] for row in rows}
 
 
 async def until(ready: Callable[[], bool], what: str) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not ready():
-            await asyncio.sleep(0.02)
-    assert ready(), what
+    end = time.monotonic() + DEADLINE_S
+    while not ready():
+        assert time.monotonic() < end, what
+        await asyncio.sleep(0.02)
 
 
 async def test_unknown_task_kind_ends_as_reward_failed_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -91,7 +94,7 @@ async def test_full_disk_is_named_by_the_pod_and_nothing_is_lost_when_there_is_r
     replace, is_full = os.replace, asyncio.Event()
 
     def replace_unless_full(source: object, target: object, **others: object) -> None:
-        if is_full.is_set() and "/blobs/" in str(target) and os.path.getsize(str(source)) > SPEC_BYTES:
+        if is_full.is_set() and "/blobs/" in str(target) and Path(str(source)).stat().st_size > SPEC_BYTES:
             raise OSError(errno.ENOSPC, "No space left on device")
         replace(source, target, **others)  # type: ignore[arg-type]
 
@@ -102,9 +105,9 @@ async def test_full_disk_is_named_by_the_pod_and_nothing_is_lost_when_there_is_r
 
     monkeypatch.setattr(os, "replace", replace_unless_full)
     async with run_all(tmp_path, run_file) as system, asyncio.timeout(DEADLINE_S):
-        await until(lambda: (tmp_path / "weights").exists(), "the first weights")
+        await until((tmp_path / "weights").exists, "the first weights")
         is_full.set()
-        while "no room" not in await pod_problem():
+        while "no room" not in await pod_problem():  # noqa: ASYNC110 - seen from outside only
             await asyncio.sleep(0.1)
         is_full.clear()
         await system.trainer_ended.wait()

@@ -1,8 +1,9 @@
-"""The demo's task: adding two numbers column by column. Writes prompts, held-out prompts and demonstrations.
+"""The demo's task: adding two numbers, column by column. Writes prompts, held-out prompts and demonstrations.
 
-The demonstrations are a sloppy student's: it knows the method, but mostly guesses at a glance, and when it
-does the work it forgets to carry. A model that imitates it is right about as often as the student, and
-reinforcement has something to teach: to think first, and to carry. No torch here.
+The demonstrations are a sloppy student's: it knows its sums, but at times it guesses at a glance, and when it
+does the work it mostly writes the answer down in a hurry, in the order it came: ones first. A model that
+imitates it is right about as often as the student, and reinforcement has something to teach: to think first,
+and to write with care. No torch here.
 """
 
 from __future__ import annotations
@@ -18,8 +19,7 @@ from forklight_core.errors import ConfigError
 PROMPTS_FILE = "prompts.jsonl"
 HOLDOUT_FILE = "holdout.jsonl"
 DEMONSTRATIONS_FILE = "demonstrations.jsonl"
-MOST_SUMS = 20_000
-MOST_HOLDOUT = 1_000
+SMALLEST = 10
 FAR_OFF = 5  # a guess is off by at most so much
 
 
@@ -27,23 +27,24 @@ FAR_OFF = 5  # a guess is off by at most so much
 class ArithmeticTask:
     """How hard the sums are and how sloppy the student is."""
 
-    num_digits: int = 2
-    """Digits of each number."""
+    largest: int = 49
+    """Largest number; the smallest is 10. Up to 49 every answer has two digits."""
     num_holdout: int = 256
     """Sums kept from both training and demonstrations."""
     num_demonstrations: int = 8192
     """Worked examples for the cold start."""
     guess_probability: float = 0.25
     """Chance that the student guesses at a glance and skips the work."""
-    forget_probability: float = 0.65
-    """Chance, when working it out, of forgetting a carry."""
+    hurry_probability: float = 0.7
+    """Chance, when working it out, of writing the answer ones first."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 2 <= self.num_digits <= 4 or not 1 <= self.num_holdout <= MOST_HOLDOUT:
+        num_sums = (self.largest - SMALLEST + 1) ** 2
+        if not SMALLEST < self.largest <= 99 or not 1 <= self.num_holdout < num_sums:
             raise ConfigError(
-                f"num_digits = {self.num_digits} must be 2 to 4 (one digit carries nothing), and num_holdout = "
-                f"{self.num_holdout} must be 1 to {MOST_HOLDOUT}, which leaves sums for training"
+                f"largest = {self.largest} must be {SMALLEST + 1} to 99, and num_holdout = {self.num_holdout} "
+                f"must leave some of the {num_sums} sums for training"
             )
 
 
@@ -81,12 +82,11 @@ def write_arithmetic(folder: Path, task: ArithmeticTask | None = None) -> Arithm
 
 
 def choose_sums(task: ArithmeticTask, chance: random.Random) -> list[tuple[int, int]]:
-    """Distinct sums in random order, all of which carry from the ones to the tens."""
-    low, high = 10 ** (task.num_digits - 1), 10**task.num_digits
-    span = high - low
-    codes = chance.sample(range(span * span), min(span * span, MOST_SUMS))
-    pairs = ((low + code // span, low + code % span) for code in codes)
-    return [(left, right) for left, right in pairs if left % 10 + right % 10 >= 10]
+    """Every sum once, in random order."""
+    numbers = range(SMALLEST, task.largest + 1)
+    sums = [(left, right) for left in numbers for right in numbers]
+    chance.shuffle(sums)
+    return sums
 
 
 def question(left: int, right: int) -> str:
@@ -117,20 +117,14 @@ def guess(left: int, right: int, *, chance: random.Random) -> str:
 
 
 def work_out(left: int, right: int, *, task: ArithmeticTask, chance: random.Random) -> str:
-    """The student's answer, columns from the right: `<think>7+8=15 4+3+1=8</think>\\boxed{85}`."""
-    columns: list[str] = []
-    digits, carry = "", 0
-    for place in range(task.num_digits):
-        a, b = left // 10**place % 10, right // 10**place % 10
-        total = a + b + carry
-        columns.append(f"{a}+{b}{'+1' if carry else ''}={total}")
-        carry = int(total >= 10)
-        digits = f"{total % 10}{digits}"
-        is_last = place == task.num_digits - 1
-        if carry and not is_last and chance.random() < task.forget_probability:
-            carry = 0
-    answer = f"{'1' if carry else ''}{digits}"
-    return f"<think>{' '.join(columns)}</think>\\boxed{{{answer.lstrip('0') or '0'}}}"
+    """The student's work, ones first: `<think>7+8=15 4+3+1=8</think>\\boxed{85}`."""
+    ones = left % 10 + right % 10
+    carry = "+1" if ones >= 10 else ""
+    tens = (left + right) // 10
+    work = f"{left % 10}+{right % 10}={ones} {left // 10}+{right // 10}{carry}={tens}"
+    is_hurried = chance.random() < task.hurry_probability
+    result = f"{ones % 10}{tens}" if is_hurried else f"{tens}{ones % 10}"
+    return f"<think>{work}</think>\\boxed{{{result}}}"
 
 
 def _write_lines(path: Path, lines: Iterable[Mapping[str, str]]) -> None:

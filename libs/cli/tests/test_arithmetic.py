@@ -12,7 +12,7 @@ import pytest
 from forklight_cli.arithmetic import ArithmeticTask, answer, guess, work_out, write_arithmetic
 from forklight_core.errors import ConfigError
 
-CAREFUL = ArithmeticTask(guess_probability=0.0, forget_probability=0.0)
+CAREFUL = ArithmeticTask(guess_probability=0.0, hurry_probability=0.0)
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -28,14 +28,13 @@ def boxed(response: str) -> int:
 def test_write_arithmetic_when_done_splits_the_sums_cleanly(tmp_path: Path) -> None:
     files = write_arithmetic(tmp_path)
     prompts, holdout = read(files.prompts), read(files.holdout)
-    assert len(prompts) + len(holdout) == 3645  # 81 pairs of tens, 45 pairs of ones that carry
+    assert len(prompts) + len(holdout) == 40 * 40
     assert not {line["id"] for line in prompts} & {line["id"] for line in holdout}
     held_out = {line["prompt"] for line in holdout}
     demonstrations = read(files.demonstrations)
     assert not any(line["prompt"] in held_out for line in demonstrations)
     for line in (*prompts[:50], *holdout[:50]):
         left, right = re.fullmatch(r"(\d\d)\+(\d\d)=", line["prompt"]).groups()  # type: ignore[union-attr]
-        assert int(left) % 10 + int(right) % 10 >= 10
         assert (line["kind"], line["gold"]) == ("math", str(int(left) + int(right)))
 
 
@@ -69,18 +68,16 @@ def test_work_out_when_careful_shows_the_columns(left: int, right: int, expected
     assert work_out(left, right, task=CAREFUL, chance=random.Random(0)) == expected
 
 
-def test_work_out_when_careful_is_right_at_any_size() -> None:
+def test_work_out_when_careful_is_right_for_every_sum() -> None:
     chance = random.Random(0)
-    for digits in (2, 3, 4):
-        task = ArithmeticTask(num_digits=digits, num_holdout=1, guess_probability=0, forget_probability=0)
-        for _ in range(100):
-            left, right = (chance.randrange(10 ** (digits - 1), 10**digits) for _ in range(2))
-            assert boxed(work_out(left, right, task=task, chance=chance)) == left + right
+    for left in range(10, 100):
+        for right in range(10, 100):
+            assert boxed(work_out(left, right, task=CAREFUL, chance=chance)) == left + right
 
 
-def test_work_out_when_the_carry_is_forgotten_is_ten_short() -> None:
-    task = ArithmeticTask(forget_probability=1.0)
-    assert boxed(work_out(47, 38, task=task, chance=random.Random(0))) == 75
+def test_work_out_when_hurried_writes_the_ones_first() -> None:
+    task = ArithmeticTask(hurry_probability=1.0)
+    assert work_out(47, 38, task=task, chance=random.Random(0)) == "<think>7+8=15 4+3+1=8</think>\\boxed{58}"
 
 
 def test_guess_when_made_skips_the_work_and_is_near() -> None:
@@ -90,7 +87,7 @@ def test_guess_when_made_skips_the_work_and_is_near() -> None:
     assert answer(47, 38, task=CAREFUL, chance=chance) == work_out(47, 38, task=CAREFUL, chance=chance)
 
 
-@pytest.mark.parametrize("wrong", [{"num_digits": 1}, {"num_digits": 5}, {"num_holdout": 1001}])
+@pytest.mark.parametrize("wrong", [{"largest": 10}, {"largest": 100}, {"num_holdout": 1600}])
 def test_task_when_impossible_is_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="num_digits"):
+    with pytest.raises(ConfigError, match="must leave"):
         ArithmeticTask(**wrong)  # type: ignore[arg-type]

@@ -1,1 +1,1 @@
-"""Forklight's ground floor: ids, envelopes, wire, queues, blobs, rpc, telemetry, errors, settings. No torch."""
+"""Forklight's ground floor: ids, wire, queues, blobs, rpc, telemetry, errors, settings. No torch."""

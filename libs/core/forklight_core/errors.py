@@ -1,11 +1,11 @@
 """The one tree of errors.
 
 ForklightError
- |- InvalidInputError     INVALID_ARGUMENT     a person or a caller asked for something impossible (a ValueError too)
+ |- InvalidInputError     INVALID_ARGUMENT     somebody asked for the impossible (a ValueError too)
  |   `- ConfigError       INVALID_ARGUMENT     run file, settings or model configuration
  |- NotFoundError         NOT_FOUND            an id nobody knows
  |- FencedError           ABORTED              a newer holder of the lease or epoch exists; drop what you have
- |- PreconditionError     FAILED_PRECONDITION  the order of things was broken: a commit gap, a second terminal state
+ |- PreconditionError     FAILED_PRECONDITION  the order was broken: a commit gap, a second terminal state
  |   `- ParityError       FAILED_PRECONDITION  trainer and rollout disagree about probabilities
  |- BusyError             RESOURCE_EXHAUSTED   a bounded queue or the disk is full; try later
  |- UnavailableError      UNAVAILABLE          a peer does not answer; try again
@@ -14,7 +14,7 @@ ForklightError
      |- WeightsError      DATA_LOSS
      `- CheckpointError   DATA_LOSS
 
-Messages say what, where, why and how to mend it. `forklight_core.rpc` maps the tree to gRPC status codes and back.
+Messages say what, where, why and how to mend it. `forklight_core.rpc` maps the tree to gRPC codes and back.
 """
 
 from __future__ import annotations

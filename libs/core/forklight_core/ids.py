@@ -24,7 +24,8 @@ def check_run_id(run_id: str) -> str:
     """Return the id, or say what is wrong with it."""
     if not RUN_ID.fullmatch(run_id):
         raise InvalidInputError(
-            f"run id {run_id!r} is not allowed: use 1 to 63 lower-case letters, digits and '-', not starting with '-'"
+            f"run id {run_id!r} is not allowed: use 1 to 63 lower-case letters, digits and '-', "
+            "not starting with '-'"
         )
     return run_id
 
@@ -69,7 +70,10 @@ def trace_id(sample: str) -> int:
 
 def root_span_id(sample: str) -> int:
     """64-bit span id of the sample's root span."""
-    return int.from_bytes(hashlib.blake2b(sample.encode(), digest_size=8, person=b"root-span").digest(), "big") or 1
+    return (
+        int.from_bytes(hashlib.blake2b(sample.encode(), digest_size=8, person=b"root-span").digest(), "big")
+        or 1
+    )
 
 
 def sample_traceparent(sample: str) -> str:

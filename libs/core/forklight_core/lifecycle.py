@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from forklight_core.errors import ForklightError
+from forklight_core.errors import ConfigError, ForklightError
+from forklight_core.logs import setup_logging
+from forklight_core.settings import ServiceSettings, describe_settings, load_settings
+from forklight_core.telemetry import setup_telemetry
 
 log = logging.getLogger(__name__)
 
@@ -16,8 +21,35 @@ EXIT_BAD_INPUT = 2
 EXIT_FAILED = 1
 
 
+Settings = TypeVar("Settings", bound=ServiceSettings)
+
+
+def start_service(
+    service: str,
+    about: str,
+    settings_class: type[Settings],
+    run: Callable[[Settings, asyncio.Event], Awaitable[None]],
+) -> None:
+    """What every `__main__` does: --help, settings, logs, telemetry, then run until told to stop."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        sys.stdout.write(f"{about}\n\nEnvironment:\n{describe_settings(settings_class)}\n")
+        return
+    try:
+        settings = load_settings(settings_class)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(EXIT_BAD_INPUT)
+    settings = settings.model_copy(update={"pod": settings.pod or f"{service}-{os.getpid()}"})
+    setup_logging(service, settings.pod)
+    shutdown = setup_telemetry(service, settings.pod, settings.otlp_endpoint)
+    try:
+        run_service(lambda stop: run(settings, stop))
+    finally:
+        shutdown()
+
+
 def run_service(main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run an async service until it ends or a signal asks it to; exit codes: 0 done, 1 failed, 2 bad input."""
+    """Run until the service ends or a signal asks it to; exit codes: 0 done, 1 failed, 2 bad input."""
     try:
         asyncio.run(_run(main))
     except ForklightError as error:

@@ -1,7 +1,7 @@
 """Free loopback ports that stay ours.
 
-They lie below the range the system gives to outgoing connections. A port inside it may be taken by anybody's connection while
-its owner is being started again, and a client that keeps connecting to it can even reach itself.
+They lie below the range the system gives to outgoing connections. A port inside it may be taken by anybody's
+connection while its owner is being started again, and a client that keeps connecting can even reach itself.
 """
 
 from __future__ import annotations

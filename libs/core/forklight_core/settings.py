@@ -1,4 +1,4 @@
-"""Deployment settings: the only reader of the environment. A service lists its fields; names are FORKLIGHT_<FIELD>."""
+"""Deployment settings: the only reader of the environment. Names are FORKLIGHT_<FIELD>."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between proto messages and what lives inside a process. The only place where arrays become bytes and back."""
+"""Between proto messages and what lives inside a process: the only place where arrays become bytes."""
 
 from __future__ import annotations
 
@@ -63,8 +63,9 @@ def unpack_payload(data: bytes) -> TrajectoryArrays:
     lengths = {len(arrays.response_ids), len(arrays.logprobs), len(arrays.raw_logprobs)}
     if len(lengths) != 1:
         raise DataLossError(
-            f"payload of {payload.sample_id} has {len(arrays.response_ids)} response ids, {len(arrays.logprobs)} "
-            f"log-probs and {len(arrays.raw_logprobs)} raw log-probs: they must be as many"
+            f"payload of {payload.sample_id} has {len(arrays.response_ids)} response ids, "
+            f"{len(arrays.logprobs)} log-probs and {len(arrays.raw_logprobs)} raw log-probs: "
+            "they must be as many"
         )
     return arrays
 
@@ -90,6 +91,8 @@ def check_schema(version: int, what: str) -> None:
 
 def check_envelope(envelope: types_pb2.Envelope, run_id: str) -> None:
     """Refuse a message of another schema or another run."""
-    check_schema(envelope.schema_version, f"message about {envelope.sample_id or envelope.group_id or 'nothing'}")
+    check_schema(
+        envelope.schema_version, f"message about {envelope.sample_id or envelope.group_id or 'nothing'}"
+    )
     if envelope.run_id != run_id:
         raise InvalidInputError(f"message belongs to run {envelope.run_id!r}, this service serves {run_id!r}")

@@ -50,7 +50,9 @@ def test_damaged_file_is_a_data_loss_error(tmp_path: Path) -> None:
         store.get(reference.id)
 
 
-def test_full_disk_is_a_busy_error_and_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_a_busy_error_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = FolderBlobStore(tmp_path)
 
     def refuse(*_: object) -> None:

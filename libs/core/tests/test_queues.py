@@ -56,7 +56,9 @@ async def test_take_waits_for_an_entry_when_the_queue_is_empty(queue: WorkQueue)
     assert [item.body for item in await waiting] == [b"late"]
 
 
-async def test_expired_lease_goes_to_another_with_a_higher_fence_and_the_old_holder_is_refused(queue: WorkQueue) -> None:
+async def test_expired_lease_goes_to_another_with_a_higher_fence_and_the_old_holder_is_refused(
+    queue: WorkQueue,
+) -> None:
     await queue.put(b"work")
     (old,) = await queue.take("a", wait_s=1, max_items=1)
     (new,) = await queue.take("b", wait_s=5, max_items=1)
@@ -116,7 +118,9 @@ async def test_unknown_lease_is_nobodys(queue: WorkQueue) -> None:
     assert not await queue.settle(nobody)
 
 
-async def test_queue_says_unavailable_when_the_server_is_gone_and_works_when_it_is_back(tmp_path: Path) -> None:
+async def test_queue_says_unavailable_when_the_server_is_gone_and_works_when_it_is_back(
+    tmp_path: Path,
+) -> None:
     server = start_embedded(tmp_path)
     client = connect_redis(server.url)
     queue = RedisWorkQueue(client, "stream", lease_s=LEASE_S)

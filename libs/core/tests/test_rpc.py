@@ -7,6 +7,7 @@ import asyncio
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from opentelemetry import trace
 
 from forklight.v1 import rollout_pb2, rollout_pb2_grpc
@@ -53,7 +54,9 @@ async def test_error_of_the_tree_arrives_as_the_same_class_when_the_server_raise
 async def test_call_ends_with_deadline_error_when_the_server_is_slow() -> None:
     async with serve("127.0.0.1:0", [REGISTRATION]) as server, open_channel(server.address) as channel:
         with pytest.raises(DeadlineError):
-            await rollout_pb2_grpc.RolloutStub(channel).Drain(rollout_pb2.DrainRequest(deadline_s=3), timeout=0.2)
+            await rollout_pb2_grpc.RolloutStub(channel).Drain(
+                rollout_pb2.DrainRequest(deadline_s=3), timeout=0.2
+            )
 
 
 async def test_call_ends_with_unavailable_error_when_nobody_listens() -> None:
@@ -75,13 +78,26 @@ async def test_sync_channel_maps_errors_the_same_way() -> None:
 
 
 async def test_health_and_reflection_answer_when_a_server_runs() -> None:
-    async with serve("127.0.0.1:0", [REGISTRATION]) as server:
-        async with grpc.aio.insecure_channel(server.address) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            request = health_pb2.HealthCheckRequest(service="forklight.v1.Rollout")
-            assert (await stub.Check(request, timeout=5)).status == health_pb2.HealthCheckResponse.SERVING
-            await server.set_serving(False)
-            assert (await stub.Check(request, timeout=5)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+    async with serve("127.0.0.1:0", [REGISTRATION]) as server, open_plain(server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        request = health_pb2.HealthCheckRequest(service="forklight.v1.Rollout")
+        assert (await stub.Check(request, timeout=5)).status == health_pb2.HealthCheckResponse.SERVING
+        await server.set_serving(False)
+        assert (await stub.Check(request, timeout=5)).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        listed = await reflected_services(channel)
+    assert {"forklight.v1.Rollout", "grpc.health.v1.Health"} <= listed
+
+
+def open_plain(address: str) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(address)
+
+
+async def reflected_services(channel: grpc.aio.Channel) -> set[str]:
+    question = reflection_pb2.ServerReflectionRequest(list_services="")
+    call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(iter([question]), timeout=5)
+    async for answer in call:
+        return {service.name for service in answer.list_services_response.service}
+    raise AssertionError("reflection said nothing")
 
 
 async def test_trace_context_reaches_the_server_when_a_span_runs() -> None:

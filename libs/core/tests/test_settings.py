@@ -24,7 +24,9 @@ def test_settings_come_from_the_environment() -> None:
 
 def test_missing_variable_is_named_with_its_purpose() -> None:
     with pytest.raises(ConfigError, match=r"FORKLIGHT_RUN_ID.*Id of the run"):
-        load_settings(ServiceSettings, {key: value for key, value in GOOD.items() if key != "FORKLIGHT_RUN_ID"})
+        load_settings(
+            ServiceSettings, {key: value for key, value in GOOD.items() if key != "FORKLIGHT_RUN_ID"}
+        )
 
 
 def test_every_setting_is_described() -> None:

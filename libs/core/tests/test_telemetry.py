@@ -42,7 +42,9 @@ def test_spans_of_a_sample_hang_below_its_root_whatever_the_order(exported: InMe
     by_name = {made.name: made for made in exported.get_finished_spans()}
     assert {made.context.trace_id for made in by_name.values() if made.context} == {ids.trace_id(SAMPLE)}
     root = by_name["sample"]
-    assert root.context is not None and root.context.span_id == ids.root_span_id(SAMPLE) and root.parent is None
+    assert (
+        root.context is not None and root.context.span_id == ids.root_span_id(SAMPLE) and root.parent is None
+    )
     generate, verify, update = by_name["generate"], by_name["verify"], by_name["update"]
     assert generate.parent is not None and generate.parent.span_id == ids.root_span_id(SAMPLE)
     assert verify.parent is not None and generate.context is not None

@@ -10,7 +10,14 @@ from hypothesis import strategies as st
 from forklight.v1 import types_pb2
 from forklight_core import ids
 from forklight_core.errors import DataLossError, InvalidInputError, all_errors
-from forklight_core.wire import SCHEMA_VERSION, TrajectoryArrays, check_envelope, pack_payload, parse, unpack_payload
+from forklight_core.wire import (
+    SCHEMA_VERSION,
+    TrajectoryArrays,
+    check_envelope,
+    pack_payload,
+    parse,
+    unpack_payload,
+)
 
 
 def arrays(num_tokens: int) -> TrajectoryArrays:

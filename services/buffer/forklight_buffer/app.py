@@ -49,16 +49,14 @@ async def run(settings: BufferSettings, stop: asyncio.Event) -> None:
     """Serve a run until asked to stop; then finish what runs, journal what has ended, and close."""
     with _only_one(settings.run_folder):
         async with _open_buffer(settings) as buffer:
-            registration = Registration(
-                buffer_pb2_grpc.add_BufferServicer_to_server,
-                BufferServicer(buffer.context, desks_of(buffer)),
-                SERVICE,
-            )
+            servicer = BufferServicer(buffer.context, desks_of(buffer))
+            registration = Registration(buffer_pb2_grpc.add_BufferServicer_to_server, servicer, SERVICE)
             async with serve(settings.listen, [registration], serving=False) as server:
                 if await _recover_until_done(buffer, stop):
                     await buffer.resume_after_start()
                     await server.set_serving(True)
                     await _run_loops(buffer, stop)
+            await servicer.drain()
             await _flush_last(buffer)
 
 

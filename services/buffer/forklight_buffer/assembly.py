@@ -56,6 +56,7 @@ class Buffer:
     """One buffer, joined. `recover` it before anything else."""
 
     context: Context
+    books: Books
     gate: Gate
     runner: ScriptRunner
     entries: Entries
@@ -104,11 +105,23 @@ class Buffer:
         self.context.ledger.set_note("run_id", self.context.run_id)
 
     async def resume_after_start(self) -> None:
-        """A pause that the opener ordered ends with the process: the run file may have been mended."""
-        async with self.context.turn:
-            control = await asyncio.to_thread(self.context.ledger.control)
-            if control.phase is Phase.PAUSED and control.by_opener:
+        """What the buffer itself had ordered is looked at again: the run file may have been mended."""
+        context = self.context
+        await self._note_prompts()
+        async with context.turn:
+            control = await asyncio.to_thread(context.ledger.control)
+            has_steps_left = control.step < context.run_file.trainer.steps
+            if control.automatic and control.phase is not Phase.RUNNING and has_steps_left:
                 await self.phases.set_phase(Phase.RUNNING, "")
+
+    async def _note_prompts(self) -> None:
+        """Another prompt file goes on at the same position of its own order: people should know."""
+        fingerprint = self.books[Purpose.TRAIN].fingerprint
+        before = await asyncio.to_thread(self.context.ledger.note, "prompts")
+        if before not in ("", fingerprint):
+            path = self.context.run_file.prompts.train
+            await self.context.record("prompts_changed", f"{path} has other prompts now")
+        await asyncio.to_thread(self.context.ledger.set_note, "prompts", fingerprint)
 
 
 def build(run_id: str, run_folder: Path, run_file: RunFile, outside: Outside) -> Buffer:
@@ -135,6 +148,7 @@ def build(run_id: str, run_folder: Path, run_file: RunFile, outside: Outside) ->
     watchdog = Watchdog(context, entries)
     return Buffer(
         context=context,
+        books=books,
         gate=gate,
         runner=runner,
         entries=entries,

@@ -12,9 +12,10 @@ from forklight_buffer import metrics
 from forklight_buffer.context import Context
 from forklight_buffer.endings import announce_endings
 from forklight_buffer.journal import Journal
+from forklight_buffer.live import BatchLease, LiveGroup
 from forklight_buffer.phases import PhaseControl
 from forklight_buffer.ports import NoBatch
-from forklight_buffer.records import BatchLease, Commit, Control, Ending, LeasedGroup, LiveGroup, SampleRow
+from forklight_buffer.records import Commit, Control, Ending, LeasedGroup, SampleRow
 from forklight_buffer.rows import row_of_group, rows_of_leased
 from forklight_buffer.states import Outcome, Phase, Reason, State, Status, with_detail
 from forklight_core import ids
@@ -83,6 +84,8 @@ class Batches:
             return Leasing(batch=None, phase=control.phase, reason=control.reason)
         plural = "s" if found.num_missing > 1 else ""
         reason = f"waiting for {found.num_missing} more group{plural}"
+        if control.phase is Phase.DRAINING:
+            reason += "; the run is draining, so only groups that are open already can still come"
         return Leasing(batch=None, phase=control.phase, reason=reason)
 
     async def _deliver(self, lease: BatchLease) -> types_pb2.Batch:
@@ -196,7 +199,7 @@ class Batches:
         steps = self._context.run_file.trainer.steps
         control = await asyncio.to_thread(self._context.ledger.control)
         if control.step >= steps and control.phase is not Phase.FINISHED:
-            await self._phases.set_phase(Phase.FINISHED, f"all {steps} steps are done")
+            await self._phases.set_phase(Phase.FINISHED, f"all {steps} steps are done", automatic=True)
 
     async def report_lost(self, *, epoch: int, sample_id: str, reason: str) -> Outcome:
         """A sample of a batch cannot be read: it ends as infra_failed, and its batch goes on without it."""

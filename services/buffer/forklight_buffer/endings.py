@@ -20,17 +20,7 @@ def announce_endings(rows: Iterable[SampleRow], version: int) -> None:
             row.sample_id,
             start_s=row.opened_at,
             end_s=row.ended_at,
-            attributes={
-                "rl.state": row.state.name.lower(),
-                "rl.reason": reason,
-                "rl.prompt.id": row.prompt_id,
-                "rl.reward": row.reward if row.reward is not None else "",
-                "rl.tokens": row.num_response_tokens,
-                "rl.version.min": row.min_version,
-                "rl.version.max": row.max_version,
-                "rl.lineage": row.lineage,
-                "rl.step": row.step,
-            },
+            attributes=_attributes(row),
             failed=row.state in FAILED,
         )
         counter(metrics.SAMPLES).add(1, {"state": row.state.name.lower(), "reason": reason})
@@ -43,6 +33,22 @@ def announce_endings(rows: Iterable[SampleRow], version: int) -> None:
             histogram(metrics.REWARD).record(row.reward, {"purpose": row.purpose.name.lower()})
         if row.state is State.TRAINED:
             histogram(metrics.VERSION_LAG).record(max(0, version - row.min_version))
+
+
+def _attributes(row: SampleRow) -> dict[str, str | int | float]:
+    found: dict[str, str | int | float] = {
+        "rl.state": row.state.name.lower(),
+        "rl.reason": short_reason(row.reason),
+        "rl.prompt.id": row.prompt_id,
+        "rl.tokens": row.num_response_tokens,
+        "rl.version.min": row.min_version,
+        "rl.version.max": row.max_version,
+    }
+    if row.reward is not None:
+        found["rl.reward"] = row.reward
+    if row.state is State.TRAINED:
+        found |= {"rl.lineage": row.lineage, "rl.step": row.step}
+    return found
 
 
 def announce_conflicts(conflicts: Iterable[Conflict]) -> None:

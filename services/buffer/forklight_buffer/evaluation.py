@@ -25,7 +25,7 @@ class Evaluator:
         self._books = books
 
     async def note_version(self, version: int) -> None:
-        """A version is announced: is a round due? One a version, ever. Callers hold the context's turn."""
+        """A version is announced: is a round due? One a version, ever. Callers hold the turn."""
         section, book = self._context.run_file.evaluation, self._books.get(Purpose.EVALUATE)
         if book is None or not section.every_versions or version % section.every_versions:
             return

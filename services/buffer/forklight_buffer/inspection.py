@@ -10,8 +10,9 @@ from forklight.v1 import buffer_pb2, types_pb2
 from forklight_buffer.context import Context
 from forklight_buffer.journal import Journal
 from forklight_buffer.ledger import SampleFilter
+from forklight_buffer.live import Standing
 from forklight_buffer.ports import Entries, QueueName
-from forklight_buffer.records import Control, SampleRow, Standing
+from forklight_buffer.records import Control, SampleRow
 from forklight_buffer.rows import row_of_live
 from forklight_buffer.states import State
 from forklight_buffer.watchdog import Watchdog

@@ -8,8 +8,8 @@ from collections import OrderedDict
 
 from forklight.v1 import types_pb2
 from forklight_buffer.context import Context
+from forklight_buffer.live import Arrival, GroupFacts, Judgement
 from forklight_buffer.ports import Accepted
-from forklight_buffer.records import Arrival, Judgement, LiveGroup
 from forklight_buffer.rows import trajectory_fields
 from forklight_buffer.states import Outcome, Reason, State, Status, with_detail
 from forklight_buffer.tasks import scoring_task
@@ -27,15 +27,15 @@ class Intake:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._groups: OrderedDict[str, LiveGroup] = OrderedDict()
+        self._facts: OrderedDict[str, GroupFacts] = OrderedDict()
 
     async def submit_trajectory(self, trajectory: types_pb2.Trajectory, lease: Lease) -> Outcome:
         """Accept a sample's trajectory, and with it reserve its place in the scoring queue."""
         sample = self._check_sample(trajectory.envelope)
-        group = await self._group_of(sample)
-        if group is None:
+        facts = await self._facts_of(sample)
+        if facts is None:
             return await self._unknown(sample)
-        _check_trajectory(trajectory, group)
+        _check_trajectory(trajectory, facts)
         fields = trajectory_fields(trajectory)
         arrival = Arrival(
             sample_id=sample,
@@ -46,7 +46,7 @@ class Intake:
             cancelled=trajectory.finish_reason == types_pb2.FINISH_REASON_CANCELLED,
             trajectory=trajectory.SerializeToString(),
             scoring_task=scoring_task(
-                trajectory, group, current_traceparent() or ids.sample_traceparent(sample)
+                trajectory, facts, current_traceparent() or ids.sample_traceparent(sample)
             ),
         )
         try:
@@ -79,17 +79,17 @@ class Intake:
             raise InvalidInputError(f"sample {envelope.sample_id} is not of group {envelope.group_id}")
         return envelope.sample_id
 
-    async def _group_of(self, sample: str) -> LiveGroup | None:
-        """What never changes about a group; remembered, because a group of 16 asks 16 times."""
+    async def _facts_of(self, sample: str) -> GroupFacts | None:
+        """Remembered, because a group of 16 asks 16 times."""
         group_id = ids.group_of(sample)
-        group = self._groups.get(group_id)
-        if group is None:
+        if group_id not in self._facts:
             group = await self._context.live.read_group(group_id)
-            if group is not None:
-                self._groups[group_id] = group
-                while len(self._groups) > REMEMBERED_GROUPS:
-                    self._groups.popitem(last=False)
-        return group
+            if group is None:
+                return None
+            self._facts[group_id] = group.facts
+            while len(self._facts) > REMEMBERED_GROUPS:
+                self._facts.popitem(last=False)
+        return self._facts[group_id]
 
     async def _unknown(self, sample: str) -> Outcome:
         """A sample that is not open: dropped when it has ended, an error when nobody ever opened it."""
@@ -157,11 +157,11 @@ def _finite(score: float, sample: str) -> float:
     return score
 
 
-def _check_trajectory(trajectory: types_pb2.Trajectory, group: LiveGroup) -> None:
+def _check_trajectory(trajectory: types_pb2.Trajectory, group: GroupFacts) -> None:
     """Refuse what cannot be: an index outside the group, too many tokens, spans out of order."""
     sample = trajectory.envelope.sample_id
-    if ids.sample_index(sample) >= len(group.samples):
-        raise InvalidInputError(f"{sample} is outside its group of {len(group.samples)}")
+    if ids.sample_index(sample) >= group.size:
+        raise InvalidInputError(f"{sample} is outside its group of {group.size}")
     if not trajectory.payload.id:
         raise InvalidInputError(f"the trajectory of {sample} names no payload blob: write the blob first")
     if trajectory.num_response_tokens > group.window:

@@ -9,7 +9,8 @@ import asyncio
 
 from forklight_buffer.context import Context
 from forklight_buffer.endings import announce_conflicts, announce_endings
-from forklight_buffer.records import LiveGroup, SampleRow
+from forklight_buffer.live import LiveGroup
+from forklight_buffer.records import SampleRow
 from forklight_buffer.rows import row_of_live
 from forklight_buffer.states import Purpose
 

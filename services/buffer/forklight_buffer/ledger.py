@@ -193,7 +193,7 @@ class RunLedger(Protocol):
         """How the run stands."""
         ...
 
-    def set_phase(self, phase: Phase, reason: str, *, by_opener: bool) -> None:
+    def set_phase(self, phase: Phase, reason: str, *, automatic: bool) -> None:
         """Change the phase."""
         ...
 

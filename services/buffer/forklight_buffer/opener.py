@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 from forklight_buffer import metrics
 from forklight_buffer.context import Context
+from forklight_buffer.live import Opening, Standing
 from forklight_buffer.phases import PhaseControl
 from forklight_buffer.prompts import Prompt, PromptBook
 from forklight_buffer.reconcile import Books
-from forklight_buffer.records import GroupRow, Opening, Standing
+from forklight_buffer.records import GroupRow
 from forklight_buffer.staleness import Limits, count_admitted, find_dead_end, limits_of
 from forklight_buffer.states import Phase, Purpose
 from forklight_buffer.tasks import TaskMaker
@@ -149,4 +150,4 @@ class Opener:
         """Bounds that can never be met stop the run with their name, not silently."""
         reason = find_dead_end(standing, self._limits)
         if reason:
-            await self._phases.set_phase(Phase.PAUSED, reason, by_opener=True)
+            await self._phases.set_phase(Phase.PAUSED, reason, automatic=True)

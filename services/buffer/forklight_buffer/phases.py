@@ -17,7 +17,7 @@ class PhaseControl:
         self._context = context
         self._journal = journal
 
-    async def set_phase(self, phase: Phase, reason: str, *, by_opener: bool = False) -> Phase:
+    async def set_phase(self, phase: Phase, reason: str, *, automatic: bool = False) -> Phase:
         """Ledger first, then Redis; the same phase for the same reason again is nothing new."""
         context = self._context
         control = await asyncio.to_thread(context.ledger.control)
@@ -32,7 +32,7 @@ class PhaseControl:
                 "trainer.steps to go on"
             )
         if (control.phase, control.reason) != (phase, reason):
-            await asyncio.to_thread(context.ledger.set_phase, phase, reason, by_opener=by_opener)
+            await asyncio.to_thread(context.ledger.set_phase, phase, reason, automatic=automatic)
             await context.record("phase", f"{control.phase.name.lower()} -> {phase.name.lower()}: {reason}")
         await context.live.set_run({"phase": str(int(phase))})
         if phase is Phase.FINISHED:

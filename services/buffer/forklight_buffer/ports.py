@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from forklight_buffer.records import (
+from forklight_buffer.live import (
     Arrival,
     BatchLease,
     Burial,
-    Ending,
     Judgement,
     LiveGroup,
     Opening,
     Restoration,
     Standing,
 )
+from forklight_buffer.records import Ending
 from forklight_buffer.states import Outcome, Phase, State, Status
 from forklight_core.queues import Lease, QueueStats
 
@@ -106,9 +106,12 @@ class LiveState(Protocol):
         """The ledger has this step; returns samples that had ended otherwise."""
         ...
 
-    async def close_samples(self, group_id: str, endings: Sequence[Ending]) -> list[int]:
-        """Terminal states for samples; returns indices that had ended otherwise. Nothing for an unknown
-        group.
+    async def close_samples(
+        self, group_id: str, endings: Sequence[Ending], *, by_ledger: bool = False
+    ) -> list[int]:
+        """Terminal states for samples; returns indices that had ended otherwise: only the ledger overrules.
+
+        Nothing happens for an unknown group.
         """
         ...
 

@@ -41,6 +41,14 @@ class PromptBook:
     def __len__(self) -> int:
         return len(self._prompts)
 
+    @property
+    def fingerprint(self) -> str:
+        """Of all prompts, in the order of the file."""
+        digest = hashlib.blake2b(digest_size=16)
+        for prompt in self._prompts:
+            digest.update(repr(prompt).encode())
+        return digest.hexdigest()
+
     def at(self, position: int) -> Prompt:
         """The prompt at a position of the endless order."""
         epoch, place = divmod(position, len(self._prompts))

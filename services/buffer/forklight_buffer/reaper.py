@@ -5,8 +5,8 @@ from __future__ import annotations
 from forklight.v1 import buffer_pb2, types_pb2
 from forklight_buffer import metrics
 from forklight_buffer.context import Context
+from forklight_buffer.live import Burial
 from forklight_buffer.ports import Entries, OverdueEntry, QueueName
-from forklight_buffer.records import Burial
 from forklight_buffer.states import Reason, with_detail
 from forklight_core.errors import InvalidInputError
 from forklight_core.telemetry import counter

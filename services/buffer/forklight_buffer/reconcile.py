@@ -11,9 +11,10 @@ from collections.abc import Mapping
 
 from forklight.v1 import types_pb2
 from forklight_buffer.context import Context
+from forklight_buffer.live import LiveGroup, LiveSample, Restoration
 from forklight_buffer.ports import LiveState
 from forklight_buffer.prompts import Prompt, PromptBook
-from forklight_buffer.records import Control, Ending, LiveGroup, LiveSample, OpenGroup, Restoration
+from forklight_buffer.records import Control, Ending, OpenGroup
 from forklight_buffer.rows import live_samples, row_of_group
 from forklight_buffer.states import Purpose, Reason, State, Status, with_detail
 from forklight_buffer.tasks import TaskMaker
@@ -38,7 +39,7 @@ class Reconciler:
         await self._copy_control(control)
         known = (
             await self._live.live_groups()
-        )  # before the ledger: what is missing here ended before it is read there
+        )  # first: what is missing here has ended before the ledger is read
         groups = {group.row.group_id: group for group in await asyncio.to_thread(ledger.open_groups)}
         for group_id in known:
             if group_id not in groups:
@@ -76,7 +77,8 @@ class Reconciler:
                 "group_adopted", f"{group_id} was open in Redis and unknown to the ledger"
             )
             return
-        await self._live.close_samples(group_id, await asyncio.to_thread(ledger.endings_of, group_id))
+        endings = await asyncio.to_thread(ledger.endings_of, group_id)
+        await self._live.close_samples(group_id, endings, by_ledger=True)
 
     async def _mend(self, group: OpenGroup) -> bool:
         found = await self._live.read_group(group.row.group_id)
@@ -87,10 +89,12 @@ class Reconciler:
             await self._open_again(group)
             return True
         missing = [
-            ending for index, ending in group.endings.items() if not found.samples[index].state.terminal
+            ending
+            for index, ending in group.endings.items()
+            if found.samples[index].state is not ending.state
         ]
         if missing:
-            await self._live.close_samples(found.group_id, missing)
+            await self._live.close_samples(found.group_id, missing, by_ledger=True)
         return False
 
     async def _write_again(self, group: OpenGroup) -> None:
@@ -160,6 +164,8 @@ def limit_fields(run_file: RunFile) -> dict[str, str]:
 def _is_placed(group: OpenGroup, found: LiveGroup | None) -> bool:
     """Whether Redis has a delivered group where the ledger says it belongs."""
     if found is None or group.leased is None:
+        return False
+    if any(sample.state is State.TRAINED and sample.index not in group.endings for sample in found.samples):
         return False
     if group.leased.step < 0:
         return found.status is Status.READY or (found.status is Status.LEASED and found.step is not None)

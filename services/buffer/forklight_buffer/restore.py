@@ -88,7 +88,7 @@ class Restorer:
         """Take a finished run up again when it lost steps, reconcile, and tell people."""
         context = self._context
         if rewind.reverted and control.phase is Phase.FINISHED:
-            await asyncio.to_thread(context.ledger.set_phase, Phase.RUNNING, "", by_opener=False)
+            await asyncio.to_thread(context.ledger.set_phase, Phase.RUNNING, "", automatic=False)
         await self._reconciler.reconcile()
         await context.record(
             "trainer_restored",

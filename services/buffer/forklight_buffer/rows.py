@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TypedDict
 
 from forklight.v1 import types_pb2
-from forklight_buffer.records import GroupRow, LeasedGroup, LiveGroup, LiveSample, SampleRow
+from forklight_buffer.live import LiveGroup, LiveSample
+from forklight_buffer.records import GroupRow, LeasedGroup, SampleRow
 from forklight_buffer.states import State
 from forklight_core import ids
 from forklight_core.wire import parse

@@ -4,7 +4,10 @@ interceptor.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc.aio
 
@@ -23,6 +26,7 @@ from forklight_buffer.versions import Versions
 from forklight_core.errors import InvalidInputError
 from forklight_core.queues import Lease
 
+Result = TypeVar("Result")
 Call = grpc.aio.ServicerContext[object, object]
 
 
@@ -45,6 +49,19 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
     def __init__(self, context: Context, desks: Desks) -> None:
         self._context = context
         self._desks = desks
+        self._running: set[asyncio.Task[object]] = set()
+
+    async def _complete(self, work: Coroutine[object, object, Result]) -> Result:
+        """What changes the ledger and then Redis goes on to its end when the caller hangs up in between."""
+        task = asyncio.create_task(work)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def drain(self) -> None:
+        """Wait for what was left running."""
+        if self._running:
+            await asyncio.wait(self._running)
 
     def _check_run(self, run_id: str) -> None:
         if run_id != self._context.run_id:
@@ -77,7 +94,7 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
             version=request.version,
             commits=tuple(map(_commit, request.commits)),
         )
-        restored = await self._desks.restorer.restore(checkpoint)
+        restored = await self._complete(self._desks.restorer.restore(checkpoint))
         return door.RestoreTrainerReply(
             epoch=restored.epoch,
             lineage=restored.lineage,
@@ -94,9 +111,8 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
 
     async def CommitSteps(self, request: door.CommitStepsRequest, context: Call) -> door.CommitStepsReply:
         self._check_run(request.run_id)
-        committed = await self._desks.batches.commit(
-            request.epoch, [_commit(record) for record in request.records]
-        )
+        records = [_commit(record) for record in request.records]
+        committed = await self._complete(self._desks.batches.commit(request.epoch, records))
         return door.CommitStepsReply(
             num_trained=committed.num_trained, num_duplicates=committed.num_duplicates
         )
@@ -105,16 +121,17 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
         self, request: door.AnnounceVersionRequest, context: Call
     ) -> door.AnnounceVersionReply:
         self._check_run(request.run_id)
-        version = await self._desks.versions.announce(request.epoch, request.weights)
+        version = await self._complete(self._desks.versions.announce(request.epoch, request.weights))
         return door.AnnounceVersionReply(version=version)
 
     async def ReportLostSample(
         self, request: door.ReportLostSampleRequest, context: Call
     ) -> door.SubmitReply:
         self._check_run(request.run_id)
-        outcome = await self._desks.batches.report_lost(
+        report = self._desks.batches.report_lost(
             epoch=request.epoch, sample_id=request.sample_id, reason=request.reason
         )
+        outcome = await self._complete(report)
         return door.SubmitReply(outcome=outcome.wire)
 
     async def SetRunPhase(self, request: door.SetRunPhaseRequest, context: Call) -> door.SetRunPhaseReply:
@@ -123,9 +140,12 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
             raise InvalidInputError(
                 f"phase {request.phase} is not known: use one of {', '.join(Phase.__members__)}"
             )
-        async with self._context.turn:
-            phase = await self._desks.phases.set_phase(Phase(request.phase), request.reason)
+        phase = await self._complete(self._set_phase(Phase(request.phase), request.reason))
         return door.SetRunPhaseReply(phase=phase.wire)
+
+    async def _set_phase(self, phase: Phase, reason: str) -> Phase:
+        async with self._context.turn:
+            return await self._desks.phases.set_phase(phase, reason)
 
     async def GetStatus(self, request: door.GetStatusRequest, context: Call) -> door.GetStatusReply:
         self._check_run(request.run_id)
@@ -146,7 +166,9 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
         self, request: door.RedriveDeadLettersRequest, context: Call
     ) -> door.RedriveDeadLettersReply:
         self._check_run(request.run_id)
-        return door.RedriveDeadLettersReply(num_redriven=await self._desks.dead_letters.redrive(request.ids))
+        return door.RedriveDeadLettersReply(
+            num_redriven=await self._complete(self._desks.dead_letters.redrive(request.ids))
+        )
 
 
 def _lease(message: types_pb2.Lease) -> Lease:

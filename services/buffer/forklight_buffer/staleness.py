@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from forklight_buffer.records import BYTES_PER_TOKEN, Standing
+from forklight_buffer.live import Standing
+from forklight_buffer.records import BYTES_PER_TOKEN
 from forklight_core.runfile import RunFile
 
 

@@ -9,8 +9,9 @@ import hashlib
 from collections.abc import Sequence
 
 from forklight.v1 import types_pb2
+from forklight_buffer.live import GroupFacts, Opening
 from forklight_buffer.prompts import Prompt
-from forklight_buffer.records import Ending, GroupRow, LiveGroup, Opening
+from forklight_buffer.records import Ending, GroupRow
 from forklight_buffer.states import Purpose
 from forklight_core import ids
 from forklight_core.blobs import BlobRef, BlobStore
@@ -86,7 +87,7 @@ def group_seed(run_seed: int, group_id: str) -> int:
     return int.from_bytes(digest, "big") >> 2
 
 
-def scoring_task(trajectory: types_pb2.Trajectory, group: LiveGroup, traceparent: str) -> bytes:
+def scoring_task(trajectory: types_pb2.Trajectory, group: GroupFacts, traceparent: str) -> bytes:
     """A trajectory to judge, with the reference to its answer."""
     envelope = types_pb2.Envelope()
     envelope.CopyFrom(trajectory.envelope)

@@ -9,6 +9,7 @@ from forklight_buffer.batches import Batches
 from forklight_buffer.context import Context
 from forklight_buffer.evaluation import Evaluator
 from forklight_buffer.records import Control, Weights
+from forklight_buffer.states import Phase
 from forklight_core.errors import InvalidInputError, PreconditionError
 
 
@@ -41,7 +42,8 @@ class Versions:
             newest = max(message.version, control.version)
             if newest == message.version:
                 await context.live.set_run({"version": str(newest)}, weights=message.SerializeToString())
-                await self._evaluator.note_version(newest)
+                if control.phase is not Phase.FINISHED:
+                    await self._evaluator.note_version(newest)
         context.notify_all()
         return newest
 

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 from forklight.v1 import buffer_pb2
 from forklight_buffer import metrics
 from forklight_buffer.context import Context
+from forklight_buffer.live import LiveGroup, LiveSample
 from forklight_buffer.ports import Entries, QueueName
-from forklight_buffer.records import LiveGroup, LiveSample
 from forklight_buffer.states import State
 from forklight_core import ids
 from forklight_core.telemetry import gauge

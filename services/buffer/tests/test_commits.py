@@ -158,6 +158,23 @@ async def test_the_run_is_finished_when_the_last_step_is_committed(make_stage: C
             await play.buffer.phases.set_phase(Phase.RUNNING, "")
 
 
+async def test_the_run_goes_on_when_more_steps_are_asked_for(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage(trainer={"steps": 1})
+    async with rehearse(stage) as play:
+        await play.restore()
+        await play.fill()
+        await play.train(1)
+    trainer = stage.run_file.trainer.model_copy(update={"steps": 2})
+    more = stage.with_run_file(stage.run_file.model_copy(update={"trainer": trainer}))
+    async with rehearse(more) as play:
+        await play.buffer.resume_after_start()
+        await play.restore(lineage="l0001", step=1)
+        await play.announce(1)
+        await play.fill()
+        await play.train(2)
+        assert play.buffer.context.ledger.control().phase is Phase.FINISHED
+
+
 async def test_a_waiting_trainer_is_answered_when_the_groups_become_ready(
     make_stage: Callable[..., Stage],
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -54,6 +56,15 @@ async def test_prompts_go_on_where_they_were_when_the_buffer_is_restarted(
             await play.buffer.journal.flush()
     book = read_books(stage.run_file)[Purpose.TRAIN]
     assert seen == [book.at(position).prompt_id for position in range(4)]
+
+
+async def test_people_are_told_when_the_prompt_file_changed(make_stage: Callable[..., Stage]) -> None:
+    for num_prompts in (8, 8, 9):
+        stage = make_stage(num_prompts=num_prompts)
+        async with rehearse(replace(stage, run_id="t-prompts")) as play:
+            await play.buffer.resume_after_start()
+    events = (stage.folder / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["kind"] for line in events] == ["prompts_changed"]
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
+
+import pytest
+from redis.asyncio import Redis
 
 from forklight.v1 import buffer_pb2, buffer_pb2_grpc, types_pb2
 from forklight_buffer.app import run
@@ -15,7 +21,15 @@ from forklight_buffer.rehearsal import Rehearsal, Stage, mixed_reward, samples_o
 from forklight_buffer.settings import BufferSettings
 from forklight_core import ids
 from forklight_core.blobs import open_blob_store
+from forklight_core.errors import (
+    BusyError,
+    FencedError,
+    InvalidInputError,
+    PreconditionError,
+    UnavailableError,
+)
 from forklight_core.queues import Lease, RedisWorkQueue, RunKeys, connect_redis, read_weights
+from forklight_core.redis_server import start_embedded
 from forklight_core.retry import retry_async
 from forklight_core.rpc import open_channel
 from forklight_core.runfile import dump_run_file
@@ -65,74 +79,151 @@ def message_of(lease: Lease) -> types_pb2.Lease:
     return types_pb2.Lease(entry_id=lease.entry_id, consumer=lease.consumer, fence=lease.fence)
 
 
+async def generate(stage: Stage, stub: buffer_pb2_grpc.BufferAsyncStub, redis: Redis) -> None:
+    """Two groups, as a rollout pod does it."""
+    tasks = RedisWorkQueue(redis, RunKeys(stage.run_id).tasks, lease_s=30)
+    for leased in await tasks.take("rollout-0", wait_s=5, max_items=2):
+        group = types_pb2.GenerationTask.FromString(leased.body).envelope.group_id
+        lease = message_of(leased.lease)
+        assert b"gold" not in leased.body
+        request = buffer_pb2.GetPendingSamplesRequest(run_id=stage.run_id, group_id=group, lease=lease)
+        pending = await stub.GetPendingSamples(request, timeout=5)
+        assert list(pending.indices) == [0, 1]
+        for index in pending.indices:
+            trajectory = player_of(stage).trajectory(ids.sample_id(group, index))
+            submission = buffer_pb2.SubmitTrajectoryRequest(trajectory=trajectory, lease=lease)
+            reply = await stub.SubmitTrajectory(submission, timeout=5)
+            assert reply.outcome == buffer_pb2.SUBMIT_OUTCOME_ACCEPTED
+
+
+async def score(stage: Stage, stub: buffer_pb2_grpc.BufferAsyncStub, redis: Redis) -> None:
+    """Everything, as the reward service does it."""
+    scoring = RedisWorkQueue(redis, RunKeys(stage.run_id).scoring, lease_s=30)
+    for leased in await scoring.take("reward-0", wait_s=5, max_items=10):
+        task = types_pb2.ScoringTask.FromString(leased.body)
+        spec = types_pb2.TaskSpec.FromString(stage.blobs.get(task.spec.id))
+        assert spec.gold and task.kind == spec.kind == "math"
+        sample = task.envelope.sample_id
+        verdict = player_of(stage).verdict(sample, mixed_reward(sample))
+        request = buffer_pb2.SubmitVerdictRequest(verdict=verdict, lease=message_of(leased.lease))
+        await stub.SubmitVerdict(request, timeout=5)
+
+
 async def test_a_step_is_trained_when_everyone_talks_grpc(make_stage: Callable[..., Stage]) -> None:
     stage = make_stage()
-    settings = settings_of(stage)
+    settings, run = settings_of(stage), stage.run_id
     stage = replace(stage, blobs=open_blob_store(settings.blobs_url))
-    play = player_of(stage)
     redis = connect_redis(stage.redis_url)
-    keys = RunKeys(stage.run_id)
-    tasks = RedisWorkQueue(redis, keys.tasks, lease_s=30)
-    scoring = RedisWorkQueue(redis, keys.scoring, lease_s=30)
+    weights = types_pb2.WeightsRef(
+        version=0, manifest="weights/v0/manifest.json", manifest_id="b3:" + "0" * 64
+    )
     async with serving(settings) as stub:
-        restored = await stub.RestoreTrainer(buffer_pb2.RestoreTrainerRequest(run_id=stage.run_id), timeout=5)
-        weights = types_pb2.WeightsRef(
-            version=0, manifest="weights/v0/manifest.json", manifest_id="b3:" + "0" * 64
-        )
-        await stub.AnnounceVersion(
-            buffer_pb2.AnnounceVersionRequest(run_id=stage.run_id, epoch=restored.epoch, weights=weights),
-            timeout=5,
-        )
-        assert await read_weights(redis, keys) == weights
-        lease_request = buffer_pb2.LeaseBatchRequest(
-            run_id=stage.run_id, epoch=restored.epoch, step=1, wait_s=15
-        )
-        waiting = stub.LeaseBatch(lease_request, timeout=DEADLINE_S)
-        for leased in await tasks.take("rollout-0", wait_s=5, max_items=2):
-            task = types_pb2.GenerationTask.FromString(leased.body)
-            assert b"gold" not in leased.body
-            pending = await stub.GetPendingSamples(
-                buffer_pb2.GetPendingSamplesRequest(
-                    run_id=stage.run_id, group_id=task.envelope.group_id, lease=message_of(leased.lease)
-                ),
-                timeout=5,
-            )
-            assert list(pending.indices) == [0, 1]
-            for index in pending.indices:
-                trajectory = play.trajectory(ids.sample_id(task.envelope.group_id, index))
-                reply = await stub.SubmitTrajectory(
-                    buffer_pb2.SubmitTrajectoryRequest(trajectory=trajectory, lease=message_of(leased.lease)),
-                    timeout=5,
-                )
-                assert reply.outcome == buffer_pb2.SUBMIT_OUTCOME_ACCEPTED
-        for leased in await scoring.take("reward-0", wait_s=5, max_items=10):
-            scoring_task = types_pb2.ScoringTask.FromString(leased.body)
-            spec = types_pb2.TaskSpec.FromString(stage.blobs.get(scoring_task.spec.id))
-            assert spec.gold and scoring_task.kind == spec.kind == "math"
-            sample = scoring_task.envelope.sample_id
-            verdict = play.verdict(sample, mixed_reward(sample))
-            await stub.SubmitVerdict(
-                buffer_pb2.SubmitVerdictRequest(verdict=verdict, lease=message_of(leased.lease)), timeout=5
-            )
+        restored = await stub.RestoreTrainer(buffer_pb2.RestoreTrainerRequest(run_id=run), timeout=5)
+        epoch = restored.epoch
+        announcement = buffer_pb2.AnnounceVersionRequest(run_id=run, epoch=epoch, weights=weights)
+        await stub.AnnounceVersion(announcement, timeout=5)
+        assert await read_weights(redis, RunKeys(run)) == weights
+        lease = buffer_pb2.LeaseBatchRequest(run_id=run, epoch=epoch, step=1, wait_s=15)
+        waiting = stub.LeaseBatch(lease, timeout=DEADLINE_S)
+        await generate(stage, stub, redis)
+        await score(stage, stub, redis)
         batch = (await waiting).batch
-        assert len(samples_of(batch)) == 4
         record = types_pb2.CommitRecord(
             lineage=restored.lineage, step=1, batch_id=batch.batch_id, sample_ids=samples_of(batch)
         )
-        committed = await stub.CommitSteps(
-            buffer_pb2.CommitStepsRequest(run_id=stage.run_id, epoch=restored.epoch, records=[record]),
-            timeout=5,
-        )
-        assert committed.num_trained == 4
-        status = await stub.GetStatus(buffer_pb2.GetStatusRequest(run_id=stage.run_id), timeout=5)
+        commit = buffer_pb2.CommitStepsRequest(run_id=run, epoch=epoch, records=[record])
+        assert (await stub.CommitSteps(commit, timeout=5)).num_trained == 4
+        status = await stub.GetStatus(buffer_pb2.GetStatusRequest(run_id=run), timeout=5)
         assert (status.step, status.phase, status.lineage) == (
             1,
             buffer_pb2.RUN_PHASE_RUNNING,
             restored.lineage,
         )
-        trained = await stub.ListSamples(
-            buffer_pb2.ListSamplesRequest(run_id=stage.run_id, state=types_pb2.SAMPLE_STATE_TRAINED),
-            timeout=5,
-        )
+        wanted = buffer_pb2.ListSamplesRequest(run_id=run, state=types_pb2.SAMPLE_STATE_TRAINED)
+        trained = await stub.ListSamples(wanted, timeout=5)
         assert [item.sample_id for item in trained.samples] == sorted(samples_of(batch))
     await redis.aclose()
+
+
+async def test_a_second_buffer_of_a_run_is_refused(make_stage: Callable[..., Stage]) -> None:
+    settings = settings_of(make_stage())
+    async with serving(settings):
+        with pytest.raises(BusyError, match="a run has one writer"):
+            await run(settings, asyncio.Event())
+
+
+async def test_errors_cross_the_door_as_what_they_are(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    async with serving(settings_of(stage)) as stub:
+        with pytest.raises(InvalidInputError, match="this buffer serves run"):
+            await stub.GetStatus(buffer_pb2.GetStatusRequest(run_id="other"), timeout=5)
+        with pytest.raises(FencedError, match="epoch 7 is over"):
+            await stub.LeaseBatch(
+                buffer_pb2.LeaseBatchRequest(run_id=stage.run_id, epoch=7, step=1, wait_s=0), timeout=5
+            )
+        with pytest.raises(PreconditionError, match="does not know"):
+            await stub.RestoreTrainer(
+                buffer_pb2.RestoreTrainerRequest(run_id=stage.run_id, lineage="x", step=1), timeout=5
+            )
+        with pytest.raises(InvalidInputError, match="phase 0 is not known"):
+            await stub.SetRunPhase(buffer_pb2.SetRunPhaseRequest(run_id=stage.run_id), timeout=5)
+
+
+async def test_the_buffer_reconciles_by_itself_when_redis_restarts(
+    make_stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    with start_embedded(tmp_path / "redis") as server:
+        stage = make_stage(redis_url=server.url)
+        async with serving(settings_of(stage)) as stub:
+            request = buffer_pb2.GetStatusRequest(run_id=stage.run_id)
+
+            async def opened() -> buffer_pb2.GetStatusReply:
+                status = await stub.GetStatus(request, timeout=5)
+                if status.num_open_groups < 6:
+                    raise UnavailableError("not yet")
+                return status
+
+            await retry_async(opened, deadline_s=DEADLINE_S)
+            server.process.kill()
+            await asyncio.to_thread(server.restart)
+            status = await retry_async(opened, deadline_s=DEADLINE_S)
+            assert {item.num_samples for item in status.counts} == {12}
+
+
+async def test_nothing_is_half_done_when_the_caller_hangs_up(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    async with serving(settings_of(stage)) as stub:
+        restore = buffer_pb2.RestoreTrainerRequest(run_id=stage.run_id)
+        call = stub.RestoreTrainer(restore, timeout=5)
+        await asyncio.sleep(0)
+        call.cancel()
+        for epoch in (1, 2):
+            reply = await stub.RestoreTrainer(restore, timeout=5)
+            assert reply.lineage == "l0001" and reply.epoch >= epoch
+            lease = buffer_pb2.LeaseBatchRequest(run_id=stage.run_id, epoch=reply.epoch, step=1, wait_s=0)
+            assert (await stub.LeaseBatch(lease, timeout=5)).reason == "waiting for 2 more groups"
+
+
+async def test_the_process_starts_and_ends_by_signal(make_stage: Callable[..., Stage]) -> None:
+    settings = settings_of(make_stage())
+    values = {
+        f"FORKLIGHT_{name.upper()}": str(value)
+        for name, value in settings.model_dump().items()
+        if value != ""
+    }
+    values["FORKLIGHT_BLOBS_URL"] = f"file://{settings.run_folder}/blobs"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "forklight_buffer", env={**os.environ, **values}, stderr=asyncio.subprocess.PIPE
+    )
+    try:
+        async with open_channel(settings.listen) as channel:
+            stub = cast("buffer_pb2_grpc.BufferAsyncStub", buffer_pb2_grpc.BufferStub(channel))
+            request = buffer_pb2.GetStatusRequest(run_id=settings.run_id)
+            status = await retry_async(lambda: stub.GetStatus(request, timeout=5.0), deadline_s=DEADLINE_S)
+            assert status.phase == buffer_pb2.RUN_PHASE_RUNNING
+        process.terminate()
+        _, errors = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    assert process.returncode == 0, errors.decode()

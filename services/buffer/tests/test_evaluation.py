@@ -122,7 +122,9 @@ async def test_nothing_is_opened_or_leased_when_the_run_is_paused(make_evaluated
         async with play.buffer.context.turn:
             await play.buffer.phases.set_phase(Phase.DRAINING, "going down")
         assert await play.open() == 0
-        assert (await play.lease(1)).batch is not None
+        for step in (1, 2, 3):
+            assert (await play.lease(step)).batch is not None
+        assert "only groups that are open already can still come" in (await play.lease(4)).reason
 
 
 async def test_a_phase_needs_its_reason(make_evaluated: MakeStage) -> None:

@@ -87,7 +87,7 @@ def test_nothing_is_kept_of_a_transaction_that_failed() -> None:
     with pytest.raises(DataLossError, match="refused a transaction"):
         ledger.enter_samples([row(0, State.STALE), replace(row(1, State.STALE), state=State.QUEUED)])
     assert ledger.tallies() == {}
-    ledger.set_phase(Phase.PAUSED, "why", by_opener=False)
+    ledger.set_phase(Phase.PAUSED, "why", automatic=False)
     assert ledger.control().phase is Phase.PAUSED
     ledger.close()
 

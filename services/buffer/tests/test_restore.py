@@ -182,6 +182,22 @@ async def test_groups_are_ready_again_when_the_step_they_were_for_is_learned_oth
         assert set(samples_of(await play.batch(3))) == set(other.sample_ids)
 
 
+async def test_a_lost_sample_is_trained_when_a_checkpoint_that_learned_it_comes_back(stage: Stage) -> None:
+    """Learned, not committed; a trainer of an older checkpoint reports it lost; the newer one is restored."""
+    async with rehearse(stage) as play:
+        await play.restore()
+        await play.fill()
+        record = play.record(await play.batch(1))
+        await play.restore()
+        lost = record.sample_ids[0]
+        await play.buffer.batches.report_lost(epoch=play.epoch, sample_id=lost, reason="gone")
+        restored = await play.restore(lineage="l0001", step=1, commits=(record,))
+        assert restored.num_recovered == 4
+        assert set(trained_samples(play)) == set(record.sample_ids)
+        await play.buffer.journal.flush()
+        check(stage, play)
+
+
 async def test_a_checkpoint_with_a_step_nobody_recorded_is_refused(stage: Stage) -> None:
     async with rehearse(stage) as play:
         await play.restore()

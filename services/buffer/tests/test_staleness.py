@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forklight_buffer.records import Standing
+from forklight_buffer.live import Standing
 from forklight_buffer.staleness import (
     Limits,
     Refusal,

@@ -12,7 +12,7 @@ from forklight_buffer.rehearsal import Rehearsal, Stage, mixed_reward, rehearse
 from forklight_buffer.states import Outcome, State
 from forklight_core import ids
 from forklight_core.errors import FencedError, InvalidInputError, NotFoundError
-from forklight_core.queues import Leased
+from forklight_core.queues import Lease, Leased
 
 
 async def first_task(play: Rehearsal) -> tuple[str, Leased]:
@@ -61,6 +61,14 @@ async def test_a_lease_of_another_group_is_fenced(make_stage: Callable[..., Stag
         other = (await play.take_tasks(most=1))[0]
         with pytest.raises(FencedError):
             await play.submit(ids.sample_id(group, 0), other.lease)
+
+
+@pytest.mark.parametrize("entry", ["", "no id", "9-9"])
+async def test_a_lease_that_never_was_is_fenced(make_stage: Callable[..., Stage], entry: str) -> None:
+    async with rehearse(make_stage(in_memory=True)) as play:
+        group, _ = await first_task(play)
+        with pytest.raises(FencedError, match="nobody"):
+            await play.submit(ids.sample_id(group, 0), Lease(entry_id=entry, consumer="", fence=0))
 
 
 async def test_nonsense_is_refused_before_it_is_stored(make_stage: Callable[..., Stage]) -> None:

@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -208,21 +209,35 @@ class BufferDoor(buffer_pb2_grpc.BufferServicer):
         return buffer_pb2.SubmitReply(outcome=buffer_pb2.SUBMIT_OUTCOME_ACCEPTED)
 
 
-async def test_front_scores_all_kinds_from_the_queue_though_workers_come_late(
-    common: dict[str, object], tmp_path: Path
-) -> None:
+@asynccontextmanager
+async def all_workers(common: dict[str, object], doors: dict[str, str]) -> AsyncIterator[None]:
+    """Verifier, sandbox and judge at their addresses."""
+    verifier = VerifierSettings.model_validate({**common, "listen": doors["verifier"]})
+    sandbox = SandboxSettings.model_validate({**common, "listen": doors["sandbox"]})
+    judge = JudgeSettings.model_validate({**common, "listen": doors["judge"]})
+    async with (
+        running(lambda stop: run_verifier(verifier, stop)),
+        running(lambda stop: run_sandbox(sandbox, stop)),
+        running(lambda stop: run_judge(judge, stop)),
+    ):
+        yield
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plant:
+    """A real queue, a buffer's door and the settings of a front that knows them."""
+
+    queue: RedisWorkQueue
+    buffer: BufferDoor
+    settings: FrontSettings
+    doors: dict[str, str]
+
+
+@asynccontextmanager
+async def plant(common: dict[str, object], folder: Path) -> AsyncIterator[Plant]:
+    """Redis and a buffer, before any reward process."""
     doors = {name: free_address() for name in ("listen", "verifier", "sandbox", "judge")}
-    blobs_url = f"file://{tmp_path}/blobs"
-    tasks = TaskMaker(blobs=open_blob_store(blobs_url))
-    code = types_pb2.TaskSpec(schema_version=1, kind="code", spec_json=PROGRAM)
-    judged = types_pb2.TaskSpec(schema_version=1, kind="judge", gold="blue")
-    made = [
-        tasks.task(RIGHT),
-        tasks.task("```python\nprint(42)\n```", spec=code),
-        tasks.task("blue", spec=judged),
-        tasks.task(RIGHT, spec=types_pb2.TaskSpec(schema_version=1, kind="poetry")),
-    ]
-    with start_embedded(tmp_path / "redis") as server:
+    with start_embedded(folder / "redis") as server:
         redis = connect_redis(server.url)
         queue = RedisWorkQueue(redis, RunKeys(RUN_ID).scoring, lease_s=30)
         buffer = BufferDoor(queue)
@@ -233,47 +248,50 @@ async def test_front_scores_all_kinds_from_the_queue_though_workers_come_late(
                     **common,
                     "listen": doors["listen"],
                     "redis_url": server.url,
-                    "blobs_url": blobs_url,
+                    "blobs_url": f"file://{folder}/blobs",
                     "buffer_address": buffer_server.address,
                     **{f"{name}_address": doors[name] for name in ("verifier", "sandbox", "judge")},
                 }
             )
-            for task in made:
-                await queue.put(task.SerializeToString())
-            async with running(lambda stop: run_front(settings, stop)):
-                await until_serving(doors["listen"])
-                workers = {
-                    "verifier": lambda stop: run_verifier(
-                        VerifierSettings.model_validate({**common, "listen": doors["verifier"]}), stop
-                    ),
-                    "sandbox": lambda stop: run_sandbox(
-                        SandboxSettings.model_validate({**common, "listen": doors["sandbox"]}), stop
-                    ),
-                    "judge": lambda stop: run_judge(
-                        JudgeSettings.model_validate({**common, "listen": doors["judge"]}), stop
-                    ),
-                }
-                async with (
-                    running(workers["verifier"]),
-                    running(workers["sandbox"]),
-                    running(workers["judge"]),
-                ):
-                    deadline = time.monotonic() + 60
-                    while len(buffer.verdicts) < len(made):
-                        assert time.monotonic() < deadline, f"only {len(buffer.verdicts)} verdicts"
-                        await asyncio.sleep(0.02)
-                    async with open_channel(doors["listen"]) as channel:
-                        request = reward_pb2.ScoreRequest(
-                            envelope=made[0].envelope, spec=math_spec(), response=RIGHT
-                        )
-                        reply = await reward_pb2_grpc.RewardStub(channel).Score(request, timeout=20)
-                        assert reply.verdict.score == 1.0
+            yield Plant(queue=queue, buffer=buffer, settings=settings, doors=doors)
         await redis.aclose()
-    found = [buffer.verdicts[task.envelope.sample_id] for task in made]
-    assert [verdict.score if verdict.HasField("score") else None for verdict in found] == [
-        1.0,
-        1.0,
-        1.0,
-        None,
-    ]
+
+
+async def test_front_scores_all_kinds_from_the_queue_though_workers_come_late(
+    common: dict[str, object], tmp_path: Path
+) -> None:
+    async with plant(common, tmp_path) as site:
+        tasks = TaskMaker(blobs=open_blob_store(site.settings.blobs_url))
+        made = [
+            tasks.task(RIGHT),
+            tasks.task("```python\nprint(42)\n```", spec=spec_of("code", spec_json=PROGRAM)),
+            tasks.task("blue", spec=spec_of("judge", gold="blue")),
+            tasks.task(RIGHT, spec=spec_of("poetry")),
+        ]
+        for task in made:
+            await site.queue.put(task.SerializeToString())
+        async with running(lambda stop: run_front(site.settings, stop)):
+            await until_serving(site.doors["listen"])
+            async with all_workers(common, site.doors):
+                await until_verdicts(site.buffer, len(made))
+                async with open_channel(site.doors["listen"]) as channel:
+                    envelope = made[0].envelope
+                    request = reward_pb2.ScoreRequest(envelope=envelope, spec=math_spec(), response=RIGHT)
+                    reply = await reward_pb2_grpc.RewardStub(channel).Score(request, timeout=20)
+                    assert reply.verdict.score == 1.0
+        found = [site.buffer.verdicts[task.envelope.sample_id] for task in made]
+    scores = [verdict.score if verdict.HasField("score") else None for verdict in found]
+    assert scores == [1.0, 1.0, 1.0, None]
     assert "unknown task kind" in found[3].evidence
+
+
+def spec_of(kind: str, *, gold: str = "", spec_json: str = "") -> types_pb2.TaskSpec:
+    return types_pb2.TaskSpec(schema_version=1, kind=kind, gold=gold, spec_json=spec_json)
+
+
+async def until_verdicts(buffer: BufferDoor, num_wanted: int) -> None:
+    """Wait for so many verdicts."""
+    deadline = time.monotonic() + 60
+    while len(buffer.verdicts) < num_wanted:
+        assert time.monotonic() < deadline, f"only {len(buffer.verdicts)} verdicts"
+        await asyncio.sleep(0.02)

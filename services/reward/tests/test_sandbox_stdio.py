@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -168,6 +173,43 @@ def test_daemon_is_gone_when_the_result_is_there(jail: Jail) -> None:
 
 def descendants_of_us() -> list[int]:
     return descendants(os.getpid())
+
+
+SERVICE = """
+from forklight_reward.sandbox.jail import open_jail
+from forklight_reward.sandbox.run import execute
+from forklight_reward.sandbox.spec import Limits, Mode, Spec, StdioTest
+limits = Limits(wall_s=300)
+tests = [StdioTest(stdout="7")]
+execute(Spec(mode=Mode.STDIO, source="import time; time.sleep(300)", tests=tests, limits=limits), open_jail())
+"""
+
+
+def test_jail_dies_with_the_service() -> None:
+    service = subprocess.Popen([sys.executable, "-c", SERVICE])
+    try:
+        wait_for(lambda: sum(b"main.py" in command for command in commands_below(service.pid)) > 0)
+        jailed = descendants(service.pid)
+    finally:
+        service.kill()
+        service.wait()
+    wait_for(lambda: not any(Path(f"/proc/{pid}/exe").exists() for pid in jailed))
+
+
+def commands_below(pid: int) -> list[bytes]:
+    """Command lines of everything below a process."""
+    found = []
+    for child in descendants(pid):
+        with contextlib.suppress(OSError):
+            found.append(Path(f"/proc/{child}/cmdline").read_bytes())
+    return found
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_next_run_starts_clean(jail: Jail) -> None:

@@ -127,8 +127,9 @@ async def test_sample_is_dropped_when_a_newer_holder_has_it(tasks: TaskMaker) ->
     buffer = MemoryBuffer(queue)
     gate = Gate(local_scorer(tasks).score_task)
     await queue.put(tasks.task(RIGHT).SerializeToString())
-    async with working(queue, buffer, gate.score, limits_with(concurrency=1)):
+    async with working(queue, buffer, gate.score, limits_with(concurrency=1)) as stop:
         await until(lambda: gate.num_running == 1, "running")
+        stop.set()  # else it would take the sample back as soon as the other's lease expires
         taken = await queue.take("other", wait_s=5, max_items=1)
         assert taken[0].lease.fence == 2
         gate.open.set()

@@ -3,27 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 
-from forklight_core.lifecycle import run_service
-from forklight_core.logs import setup_logging
-from forklight_core.settings import describe_settings, load_settings
-from forklight_core.telemetry import setup_telemetry
+from forklight_core.lifecycle import start_service
 from forklight_trainer.settings import TrainerSettings
-
-
-def main() -> None:
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        sys.stdout.write(f"{__doc__}\n\nEnvironment:\n{describe_settings(TrainerSettings)}\n")
-        return
-    settings = load_settings(TrainerSettings)
-    setup_logging("trainer", settings.pod)
-    shutdown = setup_telemetry("trainer", settings.pod, settings.otlp_endpoint)
-    try:
-        run_service(lambda stop: run_in_thread(settings, stop))
-    finally:
-        shutdown()
 
 
 async def run_in_thread(settings: TrainerSettings, stop: asyncio.Event) -> None:
@@ -40,4 +23,4 @@ async def run_in_thread(settings: TrainerSettings, stop: asyncio.Event) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start_service("trainer", __doc__ or "", TrainerSettings, run_in_thread)

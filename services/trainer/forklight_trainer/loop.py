@@ -88,10 +88,10 @@ class TrainingLoop:
         """Start, go through the steps, leave everything durable."""
         self._start()
         while not self._is_over and not self._parts.stop.is_set():
-            if self._at.step >= self._parts.run_file.trainer.steps:
-                self._end_run()
-            else:
+            if self._at.step < self._parts.run_file.trainer.steps:
                 self._advance()
+            else:
+                self._is_over = True  # the buffer finishes the run with the last step's commit
         self._finish()
 
     def _advance(self) -> None:
@@ -265,11 +265,10 @@ class TrainingLoop:
         metrics.count_pause(error)
         self._parts.board.set_problem(f"{type(error).__name__}: {error}")
         self._parts.board.enter(Stage.PAUSED)
-        self._set_phase(buffer_pb2.RUN_PHASE_PAUSED, f"trainer at step {self._at.step + 1}: {error}")
-
-    def _set_phase(self, phase: buffer_pb2.RunPhase, reason: str) -> None:
+        reason = f"trainer at step {self._at.step + 1}: {error}"
         self._patience.call(
-            "set the run's phase at the buffer", lambda: self._parts.buffer.set_phase(phase, reason)
+            "pause the run at the buffer",
+            lambda: self._parts.buffer.set_phase(buffer_pb2.RUN_PHASE_PAUSED, reason),
         )
 
     def _is_boundary(self) -> bool:
@@ -317,10 +316,6 @@ class TrainingLoop:
 
     def _report(self) -> None:
         self._parts.board.report(step=self._at.step, version=self.version, lineage=self._at.lineage)
-
-    def _end_run(self) -> None:
-        self._set_phase(buffer_pb2.RUN_PHASE_FINISHED, f"step {self._at.step}, the last one, is done")
-        self._is_over = True
 
     def _finish(self) -> None:
         """Leave nothing that only memory knows; a run that is over leaves its model."""

@@ -111,6 +111,10 @@ class ManagedProcess:
             return ""
         return self._plan_restart()
 
+    def revive(self) -> str:
+        """It ended as if its work were done, and it is not: start it again soon. What happened, in words."""
+        return self._plan_restart()
+
     def terminate(self) -> None:
         """Ask the child to drain and end; it is not started again."""
         self._stopping = True

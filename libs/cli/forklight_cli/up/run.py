@@ -88,7 +88,7 @@ def start_in_order(watched: Watched, stops: StopSignals, *, reopen: bool) -> str
     if stops.requested:
         return STOPPED
     status = buffer.status()
-    if status.phase == buffer_pb2.RUN_PHASE_FINISHED and not reopen:
+    if _is_finished(status) and not reopen:
         return f"it was finished before ({status.reason})"
     buffer.set_phase(buffer_pb2.RUN_PHASE_RUNNING, "")
     system.start(Kind.REWARD)
@@ -100,8 +100,6 @@ def start_in_order(watched: Watched, stops: StopSignals, *, reopen: bool) -> str
 
 def watch(watched: Watched, stops: StopSignals) -> str:
     """Look after the system until there is a reason to stop; returns it."""
-    from forklight.v1 import buffer_pb2
-
     system, status = watched.system, None
     ready = ReadyWatch([child.plan for child in system.processes.values()], watched.view.event)
     asked = finished = 0.0
@@ -114,12 +112,16 @@ def watch(watched: Watched, stops: StopSignals) -> str:
             ready.look()
             status, asked = _status(watched), time.monotonic()
         _show(watched, status)
-        if status is not None and status.phase == buffer_pb2.RUN_PHASE_FINISHED:
+        if _is_finished(status):
             finished = finished or time.monotonic()
-        overdue = finished > 0.0 and time.monotonic() - finished > FINISH_DEADLINE_S
-        if system.trainer_is_done() or overdue:
-            status = _status(watched) or status
-            return (status.reason if status else "") or "the trainer is done"
+        if system.trainer_has_ended():
+            status = _status(watched)
+            if _is_finished(status):
+                return _reason(status)
+            if status is not None:
+                system.revive_trainer()
+        elif finished and time.monotonic() - finished > FINISH_DEADLINE_S:
+            return _reason(status)
     return STOPPED
 
 
@@ -201,6 +203,16 @@ def _stop(watched: Watched, stops: StopSignals, *, drain_s: float) -> buffer_pb2
             watched.buffer.set_phase(buffer_pb2.RUN_PHASE_DRAINING, "the system is stopping")
     shut_down(watched.system, stops, drain_s=drain_s, before_buffer=remember)
     return last[0] or status
+
+
+def _is_finished(status: buffer_pb2.GetStatusReply | None) -> bool:
+    from forklight.v1 import buffer_pb2
+
+    return status is not None and status.phase == buffer_pb2.RUN_PHASE_FINISHED
+
+
+def _reason(status: buffer_pb2.GetStatusReply | None) -> str:
+    return status.reason if status is not None and status.reason else "the trainer is done"
 
 
 def _status(watched: Watched) -> buffer_pb2.GetStatusReply | None:

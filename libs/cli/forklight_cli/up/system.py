@@ -87,10 +87,15 @@ class System:
         given_up = (child for child in self.processes.values() if child.state is ProcessState.GIVEN_UP)
         return next((child for child in given_up if child.plan.essential), None)
 
-    def trainer_is_done(self) -> bool:
-        """Whether the trainer ended by itself, its work done."""
+    def trainer_has_ended(self) -> bool:
+        """Whether the trainer ended by itself, without an error."""
         trainers = self.of_kind(Kind.TRAINER)
         return bool(trainers) and all(child.state is ProcessState.ENDED for child in trainers)
+
+    def revive_trainer(self) -> None:
+        """Somebody told the trainer to end, and the run is not over."""
+        for child in self.of_kind(Kind.TRAINER):
+            self.report(child.revive())
 
     def record(self) -> None:
         """Write down who runs where, for `forklight status` and its siblings."""

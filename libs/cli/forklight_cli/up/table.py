@@ -47,6 +47,8 @@ class LineView:
 
     def __init__(self) -> None:
         self._queues = ""
+        self._phase = ""
+        self._stuck = ""
 
     def event(self, text: str) -> None:
         """Print it."""
@@ -57,9 +59,16 @@ class LineView:
         click.echo(f"{step.line()} {self._queues}".rstrip())
 
     def state(self, status: buffer_pb2.GetStatusReply | None, processes: Sequence[ManagedProcess]) -> None:
-        """Remember the queue depths."""
-        if status is not None:
-            self._queues = " ".join(f"queue_{q.name}={q.num_waiting}+{q.num_leased}" for q in status.queues)
+        """Remember the queue depths; print the phase and what is stuck when they change."""
+        if status is None:
+            return
+        self._queues = " ".join(f"queue_{q.name}={q.num_waiting}+{q.num_leased}" for q in status.queues)
+        phase, stuck = _phase_text(status), _stuck_text(status)
+        if phase != self._phase:
+            click.echo(f"phase: {phase}")
+        if stuck != self._stuck and stuck:
+            click.echo(stuck)
+        self._phase, self._stuck = phase, stuck
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -113,15 +122,26 @@ class LiveView:
 def _phase_line(status: buffer_pb2.GetStatusReply | None, idle: str) -> str:
     if status is None:
         return "the buffer does not answer"
+    queues = "  ".join(f"{queue.name} {queue.num_waiting}+{queue.num_leased}" for queue in status.queues)
+    parts = [_phase_text(status), f"version {status.version}"]
+    parts += [f"queues {queues}", f"open {status.num_open_groups}", f"ready {status.num_ready_groups}"]
+    return " | ".join(filter(None, [*parts, idle, _stuck_text(status)]))
+
+
+def _phase_text(status: buffer_pb2.GetStatusReply) -> str:
     from forklight.v1 import buffer_pb2
 
     phase = buffer_pb2.RunPhase.Name(status.phase).removeprefix("RUN_PHASE_").lower()
-    queues = "  ".join(f"{queue.name} {queue.num_waiting}+{queue.num_leased}" for queue in status.queues)
-    parts = [phase + (f" ({status.reason})" if status.reason else ""), f"version {status.version}"]
-    parts += [f"queues {queues}", f"open {status.num_open_groups}", f"ready {status.num_ready_groups}"]
-    if status.stuck:
-        parts.append(f"stuck {len(status.stuck)}: {status.stuck[0].sample_id} in {status.stuck[0].where}")
-    return " | ".join([*parts, idle])
+    return phase + (f" ({status.reason})" if status.reason else "")
+
+
+def _stuck_text(status: buffer_pb2.GetStatusReply) -> str:
+    """How many samples are open for too long, and where the first one is."""
+    if not status.stuck:
+        return ""
+    first = status.stuck[0]
+    since = time.strftime("%H:%M:%S", time.localtime(first.since))
+    return f"stuck: {len(status.stuck)} samples, first {first.sample_id} in {first.where} since {since}"
 
 
 def _process_line(processes: Sequence[ManagedProcess]) -> str:

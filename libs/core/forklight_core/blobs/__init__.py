@@ -10,7 +10,15 @@ from forklight_core.blobs.memory import MemoryBlobStore
 from forklight_core.blobs.port import BlobRef, BlobStats, BlobStore, blob_ref
 from forklight_core.errors import ConfigError
 
-__all__ = ["BlobRef", "BlobStats", "BlobStore", "FolderBlobStore", "MemoryBlobStore", "blob_ref", "open_blob_store"]
+__all__ = [
+    "BlobRef",
+    "BlobStats",
+    "BlobStore",
+    "FolderBlobStore",
+    "MemoryBlobStore",
+    "blob_ref",
+    "open_blob_store",
+]
 
 _MEMORY: dict[str, MemoryBlobStore] = {}
 
@@ -26,4 +34,6 @@ def open_blob_store(url: str) -> BlobStore:
         from forklight_core.blobs.s3 import open_s3_store
 
         return open_s3_store(url)
-    raise ConfigError(f"blob store {url!r} is not known: use file:///path, s3://bucket/prefix or memory://name")
+    raise ConfigError(
+        f"blob store {url!r} is not known: use file:///path, s3://bucket/prefix or memory://name"
+    )

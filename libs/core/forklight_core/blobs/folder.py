@@ -35,7 +35,7 @@ class FolderBlobStore:
             if error.errno in NO_ROOM:
                 raise BusyError(
                     f"no room for a blob of {len(data)} bytes in {self._folder}: {error.strerror}. "
-                    "Free space there or set FORKLIGHT_BLOBS_URL to another place; the write will be tried again."
+                    "Free space there or point FORKLIGHT_BLOBS_URL elsewhere; the write is tried again."
                 ) from error
             raise
         return reference
@@ -49,7 +49,7 @@ class FolderBlobStore:
                 if self._sync:
                     file.flush()
                     os.fsync(file.fileno())
-            os.replace(name, place)
+            Path(name).replace(place)
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
@@ -59,7 +59,9 @@ class FolderBlobStore:
         try:
             data = place.read_bytes()
         except FileNotFoundError:
-            raise NotFoundError(f"blob {blob_id} is not in {self._folder}: it was deleted or never written") from None
+            raise NotFoundError(
+                f"blob {blob_id} is not in {self._folder}: it was deleted or never written"
+            ) from None
         return verify_blob(blob_id, data, str(place))
 
     def exists(self, blob_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""The port for immutable, content-addressed blobs. Synchronous: async code wraps calls in asyncio.to_thread."""
+"""The port for immutable, content-addressed blobs. Synchronous: async code uses asyncio.to_thread."""
 
 from __future__ import annotations
 

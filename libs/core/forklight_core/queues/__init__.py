@@ -3,7 +3,13 @@
 from forklight_core.queues.keys import BODY, WORKERS, RunKeys
 from forklight_core.queues.memory import MemoryWorkQueue
 from forklight_core.queues.port import Lease, Leased, QueueStats, WorkQueue
-from forklight_core.queues.redis import RedisWorkQueue, connect_redis, create_group, guard_redis, wait_for_redis
+from forklight_core.queues.redis import (
+    RedisWorkQueue,
+    connect_redis,
+    create_group,
+    guard_redis,
+    wait_for_redis,
+)
 from forklight_core.queues.weights import read_weights
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Names of what lives in Redis. All carry the hash tag {run}, so that one run is one cluster slot and Lua may touch all of it."""
+"""Names of what lives in Redis. All carry the hash tag {run}: one run is one cluster slot, open to Lua."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The port for work queues: leases with heartbeat, fencing token and redelivery. Delivery is at least once."""
+"""The port for work queues: leases with heartbeat, fence and redelivery. Delivery is at least once."""
 
 from __future__ import annotations
 

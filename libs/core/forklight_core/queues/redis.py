@@ -1,4 +1,7 @@
-"""A work queue on a Redis stream with a consumer group. Commands of Redis 7.0 / Valkey 8 only; never MAXLEN, XTRIM or XDEL of unread work."""
+"""A work queue on a Redis stream with a consumer group.
+
+Commands of Redis 7.0 / Valkey 8 only; never MAXLEN, XTRIM or XDEL of unread work.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from typing import Any, TypeVar, cast
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, RedisError, ResponseError, TimeoutError
+from redis.exceptions import BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from forklight_core.errors import BusyError, UnavailableError
 from forklight_core.queues import scripts
@@ -26,7 +31,7 @@ Result = TypeVar("Result")
 
 
 def connect_redis(url: str) -> Redis:
-    """A client that speaks protocol 2 (one reply shape everywhere), times out and retries a lost connection once."""
+    """A client of protocol 2 (one reply shape everywhere) with timeouts; retries a lost connection once."""
     return Redis.from_url(
         url,
         protocol=2,
@@ -34,7 +39,7 @@ def connect_redis(url: str) -> Redis:
         socket_timeout=REPLY_TIMEOUT_S,
         health_check_interval=30,
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), retries=1),
-        retry_on_error=[ConnectionError],
+        retry_on_error=[RedisConnectionError],
     )
 
 
@@ -42,20 +47,20 @@ async def guard_redis(call: Callable[[], Awaitable[Result]], *, what: str) -> Re
     """Run a call on Redis; what goes wrong becomes an error of our tree."""
     try:
         return await call()
-    except (ConnectionError, TimeoutError, BusyLoadingError, OSError) as error:
+    except (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError) as error:
         raise UnavailableError(f"Redis does not answer while it should {what}: {error}") from error
     except ResponseError as error:
         if "OOM" in str(error):
-            raise BusyError(f"Redis is full while it should {what}: raise maxmemory or lower the credit") from error
+            raise BusyError(
+                f"Redis is full while it should {what}: raise maxmemory or lower the credit"
+            ) from error
         raise
 
 
 class RedisWorkQueue:
     """One stream, one consumer group."""
 
-    def __init__(
-        self, redis: Redis, stream: str, *, lease_s: float, max_deliveries: int = NO_LIMIT
-    ) -> None:
+    def __init__(self, redis: Redis, stream: str, *, lease_s: float, max_deliveries: int = NO_LIMIT) -> None:
         self._redis = redis
         self._stream = stream
         self._max_deliveries = max_deliveries
@@ -67,7 +72,7 @@ class RedisWorkQueue:
 
     async def put(self, body: bytes) -> str:
         entry_id = await self._guard(lambda: self._redis.xadd(self._stream, {BODY: body}), "put")
-        return cast(bytes, entry_id).decode()
+        return cast("bytes", entry_id).decode()
 
     async def take(self, consumer: str, *, wait_s: float, max_items: int) -> list[Leased]:
         end = time.monotonic() + wait_s
@@ -79,17 +84,23 @@ class RedisWorkQueue:
                 return taken
 
     async def _take_over(self, consumer: str, max_items: int) -> list[Leased]:
-        arguments = [WORKERS, consumer, self._lease_ms, max_items, self._max_deliveries]
+        arguments: list[str | int] = [WORKERS, consumer, self._lease_ms, max_items, self._max_deliveries]
         reply = await self._on_group(lambda: self._reclaim(keys=[self._stream], args=arguments), "take over")
         return [_leased(entry_id, consumer, int(fence), body) for entry_id, body, fence in reply]
 
     async def _take_new(self, consumer: str, max_items: int, wait_s: float) -> list[Leased]:
         block_ms = max(1, int(min(wait_s, LONGEST_BLOCK_S, self._lease_ms / 1000) * 1000))
         reply = await self._on_group(
-            lambda: self._redis.xreadgroup(WORKERS, consumer, {self._stream: ">"}, count=max_items, block=block_ms),
+            lambda: self._redis.xreadgroup(
+                WORKERS, consumer, {self._stream: ">"}, count=max_items, block=block_ms
+            ),
             "take",
         )
-        return [_leased(entry_id, consumer, 1, fields[BODY]) for _, entries in reply or [] for entry_id, fields in entries]
+        return [
+            _leased(entry_id, consumer, 1, fields[BODY])
+            for _, entries in reply or []
+            for entry_id, fields in entries
+        ]
 
     async def heartbeat(self, leases: Sequence[Lease]) -> list[Lease]:
         if not leases:
@@ -97,7 +108,9 @@ class RedisWorkQueue:
         arguments: list[str | int] = [WORKERS]
         for lease in leases:
             arguments += [lease.entry_id, lease.consumer, lease.fence]
-        kept = await self._on_group(lambda: self._heartbeat(keys=[self._stream], args=arguments), "renew leases")
+        kept = await self._on_group(
+            lambda: self._heartbeat(keys=[self._stream], args=arguments), "renew leases"
+        )
         return [lease for lease, ours in zip(leases, kept, strict=True) if ours]
 
     async def release(self, lease: Lease) -> bool:
@@ -114,7 +127,7 @@ class RedisWorkQueue:
         length = int(await self._redis.xlen(self._stream))
         pending = await self._redis.xpending(self._stream, WORKERS)
         first = await self._redis.xrange(self._stream, count=1)
-        oldest = time.time() - int(first[0][0].split(b"-")[0]) / 1000 if first else 0.0
+        oldest = time.time() - int(cast("bytes", first[0][0]).split(b"-")[0]) / 1000 if first else 0.0
         leased = int(pending["pending"])
         return max(0, length - leased), leased, max(0.0, oldest)
 

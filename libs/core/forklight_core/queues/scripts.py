@@ -1,9 +1,13 @@
-"""Lua that the work queue runs on the server. XPENDING says who holds an entry and how often it was delivered: that is the fence."""
+"""Lua that the work queue runs on the server.
+
+XPENDING says who holds an entry and how often it was delivered: that is the fence.
+"""
 
 from __future__ import annotations
 
-# KEYS: stream. ARGV: group, consumer, lease in ms, count, most deliveries. Returns id, body, deliveries of each entry taken
-# over. An entry delivered as often as allowed is left alone: the buffer makes it a dead letter.
+# KEYS: stream. ARGV: group, consumer, lease in ms, count, most deliveries. Returns id, body,
+# deliveries of each entry taken over. An entry delivered as often as allowed is left alone: the buffer makes
+# it a dead letter.
 RECLAIM = """
 local spare = 256
 local expired = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], '-', '+', tonumber(ARGV[4]) + spare)

@@ -1,10 +1,10 @@
-"""Channels to our services: a deadline on every call, the running trace context, and statuses as errors of our tree."""
+"""Channels to our services: a deadline on every call, the trace context, statuses as errors of our tree."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import grpc.aio
@@ -29,16 +29,22 @@ _OPTIONS = [
 
 def open_channel(address: str) -> grpc.aio.Channel:
     """An asyncio channel; calls raise errors of `forklight_core.errors`."""
-    return grpc.aio.insecure_channel(address, options=_OPTIONS, interceptors=[CallerInterceptor(address)])
+    return grpc.aio.insecure_channel(
+        address,
+        options=_OPTIONS,
+        interceptors=[cast("grpc.aio.ClientInterceptor", CallerInterceptor(address))],
+    )
 
 
 def open_sync_channel(address: str) -> grpc.Channel:
     """A channel for threads; calls raise errors of `forklight_core.errors`."""
-    return grpc.intercept_channel(grpc.insecure_channel(address, options=_OPTIONS), SyncCallerInterceptor(address))
+    return grpc.intercept_channel(
+        grpc.insecure_channel(address, options=_OPTIONS), SyncCallerInterceptor(address)
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class _SyncDetails(grpc.ClientCallDetails):  # type: ignore[misc]
+class _SyncDetails(grpc.ClientCallDetails):
     """Call details with our deadline and trace context filled in."""
 
     method: str
@@ -65,7 +71,7 @@ def _deadline(details: Any) -> float:
     return DEFAULT_DEADLINE_S if details.timeout is None else float(details.timeout)
 
 
-class CallerInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
+class CallerInterceptor(grpc.aio.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
     """Around every unary call of an asyncio channel."""
 
     def __init__(self, address: str) -> None:
@@ -90,11 +96,16 @@ class CallerInterceptor(grpc.aio.UnaryUnaryClientInterceptor):
             try:
                 return await call
             except grpc.aio.AioRpcError as error:
-                found = error_of(error.code(), error.details() or "", error.trailing_metadata(), f"{name} at {self._address}")
+                found = error_of(
+                    error.code(),
+                    error.details() or "",
+                    error.trailing_metadata(),
+                    f"{name} at {self._address}",
+                )
                 raise found from None
 
 
-class SyncCallerInterceptor(grpc.UnaryUnaryClientInterceptor):
+class SyncCallerInterceptor(grpc.UnaryUnaryClientInterceptor):  # type: ignore[type-arg]
     """Around every unary call of a channel for threads."""
 
     def __init__(self, address: str) -> None:
@@ -109,7 +120,9 @@ class SyncCallerInterceptor(grpc.UnaryUnaryClientInterceptor):
             error = call.exception()
             if isinstance(error, grpc.RpcError):
                 where = f"{name} at {self._address}"
-                raise error_of(call.code(), call.details() or "", call.trailing_metadata() or (), where) from None
+                raise error_of(
+                    call.code(), call.details() or "", call.trailing_metadata() or (), where
+                ) from None
             return call
 
 

@@ -1,4 +1,4 @@
-"""A gRPC server with health, reflection, and one interceptor: errors to statuses, a span and a count per call."""
+"""A gRPC server with health, reflection and one interceptor: errors to statuses, a span, a count."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import grpc
 import grpc.aio
@@ -24,6 +24,8 @@ LARGEST_MESSAGE_BYTES = 64 * 2**20
 GRACE_S = 2.0
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Inner: TypeAlias = Callable[[Any, Context], Awaitable[Any]]
 _OWN_SERVICES = ("/grpc.health.", "/grpc.reflection.")
 
 
@@ -42,7 +44,7 @@ class RpcServer:
 
     address: str
     server: grpc.aio.Server
-    health: health.aio.HealthServicer
+    health: Any
     service_names: tuple[str, ...]
 
     async def set_serving(self, serving: bool) -> None:
@@ -53,7 +55,9 @@ class RpcServer:
 
 
 @asynccontextmanager
-async def serve(listen: str, registrations: Sequence[Registration], *, serving: bool = True) -> AsyncIterator[RpcServer]:
+async def serve(
+    listen: str, registrations: Sequence[Registration], *, serving: bool = True
+) -> AsyncIterator[RpcServer]:
     """Listen until the block ends; then finish what runs, within a grace of 2 s."""
     server = grpc.aio.server(
         interceptors=[DoorInterceptor()],
@@ -65,7 +69,7 @@ async def serve(listen: str, registrations: Sequence[Registration], *, serving: 
     )
     for registration in registrations:
         registration.add_to_server(registration.servicer, server)
-    checks = health.aio.HealthServicer()
+    checks = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     names = tuple(registration.service_name for registration in registrations)
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
@@ -91,27 +95,29 @@ def _bind(server: grpc.aio.Server, listen: str) -> int:
         raise UnavailableError(f"cannot listen on {listen}: {error}. Is the port taken?") from error
 
 
-class DoorInterceptor(grpc.aio.ServerInterceptor):
+class DoorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Around every unary call of our own services."""
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler]],
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any]]],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler:
+    ) -> grpc.RpcMethodHandler[Any, Any]:
         handler = await continuation(handler_call_details)
         method = handler_call_details.method
-        if handler is None or handler.unary_unary is None or method.startswith(_OWN_SERVICES):
+        if handler is None:  # nobody knows the method
+            return handler  # type: ignore[unreachable]
+        if handler.unary_unary is None or method.startswith(_OWN_SERVICES):
             return handler
-        metadata = {item[0]: item[1] for item in handler_call_details.invocation_metadata or ()}
-        answer = _answering(handler.unary_unary, method, str(metadata.get("traceparent", "")))
-        return grpc.unary_unary_rpc_method_handler(answer, handler.request_deserializer, handler.response_serializer)
+        metadata = {item[0]: item[1] for item in handler_call_details.invocation_metadata}
+        answer = _answering(cast("Inner", handler.unary_unary), method, str(metadata.get("traceparent", "")))
+        return grpc.unary_unary_rpc_method_handler(
+            answer, handler.request_deserializer, handler.response_serializer
+        )
 
 
-def _answering(
-    inner: Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]], method: str, traceparent: str
-) -> Callable[[Any, grpc.aio.ServicerContext], Awaitable[Any]]:
-    async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
+def _answering(inner: Inner, method: str, traceparent: str) -> Inner:
+    async def answer(request: Any, context: Context) -> Any:
         started, status = time.monotonic(), grpc.StatusCode.OK
         try:
             with span(method.lstrip("/"), traceparent=traceparent, kind=SpanKind.SERVER):
@@ -123,7 +129,9 @@ def _answering(
         except Exception as error:
             status = grpc.StatusCode.INTERNAL
             log.exception("call failed", extra={"method": method})
-            await context.abort(status, f"{method} failed: {type(error).__name__}: {error}; the server's log has the rest")
+            await context.abort(
+                status, f"{method} failed: {type(error).__name__}: {error}; the server's log has the rest"
+            )
         finally:
             labels = {"rpc.method": method, "rpc.status": status.name}
             counter("forklight.rpc.calls").add(1, labels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import grpc
 
@@ -39,9 +40,9 @@ def status_of(error: BaseException) -> grpc.StatusCode:
     return grpc.StatusCode[error.code] if isinstance(error, ForklightError) else grpc.StatusCode.INTERNAL
 
 
-def error_of(code: grpc.StatusCode, details: str, metadata: Iterable[tuple[str, str | bytes]], where: str) -> ForklightError:
+def error_of(code: grpc.StatusCode, details: str, metadata: Iterable[Any], where: str) -> ForklightError:
     """The error a status stands for; the class name in the metadata wins over the code."""
-    names = {key: value for key, value in metadata}
+    names = dict(metadata)
     name = str(names.get(ERROR_NAME, ""))
     cls = all_errors().get(name) or _BY_CODE.get(code, ForklightError)
     return cls(details if name else f"{where}: {code.name}: {details}")

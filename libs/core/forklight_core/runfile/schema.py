@@ -1,4 +1,4 @@
-"""The run file: everything that defines an experiment, typed, bounded and explained. What a person types in TOML.
+"""The run file: everything that defines an experiment, bounded and explained. Written by people, in TOML.
 
 Deployment (addresses, ports, folders of a machine) is not here: see `forklight_core.settings`.
 """
@@ -82,9 +82,9 @@ class RecipeSection(Section):
     eps_high: Annotated[float, Field(gt=0.0)] = 4.0
     """Upper bound of the ratio is 1 + eps_high; 4 makes the ceiling 5."""
     mask_eps_low: Annotated[float, Field(gt=0.0)] | None = None
-    """Unified mask: drop tokens with A < 0 and ratio below 1 - this. Needed for grpo and dapo; none for cispo."""
+    """Unified mask: drop tokens with A < 0 and ratio below 1 - this. For grpo and dapo; none for cispo."""
     mask_eps_high: Annotated[float, Field(gt=0.0)] | None = None
-    """Unified mask: drop tokens with A > 0 and ratio above 1 + this. Needed for grpo and dapo; none for cispo."""
+    """Unified mask: drop tokens with A > 0 and ratio above 1 + this. For grpo and dapo; none for cispo."""
     kl_coefficient: Annotated[float, Field(ge=0.0)] = 0.0
     """Weight of a KL penalty to the behaviour policy. The paper has none."""
     overlong_penalty: bool = True
@@ -118,7 +118,7 @@ class TrainerSection(Section):
     """AdamW epsilon. Gradients span 1e-18 to 1e-5, so 1e-8 would freeze most weights."""
     grad_clip: Annotated[float, Field(gt=0.0)] = 1.0
     """Largest global gradient norm."""
-    pack_tokens: Count = 16384
+    pack_tokens: Count = 65536
     """Tokens of one packed micro-batch; the longest sample must fit."""
     checkpoint_every_steps: Positive = 1
     """Optimizer steps between checkpoints: what a crash may cost at most."""

@@ -1,4 +1,4 @@
-"""Every metric of Forklight: name, kind, unit, help, owner. Instruments can only be made from here; dashboards and docs too."""
+"""Every metric of Forklight: name, kind, unit, help, owner. Instruments can only be made from here."""
 
 from __future__ import annotations
 
@@ -34,63 +34,147 @@ C, H, G = MetricKind.COUNTER, MetricKind.HISTOGRAM, MetricKind.GAUGE
 
 METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("forklight.buffer.batch.wait", H, "s", "Time a trainer waited for a batch", "buffer"),
-    MetricSpec("forklight.buffer.conflicts", C, "{sample}", "Second, different terminal states that were refused: must stay 0", "buffer"),
+    MetricSpec(
+        "forklight.buffer.conflicts",
+        C,
+        "{sample}",
+        "Second, different terminal states that were refused: must stay 0",
+        "buffer",
+    ),
     MetricSpec("forklight.buffer.credit.bytes", G, "By", "Blob bytes that may still be opened", "buffer"),
     MetricSpec("forklight.buffer.credit.tokens", G, "{token}", "Tokens that may still be opened", "buffer"),
-    MetricSpec("forklight.buffer.dead_letters", C, "{entry}", "Queue entries delivered too often, by queue", "buffer"),
-    MetricSpec("forklight.buffer.evaluation.reward", G, "1", "Mean reward of the last complete evaluation round", "buffer"),
+    MetricSpec(
+        "forklight.buffer.dead_letters", C, "{entry}", "Queue entries delivered too often, by queue", "buffer"
+    ),
+    MetricSpec(
+        "forklight.buffer.evaluation.reward",
+        G,
+        "1",
+        "Mean reward of the last complete evaluation round",
+        "buffer",
+    ),
     MetricSpec("forklight.buffer.groups", G, "{group}", "Live groups by status", "buffer"),
     MetricSpec("forklight.buffer.groups.opened", C, "{group}", "Groups opened, by purpose", "buffer"),
     MetricSpec("forklight.buffer.queue.age", G, "s", "Age of the oldest entry of a queue", "buffer"),
-    MetricSpec("forklight.buffer.queue.depth", G, "{entry}", "Entries of a queue, waiting or leased", "buffer"),
-    MetricSpec("forklight.buffer.reconciliations", C, "{time}", "Times Redis and the ledger were reconciled", "buffer"),
+    MetricSpec(
+        "forklight.buffer.queue.depth", G, "{entry}", "Entries of a queue, waiting or leased", "buffer"
+    ),
+    MetricSpec(
+        "forklight.buffer.reconciliations",
+        C,
+        "{time}",
+        "Times Redis and the ledger were reconciled",
+        "buffer",
+    ),
     MetricSpec("forklight.buffer.response.tokens", H, "{token}", "Tokens of a response", "buffer"),
     MetricSpec("forklight.buffer.reward", H, "1", "Reward of a scored sample, by purpose", "buffer"),
-    MetricSpec("forklight.buffer.sample.age", H, "s", "Time from opening a sample to its terminal state", "buffer"),
-    MetricSpec("forklight.buffer.samples", C, "{sample}", "Samples that ended, by terminal state and reason", "buffer"),
+    MetricSpec(
+        "forklight.buffer.sample.age", H, "s", "Time from opening a sample to its terminal state", "buffer"
+    ),
+    MetricSpec(
+        "forklight.buffer.samples",
+        C,
+        "{sample}",
+        "Samples that ended, by terminal state and reason",
+        "buffer",
+    ),
     MetricSpec("forklight.buffer.step", G, "{step}", "Last committed optimizer step", "buffer"),
-    MetricSpec("forklight.buffer.stuck", G, "{sample}", "Samples open for longer than the watchdog allows", "buffer"),
+    MetricSpec(
+        "forklight.buffer.stuck", G, "{sample}", "Samples open for longer than the watchdog allows", "buffer"
+    ),
     MetricSpec("forklight.buffer.version", G, "{version}", "Newest announced policy version", "buffer"),
-    MetricSpec("forklight.buffer.version.lag", H, "{version}", "Versions between a trained sample's oldest token and the newest policy", "buffer"),
+    MetricSpec(
+        "forklight.buffer.version.lag",
+        H,
+        "{version}",
+        "Versions between a trained sample's oldest token and the newest policy",
+        "buffer",
+    ),
     MetricSpec("forklight.console.request_duration", H, "s", "Time to answer a request, by path", "console"),
-    MetricSpec("forklight.console.requests", C, "{request}", "Requests answered, by path and status", "console"),
-    MetricSpec("forklight.reward.dropped", C, "{sample}", "Samples left to the queue without a verdict, by reason", "reward"),
+    MetricSpec(
+        "forklight.console.requests", C, "{request}", "Requests answered, by path and status", "console"
+    ),
+    MetricSpec(
+        "forklight.reward.dropped",
+        C,
+        "{sample}",
+        "Samples left to the queue without a verdict, by reason",
+        "reward",
+    ),
     MetricSpec("forklight.reward.math_calls", C, "{call}", "Answers verified, by status and path", "reward"),
     MetricSpec("forklight.reward.math_kills", C, "{process}", "Math workers killed at their limit", "reward"),
-    MetricSpec("forklight.reward.retries", C, "{try}", "Tries without a score that were repeated, by status", "reward"),
+    MetricSpec(
+        "forklight.reward.retries",
+        C,
+        "{try}",
+        "Tries without a score that were repeated, by status",
+        "reward",
+    ),
     MetricSpec("forklight.reward.running", G, "{sample}", "Samples being scored", "reward"),
     MetricSpec("forklight.reward.sandbox_jobs", C, "{program}", "Programs judged, by class", "reward"),
     MetricSpec("forklight.reward.score_duration", H, "s", "Time to score a sample, by kind", "reward"),
     MetricSpec("forklight.reward.verdicts", C, "{sample}", "Verdicts, by kind and status", "reward"),
-    MetricSpec("forklight.rollout.engine_overhead", G, "1", "Share of a step spent outside the model", "rollout"),
+    MetricSpec(
+        "forklight.rollout.engine_overhead", G, "1", "Share of a step spent outside the model", "rollout"
+    ),
     MetricSpec("forklight.rollout.generate_duration", H, "s", "Time to generate a sample", "rollout"),
     MetricSpec("forklight.rollout.groups_dropped", C, "{group}", "Groups given up, by reason", "rollout"),
-    MetricSpec("forklight.rollout.response_tokens", H, "{token}", "Tokens a response, by finish reason", "rollout"),
+    MetricSpec(
+        "forklight.rollout.response_tokens", H, "{token}", "Tokens a response, by finish reason", "rollout"
+    ),
     MetricSpec("forklight.rollout.running", G, "{sequence}", "Sequences in the decode batch", "rollout"),
-    MetricSpec("forklight.rollout.samples", C, "{sample}", "Samples done, by outcome and finish reason", "rollout"),
+    MetricSpec(
+        "forklight.rollout.samples", C, "{sample}", "Samples done, by outcome and finish reason", "rollout"
+    ),
     MetricSpec("forklight.rollout.stage_duration", H, "s", "Time to verify and load a version", "rollout"),
-    MetricSpec("forklight.rollout.swap_duration", H, "s", "Time decoding stood still for new weights", "rollout"),
+    MetricSpec(
+        "forklight.rollout.swap_duration", H, "s", "Time decoding stood still for new weights", "rollout"
+    ),
     MetricSpec("forklight.rollout.tokens", C, "{token}", "Response tokens generated", "rollout"),
-    MetricSpec("forklight.rollout.unsubmitted", G, "{sample}", "Samples generated, not yet submitted", "rollout"),
+    MetricSpec(
+        "forklight.rollout.unsubmitted", G, "{sample}", "Samples generated, not yet submitted", "rollout"
+    ),
     MetricSpec("forklight.rollout.version", G, "{version}", "Policy version in use", "rollout"),
     MetricSpec("forklight.rollout.waiting", G, "{sequence}", "Sequences leased but not started", "rollout"),
-    MetricSpec("forklight.rollout.weights_refused", C, "{version}", "Versions refused as not sound", "rollout"),
+    MetricSpec(
+        "forklight.rollout.weights_refused", C, "{version}", "Versions refused as not sound", "rollout"
+    ),
     MetricSpec("forklight.rpc.calls", C, "{call}", "Calls answered, by method and status", "core"),
     MetricSpec("forklight.rpc.duration", H, "s", "Time to answer a call, by method", "core"),
-    MetricSpec("forklight.trainer.clip_share", G, "1", "Share of tokens whose weight met the ceiling", "trainer"),
-    MetricSpec("forklight.trainer.correlation", G, "1", "Correlation of trainer's and rollout's probabilities", "trainer"),
-    MetricSpec("forklight.trainer.entropy", G, "nat", "Mean entropy of the policy on the step's tokens", "trainer"),
+    MetricSpec(
+        "forklight.trainer.clip_share", G, "1", "Share of tokens whose weight met the ceiling", "trainer"
+    ),
+    MetricSpec(
+        "forklight.trainer.correlation",
+        G,
+        "1",
+        "Correlation of trainer's and rollout's probabilities",
+        "trainer",
+    ),
+    MetricSpec(
+        "forklight.trainer.entropy", G, "nat", "Mean entropy of the policy on the step's tokens", "trainer"
+    ),
     MetricSpec("forklight.trainer.grad_norm", G, "1", "Gradient norm before clipping", "trainer"),
     MetricSpec("forklight.trainer.loss", G, "1", "Loss of the step", "trainer"),
-    MetricSpec("forklight.trainer.masked_share", G, "1", "Share of tokens dropped by the unified mask", "trainer"),
+    MetricSpec(
+        "forklight.trainer.masked_share", G, "1", "Share of tokens dropped by the unified mask", "trainer"
+    ),
     MetricSpec("forklight.trainer.mean_kl", G, "nat", "Mean KL of rollout to trainer", "trainer"),
-    MetricSpec("forklight.trainer.pauses", C, "{pause}", "Times the trainer paused the run, by error", "trainer"),
+    MetricSpec(
+        "forklight.trainer.pauses", C, "{pause}", "Times the trainer paused the run, by error", "trainer"
+    ),
     MetricSpec("forklight.trainer.ratio_max", G, "1", "Largest importance ratio of the step", "trainer"),
-    MetricSpec("forklight.trainer.response_length", G, "{token}", "Mean response length of the step", "trainer"),
+    MetricSpec(
+        "forklight.trainer.response_length", G, "{token}", "Mean response length of the step", "trainer"
+    ),
     MetricSpec("forklight.trainer.reward", G, "1", "Mean reward of the step's samples", "trainer"),
-    MetricSpec("forklight.trainer.samples_lost", C, "{sample}", "Samples whose blob could not be read", "trainer"),
+    MetricSpec(
+        "forklight.trainer.samples_lost", C, "{sample}", "Samples whose blob could not be read", "trainer"
+    ),
     MetricSpec("forklight.trainer.stage_duration", H, "s", "Time of a step's stage, by stage", "trainer"),
-    MetricSpec("forklight.trainer.staleness", G, "{version}", "Mean versions the step's tokens are behind", "trainer"),
+    MetricSpec(
+        "forklight.trainer.staleness", G, "{version}", "Mean versions the step's tokens are behind", "trainer"
+    ),
     MetricSpec("forklight.trainer.step", G, "{step}", "Last finished optimizer step", "trainer"),
     MetricSpec("forklight.trainer.steps", C, "{step}", "Optimizer steps done by this process", "trainer"),
     MetricSpec("forklight.trainer.tokens", C, "{token}", "Response tokens learned from", "trainer"),
@@ -106,7 +190,9 @@ def _by_name() -> dict[str, MetricSpec]:
 def _spec(name: str, kind: MetricKind) -> MetricSpec:
     spec = _by_name().get(name)
     if spec is None or spec.kind is not kind:
-        raise LookupError(f"{name!r} is no {kind} of the registry (forklight_core/telemetry/registry.py): add it there")
+        raise LookupError(
+            f"{name!r} is no {kind} of the registry (forklight_core/telemetry/registry.py): add it there"
+        )
     return spec
 
 

@@ -1,6 +1,6 @@
-"""Start and stop OpenTelemetry in a process. Without an endpoint nothing is exported and spans cost next to nothing.
+"""Start and stop OpenTelemetry in a process. Without an endpoint nothing is exported and spans cost little.
 
-A burst of spans ends with every batch, so the export queue holds 65,536 spans: the default of 2,048 drops them.
+Every batch ends with a burst of spans, so the export queue holds 65,536: the default of 2,048 drops some.
 """
 
 from __future__ import annotations

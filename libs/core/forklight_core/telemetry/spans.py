@@ -1,4 +1,4 @@
-"""One trace follows one sample. Trace id and root span id come from the sample id, so context can be made anywhere.
+"""One trace follows one sample. Its ids come from the sample id, so its context can be made anywhere.
 
 Never a span per token, never prompts or tokens in attributes: the blob has them.
 """
@@ -81,20 +81,31 @@ def emit_span(
 
 
 def emit_linked_span(
-    name: str, *, traceparent: str, start_s: float, end_s: float, linked: str, attributes: Attributes | None = None
+    name: str,
+    *,
+    traceparent: str,
+    start_s: float,
+    end_s: float,
+    linked: str,
+    attributes: Attributes | None = None,
 ) -> str:
-    """`emit_span` with a link to a span of another trace. A span keeps 128 links, so the many point to the one."""
+    """`emit_span` linked to a span of another trace. A span keeps 128 links, so the many point to the one."""
     target = trace.get_current_span(context_of(linked)).get_span_context()
     links = [Link(target)] if target.is_valid else []
     return _emit(name, context_of(traceparent), (start_s, end_s), attributes, SpanKind.CONSUMER, links)
 
 
-def emit_root_span(sample_id: str, *, start_s: float, end_s: float, attributes: Attributes, failed: bool) -> None:
+def emit_root_span(
+    sample_id: str, *, start_s: float, end_s: float, attributes: Attributes, failed: bool
+) -> None:
     """The sample's root span, from opened to terminal, under the ids everyone else already used."""
     token = FORCED.set(ForcedIds(ids.trace_id(sample_id), ids.root_span_id(sample_id)))
     try:
         root = _tracer().start_span(
-            ROOT_SPAN, context=Context(), start_time=int(start_s * 1e9), attributes=_with_sample(sample_id, attributes)
+            ROOT_SPAN,
+            context=Context(),
+            start_time=int(start_s * 1e9),
+            attributes=_with_sample(sample_id, attributes),
         )
     finally:
         FORCED.reset(token)
@@ -112,7 +123,12 @@ def _emit(
     links: Sequence[Link] = (),
 ) -> str:
     made = _tracer().start_span(
-        name, context=context, kind=kind, start_time=int(times_s[0] * 1e9), attributes=dict(attributes or {}), links=links
+        name,
+        context=context,
+        kind=kind,
+        start_time=int(times_s[0] * 1e9),
+        attributes=dict(attributes or {}),
+        links=links,
     )
     made.end(int(times_s[1] * 1e9))
     return traceparent_of(made)

@@ -6,14 +6,10 @@ from collections.abc import Mapping, Sequence
 
 from forklight_buffer.adapters import replies
 from forklight_buffer.adapters.scripts import Argument, Reply, ScriptRunner
-from forklight_buffer.ports import Accepted, Clock, NoBatch
-from forklight_buffer.records import (
-    BYTES_PER_TOKEN,
+from forklight_buffer.live import (
     Arrival,
     BatchLease,
     Burial,
-    Ending,
-    GroupRow,
     Judgement,
     LiveGroup,
     LiveSample,
@@ -21,6 +17,8 @@ from forklight_buffer.records import (
     Restoration,
     Standing,
 )
+from forklight_buffer.ports import Accepted, Clock, NoBatch
+from forklight_buffer.records import BYTES_PER_TOKEN, Ending, GroupRow
 from forklight_buffer.states import Phase, State, Status
 from forklight_core import ids
 from forklight_core.errors import FencedError, PreconditionError
@@ -97,8 +95,11 @@ class RedisLiveState:
             for group, _, index in (text.rpartition("/s") for text in refused)
         ]
 
-    async def close_samples(self, group_id: str, endings: Sequence[Ending]) -> list[int]:
-        reply = replies.words(await self._run("close_samples", self._clock(), group_id, *_flat(endings)))
+    async def close_samples(
+        self, group_id: str, endings: Sequence[Ending], *, by_ledger: bool = False
+    ) -> list[int]:
+        arguments = (self._clock(), group_id, int(by_ledger), *_flat(endings))
+        reply = replies.words(await self._run("close_samples", *arguments))
         return [int(index) for index in reply[1:]]
 
     async def close_group(self, group_id: str, state: State, reason: str, *, leased_too: bool) -> int:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from forklight_buffer.live import LiveGroup, LiveSample, Standing
 from forklight_buffer.ports import Accepted
-from forklight_buffer.records import LiveGroup, LiveSample, Standing
 from forklight_buffer.states import Outcome, Purpose, State, Status
 from forklight_core.errors import FencedError, NotFoundError
 

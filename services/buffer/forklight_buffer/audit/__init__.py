@@ -11,7 +11,7 @@ from forklight_buffer.audit import commit_checks, sample_checks
 from forklight_buffer.audit.reading import LedgerFile, read_checkpoints, read_live_groups
 from forklight_buffer.audit.report import AuditReport, Kind, Violation
 from forklight_buffer.keys import BufferKeys
-from forklight_buffer.records import LiveGroup
+from forklight_buffer.live import LiveGroup
 from forklight_buffer.states import Phase, State
 from forklight_core.queues import RunKeys
 

@@ -13,7 +13,8 @@ from typing import cast
 
 from forklight_buffer.adapters import replies
 from forklight_buffer.keys import BufferKeys
-from forklight_buffer.records import Commit, LiveGroup
+from forklight_buffer.live import LiveGroup
+from forklight_buffer.records import Commit
 from forklight_core.errors import DataLossError, NotFoundError
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from forklight_buffer.audit.reading import LedgerFile
 from forklight_buffer.audit.report import Kind, Violation
-from forklight_buffer.records import LiveGroup
+from forklight_buffer.live import LiveGroup
 from forklight_buffer.states import State
 from forklight_core import ids
 

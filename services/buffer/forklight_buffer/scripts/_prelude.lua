@@ -87,8 +87,8 @@ end
 
 -- nil when the lease is the newest one of the entry, else who holds it.
 local function other_holder(stream, entry, consumer, fence)
-  local held = redis.call('XPENDING', stream, WORKERS, entry, entry, 1)
-  if #held == 0 then return 'nobody' end
+  local held = redis.pcall('XPENDING', stream, WORKERS, entry, entry, 1)  -- an error is an id no stream has
+  if held.err or #held == 0 then return 'nobody' end
   if held[1][2] == consumer and held[1][4] == tonumber(fence) then return nil end
   return held[1][2] .. ' (delivery ' .. held[1][4] .. ')'
 end

@@ -36,5 +36,6 @@ for at = 6 + 2 * num_meta, #ARGV, 9 do
 end
 redis.call('HSET', key, 'terminal', num_terminal, 'oldest', oldest or 0, 'step', step)
 redis.call('ZADD', LIVE, redis.call('HGET', key, 'at'), group)
+ended_groups[group] = now  -- what ended in here may be news to the ledger too
 place_group(key, group, step ~= '' and 'leased' or 'ready')
 return review_group(key, group, now)

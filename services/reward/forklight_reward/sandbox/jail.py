@@ -29,6 +29,13 @@ FIX = (
     "(sysctl user.max_user_namespaces > 0, kernel.apparmor_restrict_unprivileged_userns = 0), and in a "
     "container use a seccomp profile and procMount that permit unshare and mount, or the gVisor runtime class"
 )
+CHANGE_USER = """
+import os, sys
+os.setgroups([])
+os.setgid(int(sys.argv[1]))
+os.setuid(int(sys.argv[1]))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 _job_numbers = itertools.count()
 
 
@@ -43,9 +50,18 @@ class Jail:
     changes_user: bool
     counts_processes: bool
 
-    def next_user(self) -> int | None:
-        """Another user id for every job when run as root; None keeps the caller's."""
-        return FIRST_JOB_USER + next(_job_numbers) % NUM_JOB_USERS if self.changes_user else None
+    def user_prefix(self) -> list[str]:
+        """Another user id for every job when run as root; nothing otherwise, which keeps the caller's.
+
+        A launcher changes it and becomes bubblewrap. `Popen(user=...)` would fork instead of vfork, and the
+        fork handlers of a gRPC server crash in the child.
+        """
+        if not self.changes_user:
+            return []
+        user = str(FIRST_JOB_USER + next(_job_numbers) % NUM_JOB_USERS)
+        if setpriv := shutil.which("setpriv"):
+            return [setpriv, "--reuid", user, "--regid", user, "--clear-groups", "--"]
+        return [sys.executable, "-I", "-S", "-c", CHANGE_USER, user]
 
     @property
     def version(self) -> str:
@@ -56,7 +72,7 @@ class Jail:
         """The command line up to the program."""
         filters = [] if seccomp_fd is None else ["--seccomp", str(seccomp_fd)]
         return [
-            self.bwrap, *self.options, *self.mounts,
+            *self.user_prefix(), self.bwrap, *self.options, *self.mounts,
             "--size", str(disk_bytes), "--tmpfs", "/box",
             "--ro-bind-data", str(source_fd), "/box/main.py",
             "--info-fd", str(info_fd), *filters, "--remount-ro", "/",
@@ -162,29 +178,19 @@ def open_jail() -> Jail:
 
 def probe(jail: Jail) -> str:
     """Empty when a jail starts and computes, else what bubblewrap said."""
-    user = jail.next_user()
-    argv = [
-        jail.bwrap,
-        *jail.options,
-        *jail.mounts,
-        "--remount-ro",
-        "/",
-        "--",
-        jail.interpreter,
-        "-S",
-        "-s",
-        "-c",
-        "print(6*7)",
-    ]
+    program = [jail.interpreter, "-S", "-s", "-c", "print(6*7)"]
+    argv = [*jail.user_prefix(), jail.bwrap, *jail.options, *jail.mounts, "--remount-ro", "/", "--", *program]
     try:
         done = subprocess.run(
-            argv, env={}, capture_output=True, timeout=PROBE_LIMIT_S, check=False, stdin=subprocess.DEVNULL,
-            user=user, group=user, extra_groups=[] if user else None,
-        )  # fmt: skip
+            argv,
+            env={},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=PROBE_LIMIT_S,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         return str(error)
-    return (
-        ""
-        if done.stdout.strip() == b"42"
-        else done.stderr.decode(errors="replace").strip()[-300:] or "no output"
-    )
+    if done.stdout.strip() == b"42":
+        return ""
+    return done.stderr.decode(errors="replace").strip()[-300:] or "no output"

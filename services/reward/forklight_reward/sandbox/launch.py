@@ -100,7 +100,6 @@ def launch(job: Job, jail: Jail) -> Iterator[Running]:
             disk_bytes=job.limits.disk_mb * MIB, source_fd=source_fd, info_fd=info_end, seccomp_fd=seccomp_fd
         )
         passed = [source_fd, info_end, report_end, *([] if seccomp_fd is None else [seccomp_fd])]
-        user = jail.next_user()
         try:
             process = subprocess.Popen(
                 argv + program_argv(job, jail, report_end),
@@ -109,9 +108,6 @@ def launch(job: Job, jail: Jail) -> Iterator[Running]:
                 stderr=stderr_end,
                 env={},
                 pass_fds=passed,
-                user=user,
-                group=user,
-                extra_groups=None if user is None else [],
             )
         except OSError as error:
             raise UnavailableError(f"sandbox: bubblewrap could not be started: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from forklight_reward.verifier.inequality import as_interval, looks_like_interval
+from forklight_reward.verifier.inequality import as_interval, looks_like_interval, strip_membership
 from forklight_reward.verifier.normalise import normalise
 from forklight_reward.verifier.parse import parse_value
 from forklight_reward.verifier.values import same_value
@@ -54,6 +54,7 @@ def strip_assignment(gold: str, answer: str) -> tuple[str, str]:
 
 def align_intervals(gold: str, answer: str) -> tuple[str, str]:
     """Write an inequality as an interval where the other side is one."""
+    gold, answer = strip_membership(gold), strip_membership(answer)
     if looks_like_interval(gold):
         return gold, as_interval(answer) or answer
     if looks_like_interval(answer):

@@ -43,10 +43,14 @@ def _one(text: str) -> str | None:
     return None
 
 
+def strip_membership(text: str) -> str:
+    """The set in "x is in a set"; any other text as it is."""
+    match = _MEMBER.fullmatch(text)
+    return match[1] if match else text
+
+
 def as_interval(text: str) -> str | None:
-    """The interval an inequality or a membership stands for; None for any other text."""
-    if match := _MEMBER.fullmatch(text):
-        return match[1]
+    """The interval an inequality stands for; None for any other text."""
     if not _ANY_SIGN.search(text):
         return None
     parts = [_one(part) for part in _EITHER.split(text)]

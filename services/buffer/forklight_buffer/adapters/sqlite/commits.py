@@ -30,11 +30,14 @@ class CommitTable:
     def journal_batch(self, groups: Sequence[LeasedGroup]) -> None:
         with self._db.transaction():
             self._db.execute_many(
-                "INSERT OR REPLACE INTO leased_groups (group_id, step, position, policy_version, body) "
-                "VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO leased_groups (group_id, step, position, policy_version, body) "
+                "VALUES (?, ?, ?, ?, ?) "
+                # The first body stays: later ones may lack samples that were lost meanwhile.
+                "ON CONFLICT (group_id) DO UPDATE SET step = excluded.step, position = excluded.position, "
+                "policy_version = excluded.policy_version",
                 [
-                    (group.group_id, group.step, group.position, group.policy_version, group.body)
-                    for group in groups
+                    (each.group_id, each.step, each.position, each.policy_version, each.body)
+                    for each in groups
                 ],
             )
 

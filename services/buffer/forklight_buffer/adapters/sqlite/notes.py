@@ -15,7 +15,7 @@ def read_control(db: Database) -> Control:
     return Control(
         phase=Phase(int(notes.get("phase", "1"))),
         reason=notes.get("reason", ""),
-        by_opener=notes.get("by_opener", "") == "yes",
+        automatic=notes.get("automatic", "") == "yes",
         epoch=int(notes.get("epoch", "0")),
         lineage=notes.get("lineage", ""),
         step=int(notes.get("step", "0")),

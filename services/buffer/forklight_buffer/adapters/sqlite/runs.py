@@ -18,8 +18,8 @@ class RunTable:
     def control(self) -> Control:
         return read_control(self._db)
 
-    def set_phase(self, phase: Phase, reason: str, *, by_opener: bool) -> None:
-        self._write({"phase": str(int(phase)), "reason": reason, "by_opener": "yes" if by_opener else ""})
+    def set_phase(self, phase: Phase, reason: str, *, automatic: bool) -> None:
+        self._write({"phase": str(int(phase)), "reason": reason, "automatic": "yes" if automatic else ""})
 
     def announce(self, weights: Weights, at: float) -> None:
         with self._db.transaction():
