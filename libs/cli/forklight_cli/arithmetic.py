@@ -43,8 +43,8 @@ class ArithmeticTask:
         num_sums = (self.largest - SMALLEST + 1) ** 2
         if not SMALLEST < self.largest <= 99 or not 1 <= self.num_holdout < num_sums:
             raise ConfigError(
-                f"largest = {self.largest} must be {SMALLEST + 1} to 99, and num_holdout = {self.num_holdout} "
-                f"must leave some of the {num_sums} sums for training"
+                f"largest = {self.largest} must be {SMALLEST + 1} to 99, and num_holdout = "
+                f"{self.num_holdout} must leave some of the {num_sums} sums for training"
             )
 
 
