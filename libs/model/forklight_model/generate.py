@@ -14,7 +14,7 @@ from forklight_model.cache import HybridCache
 from forklight_model.checkpoint import load_model
 from forklight_model.inference import decode, prefill
 from forklight_model.model import HybridModel
-from forklight_model.tokenizer import TOKENIZER_FILE, load_tokenizer, render_prompt
+from forklight_model.tokenizer import TOKENIZER_FILE, load_tokenizer
 
 
 class FinishReason(StrEnum):
@@ -66,7 +66,7 @@ def generate_text(
 ) -> Generation:
     """Answer a prompt given as text. Temperature 0 always takes the most probable token."""
     tokenizer = load_tokenizer(model_dir)
-    prompt_ids = tokenizer.encode(render_prompt(prompt) if tokenizer.has_turns else prompt)
+    prompt_ids = tokenizer.encode_prompt(prompt)
     return generate_from_ids(model_dir, prompt_ids, max_new_tokens, temperature, top_p, seed)
 
 

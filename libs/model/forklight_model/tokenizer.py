@@ -34,6 +34,8 @@ class Tokenizer:
 
     def __init__(self, fast: FastTokenizer, eos_token: str | None) -> None:
         self._fast = fast
+        self._plain = FastTokenizer.from_str(fast.to_str())
+        self._plain.encode_special_tokens = True  # markup in it is read as the characters it is written with
         self._alphabet = _alphabet(fast)
         self._eos_token = eos_token
         eos_id = None if eos_token is None else fast.token_to_id(eos_token)
@@ -53,13 +55,24 @@ class Tokenizer:
         """Whether prompts are rendered with this project's turn markup."""
         return all(self._fast.token_to_id(token) is not None for token in ("<user>", "<assistant>"))
 
+    def encode_prompt(self, text: str) -> list[int]:
+        """A user's text as the model is shown it, up to where its answer begins. No text can end the user's turn."""
+        if not self.has_turns:
+            return self.encode(text)
+        self._check_alphabet(text)
+        plain = self._plain.encode(text, add_special_tokens=False).ids
+        return [self.token_id("<user>"), *plain, self.token_id("<assistant>")]
+
     def encode(self, text: str) -> list[int]:
-        """The ids of a text; InvalidInputError where a character has no token."""
+        """The ids of a text, markup as markup; InvalidInputError where a character has no token."""
+        self._check_alphabet(text)
+        return self._fast.encode(text, add_special_tokens=False).ids
+
+    def _check_alphabet(self, text: str) -> None:
         if self._alphabet is not None and (unknown := sorted(set(text) - self._alphabet)):
             raise InvalidInputError(
                 f"this tokenizer has no token for {unknown[:8]}; it knows printable ASCII"
             )
-        return self._fast.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: list[int]) -> str:
         """The text of these ids without turn markup."""
@@ -108,11 +121,6 @@ def build_character_tokenizer() -> Tokenizer:
     fast.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in TURN_TOKENS])
     fast.add_tokens([AddedToken(token, normalized=False) for token in ANSWER_TOKENS])
     return Tokenizer(fast, "<eos>")
-
-
-def render_prompt(text: str) -> str:
-    """A user's text as the model is shown it, up to where its answer begins."""
-    return f"<user>{text}<assistant>"
 
 
 def _alphabet(fast: FastTokenizer) -> frozenset[str] | None:

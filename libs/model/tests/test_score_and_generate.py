@@ -13,7 +13,7 @@ from forklight_model.generate import FinishReason, generate_from_ids, generate_t
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.score import score_file
-from forklight_model.tokenizer import build_character_tokenizer, render_prompt
+from forklight_model.tokenizer import build_character_tokenizer
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_generation_is_reproducible_and_its_log_probabilities_are_the_models(
     assert generate_text(folder, "1 + 1 = ?", max_new_tokens=12, temperature=0.7, seed=4) != first
     tokenizer = build_character_tokenizer()
     assert first.text == tokenizer.decode(list(first.token_ids))
-    prompt_ids = tokenizer.encode(render_prompt("1 + 1 = ?"))
+    prompt_ids = tokenizer.encode_prompt("1 + 1 = ?")
     sequence = torch.tensor([*prompt_ids, *first.token_ids])
     stats = token_logprobs(
         model, sequence, torch.tensor([0, len(sequence)], dtype=torch.int32), temperature=0.7

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from forklight.v1 import types_pb2
 from forklight_core.queues import Leased, WorkQueue
 from forklight_core.wire import check_envelope, parse
-from forklight_model.tokenizer import Tokenizer, render_prompt
+from forklight_model.tokenizer import Tokenizer
 from forklight_rollout.buffer_calls import BufferCalls
 from forklight_rollout.engine_thread import EngineThread
 from forklight_rollout.groups import GroupWork, read_group
@@ -35,7 +35,7 @@ class TaskReader:
         return read_group(task, indices, encode=self._encode, limits=self.limits)
 
     def _encode(self, prompt: str) -> list[int]:
-        return self.tokenizer.encode(render_prompt(prompt) if self.tokenizer.has_turns else prompt)
+        return self.tokenizer.encode_prompt(prompt)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ from forklight_core.runfile.schema import RunFile
 from forklight_model.checkpoint import save_model
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
-from forklight_model.tokenizer import Tokenizer, render_prompt
+from forklight_model.tokenizer import Tokenizer
 from forklight_trainer.initial import initial_model, initial_tokenizer
 
 BETAS = (0.9, 0.95)
@@ -135,7 +135,7 @@ def _parse_line(line: str, where: str, tokenizer: Tokenizer) -> Demonstration:
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{where} is not a JSON object with prompt and response: {error!r}") from error
     return Demonstration(
-        prompt_ids=tuple(tokenizer.encode(render_prompt(prompt))),
+        prompt_ids=tuple(tokenizer.encode_prompt(prompt)),
         response_ids=(*tokenizer.encode(response), *sorted(tokenizer.stop_ids)[:1]),
     )
 

@@ -14,7 +14,7 @@ from forklight_core.runfile import RunFile
 from forklight_model.checkpoint import load_model, save_model
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
-from forklight_model.tokenizer import build_character_tokenizer, load_tokenizer, render_prompt
+from forklight_model.tokenizer import build_character_tokenizer, load_tokenizer
 from forklight_trainer.initial import initial_model
 from forklight_trainer.sft import SftProgress, learning_rate_share, load_demonstrations, run_sft
 
@@ -36,7 +36,7 @@ def test_run_sft_when_done_leaves_a_model_that_learned(start: RunFile, tmp_path:
     assert [progress.step for progress in seen] == list(range(1, 61))
     assert result.loss < 0.3 < 3 < seen[0].loss
     model, tokenizer = load_model(result.folder), load_tokenizer(result.folder)
-    ids = torch.tensor(tokenizer.encode(render_prompt("ab") + "<think>ab</think>\\boxed{1}"))
+    ids = torch.tensor(tokenizer.encode_prompt("ab") + tokenizer.encode("<think>ab</think>\\boxed{1}"))
     ends = torch.tensor([0, len(ids)], dtype=torch.int32)
     with torch.no_grad():
         assert float(token_logprobs(model, ids, ends).logprobs_T[5:].mean()) > -0.3
