@@ -99,8 +99,7 @@ class Buffer:
         if owner not in ("", self.context.run_id):
             raise ConfigError(
                 f"{self.context.run_folder} holds the ledger of run {owner!r}, this is run "
-                f"{self.context.run_id!r}: "
-                "give every run a folder of its own"
+                f"{self.context.run_id!r}: give every run a folder of its own"
             )
         self.context.ledger.set_note("run_id", self.context.run_id)
 
@@ -177,9 +176,8 @@ def read_books(run_file: RunFile) -> Books:
         )
     if run_file.buffer.dynamic_sampling and run_file.sampling.group_size == 1:
         raise ConfigError(
-            "sampling.group_size is 1 and buffer.dynamic_sampling is on: the rewards of a group of one "
-            "are always "
-            "equal, so every group would be filtered; raise group_size or turn dynamic_sampling off"
+            "sampling.group_size is 1 and buffer.dynamic_sampling is on: the rewards of a group of one are "
+            "always equal, so every group would be filtered; raise group_size or turn dynamic_sampling off"
         )
     train = read_prompts(
         Path(run_file.prompts.train), seed=run_file.run.seed, shuffle=run_file.prompts.shuffle

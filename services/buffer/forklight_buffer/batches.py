@@ -89,9 +89,7 @@ class Batches:
         return Leasing(batch=None, phase=control.phase, reason=reason)
 
     async def _deliver(self, lease: BatchLease) -> types_pb2.Batch:
-        """Read the groups of a batch and journal them before they leave, so that they can be delivered again
-        exactly.
-        """
+        """Read the groups of a batch and journal them before they leave: they may be delivered again."""
         batch = types_pb2.Batch(
             batch_id=ids.batch_id(self._context.run_id, lease.step),
             step=lease.step,
@@ -134,8 +132,8 @@ class Batches:
         control = await asyncio.to_thread(self._context.ledger.control)
         if epoch != control.epoch:
             raise FencedError(
-                f"epoch {epoch} is over, epoch {control.epoch} has begun: another trainer restored; this "
-                "one must end"
+                f"epoch {epoch} is over, epoch {control.epoch} has begun: "
+                "another trainer restored; this one must end"
             )
         return control
 
@@ -150,9 +148,9 @@ class Batches:
             announce_endings((*trained, *left_out), control.version)
         elif set(known.sample_ids) != set(record.sample_ids):
             raise PreconditionError(
-                f"step {record.step} is committed with {len(known.sample_ids)} samples, and this record has "
-                f"{len(record.sample_ids)} others: two trainers learned the same step; restore the newest "
-                "checkpoint"
+                f"step {record.step} is committed with {len(known.sample_ids)} samples, and "
+                f"this record has {len(record.sample_ids)} others: two trainers learned the "
+                "same step; restore the newest checkpoint"
             )
         await context.live.commit_step(record.step, record.sample_ids)
         return known is None
@@ -169,9 +167,8 @@ class Batches:
         strangers = [sample for sample in record.sample_ids if sample not in rows]
         if leased and strangers:
             raise PreconditionError(
-                f"step {record.step} was not delivered with {len(strangers)} of its samples, such as "
-                f"{strangers[0]}: "
-                "commit what the batch of the step held"
+                f"step {record.step} was not delivered with {len(strangers)} of its samples, such "
+                f"as {strangers[0]}: commit what the batch of the step held"
             )
         for sample in strangers:
             rows[sample] = await self._row_of_stranger(sample, at)
@@ -251,8 +248,8 @@ def _check_order(record: Commit, control: Control) -> None:
         )
     if record.step != control.step + 1:
         raise PreconditionError(
-            f"step {record.step} cannot be committed: step {control.step + 1} is missing; commit steps in "
-            "order"
+            f"step {record.step} cannot be committed: step "
+            f"{control.step + 1} is missing; commit steps in order"
         )
     if len(set(record.sample_ids)) != len(record.sample_ids):
         raise PreconditionError(f"step {record.step} names a sample twice")

@@ -54,8 +54,8 @@ class Evaluator:
         gauge(metrics.EVALUATION_REWARD).set(mean)
         await context.record(
             "evaluation_complete",
-            f"version {round_.version}: mean reward {mean:.4f} of {scored} scored samples, {failed} "
-            "without a score",
+            f"version {round_.version}: mean reward {mean:.4f} of {scored} "
+            f"scored samples, {failed} without a score",
         )
         goal = context.run_file.evaluation.goal_reward
         if goal is not None and scored and mean >= goal:

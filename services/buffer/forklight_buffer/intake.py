@@ -166,8 +166,8 @@ def _check_trajectory(trajectory: types_pb2.Trajectory, group: GroupFacts) -> No
         raise InvalidInputError(f"the trajectory of {sample} names no payload blob: write the blob first")
     if trajectory.num_response_tokens > group.window:
         raise InvalidInputError(
-            f"the trajectory of {sample} has {trajectory.num_response_tokens} tokens, its window is "
-            f"{group.window}"
+            f"the trajectory of {sample} has {trajectory.num_response_tokens} "
+            f"tokens, its window is {group.window}"
         )
     starts = [span.start for span in trajectory.version_spans]
     if not starts or starts[0] != 0 or starts != sorted(set(starts)):

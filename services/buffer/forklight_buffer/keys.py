@@ -1,5 +1,4 @@
-"""Names of what the buffer keeps in Redis. Only the buffer reads or writes them, except the two queues and
-the weights.
+"""Names of what the buffer keeps in Redis. Only the two queues and the weights are shared.
 
 All carry the run's hash tag, so every script touches one cluster slot.
 """

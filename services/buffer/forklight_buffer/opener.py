@@ -1,6 +1,4 @@
-"""Opens groups while phase and credit allow: the ledger hears of a group before Redis does, so none is ever
-unknown.
-"""
+"""Opens groups while phase and credit allow. The ledger hears of a group before Redis does."""
 
 from __future__ import annotations
 
@@ -52,10 +50,8 @@ class Opener:
             await self._pause_at_dead_end(standing)
             return 0
         ledger = self._context.ledger
-        index, position = (
-            await asyncio.to_thread(ledger.next_index),
-            await asyncio.to_thread(ledger.next_position),
-        )
+        index = await asyncio.to_thread(ledger.next_index)
+        position = await asyncio.to_thread(ledger.next_position)
         book = self._books[Purpose.TRAIN]
         chosen = [
             (index + offset, position + offset, book.at(position + offset)) for offset in range(num_admitted)
@@ -130,9 +126,9 @@ class Opener:
 
     async def open_rows(self, rows: Sequence[GroupRow], prompts: Sequence[Prompt]) -> int:
         """Journal, then open."""
+        openings = [await self._tasks.make_opening(*pair) for pair in zip(rows, prompts, strict=True)]
         await asyncio.to_thread(self._context.ledger.journal_groups, rows)
-        for row, prompt in zip(rows, prompts, strict=True):
-            self._unopened.append(await self._tasks.make_opening(row, prompt))
+        self._unopened.extend(openings)
         return await self._open_waiting()
 
     async def _open_waiting(self) -> int:

@@ -28,8 +28,8 @@ class PhaseControl:
         last_step = context.run_file.trainer.steps
         if phase is not Phase.FINISHED and control.step >= last_step:
             raise PreconditionError(
-                f"the run has done its {last_step} steps and cannot be {phase.name.lower()}: raise "
-                "trainer.steps to go on"
+                f"the run has done its {last_step} steps and cannot be "
+                f"{phase.name.lower()}: raise trainer.steps to go on"
             )
         if (control.phase, control.reason) != (phase, reason):
             await asyncio.to_thread(context.ledger.set_phase, phase, reason, automatic=automatic)

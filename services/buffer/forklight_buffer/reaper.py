@@ -40,9 +40,8 @@ class Reaper:
         group_id, sample_id = _whose(queue, entry)
         reason = with_detail(
             Reason.DEAD_LETTER,
-            f"delivered {entry.num_deliveries} times from {queue}, no holder finished it within "
-            f"{section.lease_s:g} s "
-            "of its last heartbeat",
+            f"delivered {entry.num_deliveries} times from {queue}, no holder finished it "
+            f"within {section.lease_s:g} s of its last heartbeat",
         )
         letter = buffer_pb2.DeadLetter(
             id=f"{queue}:{entry.entry_id}",

@@ -167,6 +167,8 @@ def _is_placed(group: OpenGroup, found: LiveGroup | None) -> bool:
         return False
     if any(sample.state is State.TRAINED and sample.index not in group.endings for sample in found.samples):
         return False
+    if found.status is Status.CLOSED:
+        return True  # all has ended in Redis; the journal takes it from there
     if group.leased.step < 0:
         return found.status is Status.READY or (found.status is Status.LEASED and found.step is not None)
     return found.status is Status.LEASED and found.step == group.leased.step

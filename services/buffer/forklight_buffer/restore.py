@@ -93,26 +93,23 @@ class Restorer:
         await context.record(
             "trainer_restored",
             f"epoch {restored.epoch}, lineage {restored.lineage}, step {checkpoint.step}, version "
-            f"{checkpoint.version}: "
-            f"{restored.num_redelivered} samples are delivered again, {restored.num_recovered} commits of "
-            "samples "
-            f"recovered, {len(rewind.reverted) - restored.num_redelivered} lost",
+            f"{checkpoint.version}: {restored.num_redelivered} samples are delivered again, "
+            f"{restored.num_recovered} commits of samples recovered, "
+            f"{len(rewind.reverted) - restored.num_redelivered} lost",
         )
 
     async def _check(self, checkpoint: Checkpoint) -> None:
         if not checkpoint.lineage and (checkpoint.step or checkpoint.commits):
             raise InvalidInputError(
-                f"a checkpoint of step {checkpoint.step} has no lineage: only a fresh start at step 0 has "
-                "none"
+                f"a checkpoint of step {checkpoint.step} has no lineage: only "
+                "a fresh start at step 0 has none"
             )
         known = await asyncio.to_thread(self._context.ledger.lineages)
         if checkpoint.lineage and checkpoint.lineage not in known:
             raise PreconditionError(
                 f"the checkpoint is of lineage {checkpoint.lineage!r}, which the ledger of run "
-                f"{self._context.run_id} "
-                f"does not know (it has {', '.join(known) or 'none'}): restore a checkpoint of this run, "
-                "or start a new "
-                "run with model.path set to the checkpoint"
+                f"{self._context.run_id} does not know (it has {', '.join(known) or 'none'}): restore a "
+                "checkpoint of this run, or start a new run with model.path set to the checkpoint"
             )
 
     async def _adopted_rows(self, rewind: Rewind) -> list[SampleRow]:

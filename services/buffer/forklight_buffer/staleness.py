@@ -113,8 +113,6 @@ def find_dead_end(standing: Standing, limits: Limits) -> str:
     held = standing.held_tokens if refusal is Refusal.TOKENS else standing.held_bytes
     return (
         f"one group reserves {needed} {unit} (sampling.group_size x sampling.max_new_tokens), {held} are "
-        "held by "
-        f"{standing.ready_groups} ready groups of the {limits.groups_per_step} a step needs, and "
-        f"{refusal} allows "
-        f"{allowed}: raise {refusal}, then start the buffer again or resume the run"
+        f"held by {standing.ready_groups} ready groups of the {limits.groups_per_step} a step needs, and "
+        f"{refusal} allows {allowed}: raise {refusal}, then start the buffer again or resume the run"
     )

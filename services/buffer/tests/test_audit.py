@@ -14,7 +14,7 @@ from forklight_buffer.audit import Kind, audit_run
 from forklight_buffer.audit.__main__ import main
 from forklight_buffer.records import Commit
 from forklight_buffer.rehearsal import Rehearsal, Stage, rehearse
-from forklight_buffer.states import Phase
+from forklight_buffer.states import Phase, State
 from forklight_core.errors import DataLossError, NotFoundError
 
 
@@ -124,6 +124,19 @@ async def test_a_loss_in_redis_is_found(trained: Rehearsal) -> None:
 async def test_a_group_nobody_opened_is_found_in_redis(trained: Rehearsal) -> None:
     plant(trained.stage.folder, "DELETE FROM groups WHERE group_id LIKE '%g00000009'")
     assert kinds_of(trained) == {Kind.FOREIGN}
+
+
+async def test_what_has_ended_in_redis_is_not_open_although_the_buffer_died(trained: Rehearsal) -> None:
+    stage = trained.stage
+    await trained.buffer.context.live.set_run({"phase": "4"})
+    plant(stage.folder, "INSERT INTO notes VALUES ('phase', '4')")
+    assert kinds_of(trained) == {Kind.OPEN_AFTER_FINISH}
+    for group in await trained.buffer.context.live.live_groups():
+        await trained.buffer.context.live.close_group(group, State.CANCELLED, "run_finished", leased_too=True)
+    assert kinds_of(trained) == set()
+    assert audit_run(stage.folder, stage.redis_url).open_states == {"cancelled": 10}
+    await trained.restart_buffer()
+    assert audit_run(stage.folder, None).ok
 
 
 async def test_a_checkpoint_ahead_of_the_ledger_is_a_note_until_the_run_is_finished(

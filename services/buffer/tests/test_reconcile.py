@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from forklight.v1 import types_pb2
 from forklight_buffer.audit import audit_run
 from forklight_buffer.rehearsal import Rehearsal, Stage, mixed_reward, rehearse, samples_of
 from forklight_buffer.rows import row_of_live
-from forklight_buffer.states import State
-from forklight_core.errors import UnavailableError
+from forklight_buffer.states import Outcome, State
+from forklight_core.errors import BusyError, UnavailableError
 from forklight_core.redis_server import EmbeddedRedis, start_embedded
 
 MakeStage = Callable[..., Stage]
@@ -239,3 +240,31 @@ async def test_samples_end_when_their_prompt_was_removed_from_the_file(
         assert play.buffer.context.ledger.tallies() == {(State.INFRA_FAILED, "prompt_lost"): 12}
         assert await play.open() == 6
         assert "prompt_lost" in (tmp_path / "events.jsonl").read_text()
+
+
+async def test_a_full_redis_refuses_new_work_and_lets_old_work_end(
+    make_stage: MakeStage, own_server: EmbeddedRedis
+) -> None:
+    async with rehearse(make_stage(redis_url=own_server.url)) as play:
+        await play.open()
+        leased = (await play.take_tasks(most=1))[0]
+        samples = await play.generate(most=1)
+        await play.outside.redis.config_set("maxmemory", "1")
+        group = types_pb2.GenerationTask.FromString(leased.body).envelope.group_id
+        with pytest.raises(BusyError, match="Redis is full"):
+            await play.submit(f"{group}/s000", leased.lease)
+        assert sorted(await play.score(lambda _: 1.0)) == sorted(samples)
+        assert await play.buffer.journal.flush() == 2
+        await play.outside.redis.config_set("maxmemory", "0")
+        assert await play.submit(f"{group}/s000", leased.lease) is Outcome.ACCEPTED
+
+
+async def test_a_redis_that_is_not_in_charge_is_unavailable_for_a_while(
+    make_stage: MakeStage, own_server: EmbeddedRedis
+) -> None:
+    async with rehearse(make_stage(redis_url=own_server.url)) as play:
+        await play.outside.redis.replicaof("127.0.0.1", "1")
+        with pytest.raises(UnavailableError):
+            await play.open()
+        await play.outside.redis.replicaof("NO", "ONE")
+        assert await play.open() == 6

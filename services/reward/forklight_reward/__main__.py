@@ -2,89 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
 
-from forklight_core.lifecycle import EXIT_BAD_INPUT, run_service
-from forklight_core.logs import setup_logging
-from forklight_core.settings import ServiceSettings, describe_settings, load_settings
-from forklight_core.telemetry import setup_telemetry
+from forklight_core.lifecycle import EXIT_BAD_INPUT, start_service
 from forklight_reward.app import run_front, run_judge, run_sandbox, run_verifier
 from forklight_reward.settings import FrontSettings, JudgeSettings, SandboxSettings, VerifierSettings
 
+ABOUT = __doc__ or ""
 
-def prepare(role: str, settings: ServiceSettings) -> Callable[[], None]:
-    """Logging and telemetry under the role's name; returns what flushes and stops them."""
-    setup_logging(f"reward-{role}", settings.pod)
-    return setup_telemetry(f"reward-{role}", settings.pod, settings.otlp_endpoint)
-
-
-def start(role: str, settings: ServiceSettings, main: Callable[[asyncio.Event], Awaitable[None]]) -> None:
-    """Run one role until it ends."""
-    shutdown = prepare(role, settings)
-    try:
-        run_service(main)
-    finally:
-        shutdown()
-
-
-def start_front() -> None:
-    settings = load_settings(FrontSettings)
-    start("front", settings, lambda stop: run_front(settings, stop))
-
-
-def start_verifier() -> None:
-    settings = load_settings(VerifierSettings)
-    start("verifier", settings, lambda stop: run_verifier(settings, stop))
-
-
-def start_sandbox() -> None:
-    settings = load_settings(SandboxSettings)
-    start("sandbox", settings, lambda stop: run_sandbox(settings, stop))
-
-
-def start_judge() -> None:
-    settings = load_settings(JudgeSettings)
-    start("judge", settings, lambda stop: run_judge(settings, stop))
-
-
-@dataclass(frozen=True, slots=True)
-class Role:
-    """A role, its settings and its start."""
-
-    settings: type[ServiceSettings]
-    start: Callable[[], None]
-
-
-ROLES = {
-    "front": Role(FrontSettings, start_front),
-    "verifier": Role(VerifierSettings, start_verifier),
-    "sandbox": Role(SandboxSettings, start_sandbox),
-    "judge": Role(JudgeSettings, start_judge),
+ROLES: Mapping[str, Callable[[], None]] = {
+    "front": partial(start_service, "reward-front", ABOUT, FrontSettings, run_front),
+    "verifier": partial(start_service, "reward-verifier", ABOUT, VerifierSettings, run_verifier),
+    "sandbox": partial(start_service, "reward-sandbox", ABOUT, SandboxSettings, run_sandbox),
+    "judge": partial(start_service, "reward-judge", ABOUT, JudgeSettings, run_judge),
 }
 
 
-def help_text(names: list[str]) -> str:
-    """What the roles are and what each reads."""
-    parts = [f"{name}:\n{describe_settings(ROLES[name].settings)}\n" for name in names]
-    return "\n".join([f"{__doc__}\n", *parts])
-
-
 def main() -> None:
-    """Choose the role by the first argument."""
-    arguments = sys.argv[1:]
-    named = [name for name in arguments if name in ROLES]
-    if {"-h", "--help"} & set(arguments):
-        sys.stdout.write(help_text(named or list(ROLES)))
-        return
-    if len(arguments) != 1 or not named:
-        sys.stderr.write(
-            f"expected one role of {', '.join(ROLES)}, got {' '.join(arguments) or 'nothing'}; see --help\n"
-        )
+    """Choose the role by the first argument; `ROLE --help` lists what it reads from the environment."""
+    role = sys.argv[1] if len(sys.argv) > 1 else ""
+    if role in ("-h", "--help"):
+        sys.stdout.write(f"{ABOUT}\nEach role explains its environment with --help behind its name.\n")
+    elif role in ROLES:
+        ROLES[role]()
+    else:
+        sys.stderr.write(f"expected a role, one of {', '.join(ROLES)}; got {role or 'nothing'}\n")
         sys.exit(EXIT_BAD_INPUT)
-    ROLES[named[0]].start()
 
 
 if __name__ == "__main__":

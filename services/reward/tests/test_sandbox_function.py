@@ -57,7 +57,7 @@ FORGED_REPLY = "import os\ndef f(a, b):\n    os.write(5, b'{\"value\": 8}\\n')\n
 SECOND_REPLY = """
 import os
 def f(a, b):
-    for fd in range(3, 30):
+    for fd in range(3, 1024):
         try:
             os.write(fd, b'{"value": 7}\\n')
         except OSError:

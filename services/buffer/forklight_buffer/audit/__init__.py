@@ -4,6 +4,7 @@ learned twice.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from forklight_buffer.live import LiveGroup
 from forklight_buffer.states import Phase, State
 from forklight_core.queues import RunKeys
 
+LOOKS = 3
+PAUSE_S = 0.2
+
 
 def audit_run(run_folder: Path, redis_url: str | None) -> AuditReport:
     """Audit a run, running or stopped. `redis_url` may name a server restarted on the run's redis folder.
@@ -22,6 +26,15 @@ def audit_run(run_folder: Path, redis_url: str | None) -> AuditReport:
     Without Redis the open samples of an unfinished run are reported as open (resumable). DataLossError for a
     torn checkpoint record, NotFoundError for a folder without a ledger.
     """
+    for _ in range(LOOKS):
+        report = _look(run_folder, redis_url)
+        if not report.live_state_read or not report.count(Kind.LOST):
+            break
+        time.sleep(PAUSE_S)  # of a running system, Redis and the ledger cannot be read at the same instant
+    return report
+
+
+def _look(run_folder: Path, redis_url: str | None) -> AuditReport:
     ledger = LedgerFile(run_folder / "ledger.sqlite")
     try:
         notes = {row["name"]: row["value"] for row in ledger.rows("SELECT * FROM notes")}
@@ -84,8 +97,8 @@ def _check_samples(
         known = {row["group_id"] for row in ledger.rows("SELECT group_id FROM groups")}
         yield from sample_checks.find_live_losses(open_ids, live, known)
     if phase is Phase.FINISHED:
-        for names in open_ids.values():
-            for name in names:
+        for group_id, names in open_ids.items():
+            for name in sample_checks.without_ended(names, (live or {}).get(group_id)):
                 yield Violation(
                     kind=Kind.OPEN_AFTER_FINISH, subject=name, detail="open although the run is finished"
                 )

@@ -26,8 +26,9 @@ class LedgerFile:
             raise NotFoundError(
                 f"{path} does not exist: name the folder of a run that was started at least once"
             )
-        self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+        self._connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
+        self._connection.execute("BEGIN")  # one snapshot for all queries
 
     def rows(self, sql: str, values: Sequence[str | int] = ()) -> list[sqlite3.Row]:
         """All rows of a query."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from forklight_buffer.audit.reading import LedgerFile
 from forklight_buffer.audit.report import Kind, Violation
@@ -42,8 +42,7 @@ def find_closed_losses(ledger: LedgerFile) -> Iterator[Violation]:
     """Groups that are over although samples of them never ended."""
     sql = (
         "SELECT g.group_id, g.size, count(s.sample_id) AS ended FROM groups g LEFT JOIN samples s USING "
-        "(group_id) "
-        "WHERE g.closed = 1 GROUP BY g.group_id HAVING ended < g.size"
+        "(group_id) WHERE g.closed = 1 GROUP BY g.group_id HAVING ended < g.size"
     )
     for row in ledger.rows(sql):
         detail = f"the group is over, but only {row['ended']} of its {row['size']} samples ended"
@@ -74,8 +73,8 @@ def open_samples(ledger: LedgerFile) -> dict[str, list[str]]:
     """Samples the ledger has not seen the end of, by group."""
     ended: dict[str, set[str]] = {}
     for row in ledger.rows(
-        "SELECT sample_id, group_id FROM samples WHERE group_id IN (SELECT group_id FROM groups WHERE "
-        "closed = 0)"
+        "SELECT sample_id, group_id FROM samples WHERE group_id IN (SELECT "
+        "group_id FROM groups WHERE closed = 0)"
     ):
         ended.setdefault(row["group_id"], set()).add(row["sample_id"])
     found = {}
@@ -98,6 +97,13 @@ def find_live_losses(
             yield Violation(
                 kind=Kind.FOREIGN, subject=group_id, detail="is open in Redis and was never opened"
             )
+
+
+def without_ended(names: Sequence[str], group: LiveGroup | None) -> Iterator[str]:
+    """Samples that have not ended in Redis either; what has is journalled at the next start."""
+    for name in names:
+        if group is None or not group.samples[ids.sample_index(name)].state.terminal:
+            yield name
 
 
 def count_open_states(open_ids: Mapping[str, list[str]], live: Mapping[str, LiveGroup]) -> dict[str, int]:

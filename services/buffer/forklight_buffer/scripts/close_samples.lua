@@ -5,6 +5,7 @@ local now, group, by_ledger = ARGV[1], ARGV[2], ARGV[3] == '1'
 local key = GROUP .. group
 if redis.call('EXISTS', key) == 0 then return {'unknown'} end
 local refused = {}
+if by_ledger then ended_groups[group] = now end  -- so that a group that is over is forgotten
 for at = 4, #ARGV, 3 do
   local sample, state = read_sample(key, ARGV[at]), tonumber(ARGV[at + 1])
   if sample.state < TRAINED then

@@ -30,8 +30,8 @@ class CommitTable:
     def journal_batch(self, groups: Sequence[LeasedGroup]) -> None:
         with self._db.transaction():
             self._db.execute_many(
-                "INSERT INTO leased_groups (group_id, step, position, policy_version, body) "
-                "VALUES (?, ?, ?, ?, ?) "
+                "INSERT INTO leased_groups (group_id, step, position, "
+                "policy_version, body) VALUES (?, ?, ?, ?, ?) "
                 # The first body stays: later ones may lack samples that were lost meanwhile.
                 "ON CONFLICT (group_id) DO UPDATE SET step = excluded.step, position = excluded.position, "
                 "policy_version = excluded.policy_version",
@@ -85,9 +85,8 @@ class CommitTable:
 
     def head(self, lineage: str) -> int:
         return self._db.number(
-            "SELECT max(forked_at, coalesce((SELECT max(step) FROM commits c WHERE c.lineage = "
-            "l.lineage), 0)) "
-            "FROM lineages l WHERE lineage = ?",
+            "SELECT max(forked_at, coalesce((SELECT max(step) FROM commits c WHERE "
+            "c.lineage = l.lineage), 0)) FROM lineages l WHERE lineage = ?",
             (lineage,),
         )
 
@@ -133,8 +132,8 @@ class CommitTable:
             yield from map(
                 sample_row,
                 self._db.rows(
-                    "SELECT * FROM samples WHERE state = 10 AND lineage = ? AND step > ? ORDER BY step, "
-                    "sample_id",
+                    "SELECT * FROM samples WHERE state = 10 AND lineage = ? AND "
+                    "step > ? ORDER BY step, sample_id",
                     (part.lineage, max(part.low, after)),
                 ),
             )
@@ -143,8 +142,8 @@ class CommitTable:
 def write_commit(db: Database, commit: Commit, at: float) -> None:
     """Enter the record of a step; the same record twice is one."""
     db.execute(
-        "INSERT INTO commits (lineage, step, batch_id, sample_ids, at) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT DO NOTHING",
+        "INSERT INTO commits (lineage, step, batch_id, sample_ids, at) "
+        "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
         (commit.lineage, commit.step, commit.batch_id, json.dumps(commit.sample_ids), at),
     )
 
@@ -155,9 +154,9 @@ def _missing_records(lineage: str, head: int, step: int, carried: Sequence[Commi
     for wanted in range(head + 1, step + 1):
         if wanted not in found:
             raise PreconditionError(
-                f"the checkpoint has learned step {step} of lineage {lineage!r}, but step {wanted} is "
-                "neither in the "
-                f"ledger nor among the {len(carried)} records of the checkpoint: restore an older checkpoint"
+                f"the checkpoint has learned step {step} of lineage {lineage!r}, but step "
+                f"{wanted} is neither in the ledger nor among the {len(carried)} records of "
+                "the checkpoint: restore an older checkpoint"
             )
     return tuple(found[wanted] for wanted in range(head + 1, step + 1))
 
@@ -169,9 +168,8 @@ def _check_same(carried: Commit, db: Database) -> None:
     if row is not None and set(_commit(row).sample_ids) != set(carried.sample_ids):
         raise PreconditionError(
             f"the checkpoint has learned other samples at step {carried.step} of lineage "
-            f"{carried.lineage} than the "
-            "ledger: another checkpoint of that step was committed since; restore that one, or one of an "
-            "earlier step"
+            f"{carried.lineage} than the ledger: another checkpoint of that step was committed "
+            "since; restore that one, or one of an earlier step"
         )
 
 

@@ -109,7 +109,7 @@ def _explain(error: sqlite3.Error) -> ForklightError:
     text = str(error)
     if "full" in text or "locked" in text:
         return BusyError(
-            f"the ledger cannot be written: {text}; free disk space, or end the other process that has it "
-            "open"
+            f"the ledger cannot be written: {text}; free disk space, or end "
+            "the other process that has it open"
         )
     return DataLossError(f"the ledger refused a transaction: {text}; run `forklight audit` on the run folder")

@@ -55,8 +55,8 @@ class RunTable:
         with self._db.transaction():
             return (
                 self._db.execute(
-                    "INSERT INTO evaluations (version, num_prompts, due_at) VALUES (?, ?, ?) "
-                    "ON CONFLICT DO NOTHING",
+                    "INSERT INTO evaluations (version, num_prompts, due_at) "
+                    "VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
                     (version, num_prompts, at),
                 )
                 == 1

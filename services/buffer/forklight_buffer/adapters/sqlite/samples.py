@@ -81,11 +81,9 @@ class SampleTable:
 
     def expired_payloads(self, *, ended_before: float, trained_before_step: int, limit: int) -> list[str]:
         rows = self._db.rows(
-            "SELECT payload_id FROM samples WHERE kept = 1 AND payload_id <> '' AND ended_at < ? "
-            "AND (state <> 10 OR step < ?) "
-            "UNION SELECT payload_id FROM discards d WHERE at < ? "
-            "AND NOT EXISTS (SELECT 1 FROM samples s WHERE s.kept = 1 AND s.payload_id = d.payload_id) "
-            "LIMIT ?",
+            "SELECT payload_id FROM samples WHERE kept = 1 AND payload_id <> '' AND ended_at < ? AND "
+            "(state <> 10 OR step < ?) UNION SELECT payload_id FROM discards d WHERE at < ? AND NOT EXISTS "
+            "(SELECT 1 FROM samples s WHERE s.kept = 1 AND s.payload_id = d.payload_id) LIMIT ?",
             (ended_before, trained_before_step, ended_before, limit),
         )
         return [row["payload_id"] for row in rows]
@@ -128,8 +126,8 @@ def record_conflicts(db: Database, conflicts: Iterable[Conflict]) -> None:
     """Enter refused terminal states; the same refusal once."""
     for conflict in conflicts:
         db.execute(
-            "INSERT INTO conflicts (at, sample_id, kept, refused, detail) VALUES (?, ?, ?, ?, ?) "
-            "ON CONFLICT DO NOTHING",
+            "INSERT INTO conflicts (at, sample_id, kept, refused, detail) "
+            "VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (conflict.at, conflict.sample_id, int(conflict.kept), int(conflict.refused), conflict.detail),
         )
 
