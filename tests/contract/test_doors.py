@@ -57,7 +57,8 @@ async def described(channel: grpc.aio.Channel) -> set[str]:
 
 
 def methods_of_the_proto() -> set[str]:
-    lines = [line for place in (ROOT / "proto").rglob("*.proto") for line in place.read_text().splitlines()]
+    texts = [place.read_text() for place in (ROOT / "proto").rglob("*.proto")]
+    lines = [line for text in texts for line in text.splitlines()]
     return {line.split("rpc ")[1].split("(")[0] for line in lines if line.strip().startswith("rpc ")}
 
 
@@ -84,6 +85,6 @@ def is_message(call: ast.Call) -> bool:
 def test_every_call_has_a_deadline_where_it_is_made() -> None:
     methods = methods_of_the_proto()
     assert "SubmitTrajectory" in methods
-    packages = [place for place in (*ROOT.glob("services/*/forklight_*"), ROOT / "libs/cli/forklight_cli")]
+    packages = [*ROOT.glob("services/*/forklight_*"), ROOT / "libs/cli/forklight_cli"]
     sources = [place for package in packages for place in package.rglob("*.py")]
     assert [found for place in sources for found in calls_without_deadline(place, methods)] == []

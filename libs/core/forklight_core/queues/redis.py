@@ -13,7 +13,13 @@ from typing import Any, TypeVar, cast
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
-from redis.exceptions import BusyLoadingError, RedisError, ResponseError
+from redis.exceptions import (
+    BusyLoadingError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -26,6 +32,8 @@ CONNECT_TIMEOUT_S = 5.0
 REPLY_TIMEOUT_S = 10.0
 LONGEST_BLOCK_S = 0.5
 NO_LIMIT = 2**31
+PASSING = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
+"""Answers of a server whose disk is full or which is failing over."""
 
 Result = TypeVar("Result")
 
@@ -49,11 +57,12 @@ async def guard_redis(call: Callable[[], Awaitable[Result]], *, what: str) -> Re
         return await call()
     except (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError) as error:
         raise UnavailableError(f"Redis does not answer while it should {what}: {error}") from error
+    except OutOfMemoryError as error:
+        message = f"Redis is full while it should {what}: raise its maxmemory or lower the credit"
+        raise BusyError(message) from error
     except ResponseError as error:
-        if "OOM" in str(error):
-            raise BusyError(
-                f"Redis is full while it should {what}: raise maxmemory or lower the credit"
-            ) from error
+        if isinstance(error, ReadOnlyError) or str(error).startswith(PASSING):
+            raise UnavailableError(f"Redis cannot {what} right now: {error}") from error
         raise
 
 
@@ -89,7 +98,8 @@ class RedisWorkQueue:
         return [_leased(entry_id, consumer, int(fence), body) for entry_id, body, fence in reply]
 
     async def _take_new(self, consumer: str, max_items: int, wait_s: float) -> list[Leased]:
-        block_ms = max(1, int(min(wait_s, LONGEST_BLOCK_S, self._lease_ms / 1000) * 1000))
+        wait_ms = int(min(wait_s, LONGEST_BLOCK_S, self._lease_ms / 1000) * 1000)
+        block_ms = wait_ms or None  # 0 would block for ever
         reply = await self._on_group(
             lambda: self._redis.xreadgroup(
                 WORKERS, consumer, {self._stream: ">"}, count=max_items, block=block_ms

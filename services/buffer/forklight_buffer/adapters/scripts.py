@@ -12,18 +12,15 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import NoScriptError
 
 from forklight_buffer.keys import BufferKeys
-from forklight_core.errors import BusyError, UnavailableError
+from forklight_core.errors import UnavailableError
 from forklight_core.queues import WORKERS, create_group, guard_redis
 
 READING = frozenset({"read"})
 GROWING = frozenset({"open_group", "submit_trajectory"})
 """Refused as a whole when the server is full; all others may run, they make room."""
-
-PASSING = ("MISCONF", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN")
-"""Answers of a server whose disk is full or which is failing over."""
 
 Argument = str | bytes | int | float
 Reply = int | bytes | list[bytes] | list[int]
@@ -105,15 +102,4 @@ class ScriptRunner:
             raise UnavailableError(
                 f"Redis restarted before {name}; the buffer reconciles it with its ledger: try again"
             ) from None
-        except ResponseError as error:
-            raise _explain(error, name) from error
         return reply
-
-
-def _explain(error: ResponseError, name: str) -> Exception:
-    """A server that is full or not in charge right now will be well again; anything else is our mistake."""
-    if isinstance(error, OutOfMemoryError):
-        return BusyError(f"Redis is full, so {name} has to wait: raise its maxmemory or lower the credit")
-    if isinstance(error, ReadOnlyError) or str(error).startswith(PASSING):
-        return UnavailableError(f"Redis cannot {name} right now: {error}")
-    return error
