@@ -59,7 +59,8 @@ async def described(channel: grpc.aio.Channel) -> set[str]:
 def methods_of_the_proto() -> set[str]:
     texts = [place.read_text() for place in (ROOT / "proto").rglob("*.proto")]
     lines = [line for text in texts for line in text.splitlines()]
-    return {line.split("rpc ")[1].split("(")[0] for line in lines if line.strip().startswith("rpc ")}
+    calls = [line.strip() for line in lines if line.strip().startswith("rpc ")]
+    return {call.removeprefix("rpc ").split("(")[0] for call in calls}
 
 
 def calls_without_deadline(place: Path, methods: set[str]) -> list[str]:

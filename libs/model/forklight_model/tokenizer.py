@@ -56,7 +56,7 @@ class Tokenizer:
         return all(self._fast.token_to_id(token) is not None for token in ("<user>", "<assistant>"))
 
     def encode_prompt(self, text: str) -> list[int]:
-        """A user's text as the model is shown it, up to where its answer begins. No text can end that turn."""
+        """A user's text as the model is shown it, up to where its answer begins. No text ends that turn."""
         if not self.has_turns:
             return self.encode(text)
         self._check_alphabet(text)
