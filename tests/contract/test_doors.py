@@ -64,7 +64,7 @@ def methods_of_the_proto() -> set[str]:
 
 
 def calls_without_deadline(place: Path, methods: set[str]) -> list[str]:
-    """Calls of a stub's method (`stub.Method(request)`) that pass no timeout; `def Method` is a servicer's."""
+    """Calls of a stub's method, `stub.Method(request)`, that pass no timeout."""
     calls = [node for node in ast.walk(ast.parse(place.read_text())) if isinstance(node, ast.Call)]
     return [
         f"{place.relative_to(ROOT)}:{call.lineno}"

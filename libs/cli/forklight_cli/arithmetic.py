@@ -35,7 +35,7 @@ class ArithmeticTask:
     """Worked examples for the cold start."""
     guess_probability: float = 0.25
     """Chance that the student guesses at a glance and skips the work."""
-    hurry_probability: float = 0.7
+    hurry_probability: float = 0.76
     """Chance, when working it out, of writing the answer ones first."""
     seed: int = 0
 

@@ -74,7 +74,7 @@ def run_sft(
     tokenizer = initial_tokenizer(run_file)
     demonstrations = load_demonstrations(Path(run_file.sft.demonstrations), tokenizer)
     model = initial_model(run_file)
-    optimizer = torch.optim.AdamW(model.parameters(), betas=BETAS, eps=ADAM_EPS, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), betas=BETAS, eps=ADAM_EPS, weight_decay=0.0, fused=True)
     chance = random.Random(run_file.run.seed)
     loss, num_tokens = math.nan, 0
     for step in range(1, run_file.sft.steps + 1):

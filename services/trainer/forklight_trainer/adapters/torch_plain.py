@@ -69,6 +69,7 @@ class TorchEngine:
             betas=optimizer.betas,
             eps=optimizer.eps,
             weight_decay=optimizer.weight_decay,
+            fused=True,
         )
 
     @property
