@@ -244,3 +244,18 @@ def test_engine_when_bf16_keeps_fp32_master_weights(
     moved = max(float((before[n] - t).abs().max()) for n, t in master.state_dict().items())
     assert 0 < moved < 2e-6  # far below what bf16 weights near 0.1 could show
     assert outcome.parity.correlation > 0.99
+
+
+@pytest.mark.parametrize(("eps", "smallest", "largest"), [(1e-15, 0.1, 2.0), (1e-8, 0.0, 1e-5)])
+def test_engine_when_gradients_are_tiny_moves_weights_only_with_the_papers_epsilon(
+    make_model: Callable[[int], HybridModel], eps: float, smallest: float, largest: float
+) -> None:
+    model = make_model(0)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()  # so that the smallest move shows in fp32
+    for parameter in model.parameters():
+        parameter.grad = torch.full_like(parameter, 1e-15)
+    engine = TorchEngine(model, dataclasses.replace(ADAM, eps=eps))
+    engine.update(learning_rate=1e-3, grad_clip=1.0)
+    moved = float(model.lm_head.weight.detach().abs().mean()) / 1e-3
+    assert smallest < moved < largest
