@@ -39,11 +39,10 @@ class Torture:
     report: dict[str, object]
 
     def trainer_lost(self) -> int:
-        """The most finished optimizer steps that a killed trainer took with it."""
+        """The most recorded optimizer steps that a killed trainer took with it."""
         killed_at = [kill.at_step for kill in self.kills if kill.victim == "trainer"]
-        return max(
-            (at - start for at, start in zip(killed_at, self.trainer_starts[1:], strict=True)), default=0
-        )
+        lost = [at - start for at, start in zip(killed_at, self.trainer_starts[1:], strict=True)]
+        return max([0, *lost])
 
 
 def torture(folder: Path, seed: int) -> Torture:
