@@ -67,7 +67,7 @@ def use_every_call(address: str) -> None:
 
 
 async def test_grpc_buffer_when_used_carries_run_and_epoch() -> None:
-    recording = RecordingBuffer()
+    recording = RecordingBuffer()  # type: ignore[abstract]
     door = Registration(buffer_pb2_grpc.add_BufferServicer_to_server, recording, SERVICE)
     async with serve("127.0.0.1:0", [door]) as server:
         await asyncio.to_thread(use_every_call, server.address)
