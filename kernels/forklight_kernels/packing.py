@@ -5,9 +5,11 @@ Legend: N sequences, T packed tokens, M chunks, C tokens a chunk. A sequence's r
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,3 +93,29 @@ def longest(cu_seqlens: Tensor) -> int:
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
     """Sums run in fp32, or in fp64 where the input is fp64 (the truth runs)."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+_known_offsets: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+"""Per cu_seqlens tensor: its version and its numbers. All layers of a pass share one tensor."""
+
+
+def sequence_offsets(cu_seqlens: Tensor, num_tokens: int) -> tuple[int, ...]:
+    """cu_seqlens as checked numbers. A tensor is read once (on a GPU that waits), then remembered."""
+    version = 0 if cu_seqlens.is_inference() else cu_seqlens._version
+    known = _known_offsets.get(cu_seqlens)
+    if known is None or known[0] != version:
+        known = version, tuple(cu_seqlens.tolist())
+        _known_offsets[cu_seqlens] = known
+    offsets = known[1]
+    _check_offsets(offsets, num_tokens)
+    return offsets
+
+
+def _check_offsets(offsets: tuple[int, ...], num_tokens: int) -> None:
+    is_sorted = all(a <= b for a, b in pairwise(offsets))
+    if len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != num_tokens or not is_sorted:
+        shown = ", ".join(map(str, offsets[:8])) + (", ..." if len(offsets) > 8 else "")
+        raise ValueError(
+            f"cu_seqlens is [{shown}]; it must start at 0, never fall and end at the number of tokens, "
+            f"{num_tokens}"
+        )

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from forklight_kernels import Backend, cached_attention, rope, softmax_attention, using_backend
+from forklight_kernels import Backend, rope, softmax_attention, using_backend
+from forklight_kernels.cached_attention import KeyPages, append_keys, cached_attention
 
 HEADS, KEY_HEADS, SIZE = 4, 2, 8
 Pack = Callable[[Sequence[int]], Tensor]
@@ -49,12 +50,39 @@ def test_cached_attention_matches_naive_and_one_pass(new_tokens: list[int], pack
         keys[sequence, :, :length] = k[end - length : end].transpose(0, 1)
         values[sequence, :, :length] = v[end - length : end].transpose(0, 1)
         newest.extend(range(end - new_tokens[sequence], end))
-    arguments = (q[newest], keys[:, :, :110], values[:, :, :110], pack(new_tokens), torch.tensor(lengths))
+    pages = KeyPages(keys_PGLD=keys[:, :, :110], values_PGLD=values[:, :, :110])
+    arguments = (q[newest], pages, torch.tensor(lengths), pack(new_tokens))
     got = cached_attention(*arguments)
     with using_backend(Backend.NAIVE):
         truth = cached_attention(*arguments)
     torch.testing.assert_close(got, truth, rtol=0, atol=1e-12)
     torch.testing.assert_close(got, whole[newest], rtol=0, atol=1e-12)
+    if new_tokens == [1, 1, 1]:
+        torch.testing.assert_close(cached_attention(*arguments[:3]), whole[newest], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("backend", [Backend.NAIVE, Backend.TORCH])
+@pytest.mark.parametrize("has_table", [False, True])
+def test_appended_keys_are_what_attention_sees(backend: Backend, has_table: bool, pack: Pack) -> None:
+    lengths = [21, 1, 20]
+    q, k, v = qkv(sum(lengths), torch.float64)
+    table = torch.randperm(12).view(3, 4).to(torch.int32) if has_table else None
+    shape = (12, KEY_HEADS, 8, SIZE) if has_table else (3, KEY_HEADS, 32, SIZE)
+    pages = KeyPages(
+        keys_PGLD=torch.zeros(shape, dtype=torch.float64),
+        values_PGLD=torch.zeros(shape, dtype=torch.float64),
+        table_BN=table,
+    )
+    last = pack(lengths)[1:].long() - 1
+    positions = torch.cat([torch.arange(length) for length in lengths])
+    with using_backend(backend):
+        append_keys(k, v, pages, positions.where(positions != 20, 32), pack(lengths))  # 32 is past the end
+        unwritten = cached_attention(q[last], pages, torch.tensor(lengths))
+        append_keys(k[last], v[last], pages, positions[last])
+        got = cached_attention(q[last], pages, torch.tensor(lengths))
+    whole = softmax_attention(q, k, v, pack(lengths))
+    torch.testing.assert_close(got, whole[last], rtol=0, atol=1e-12)
+    assert not torch.allclose(unwritten[0], whole[last[0]])
 
 
 @pytest.mark.parametrize("rotary_dim", [2, 6, 8])

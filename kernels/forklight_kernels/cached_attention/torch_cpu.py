@@ -7,13 +7,15 @@ D head size, R = (H / G) * Q query rows that share a key head.
 import torch
 from torch import Tensor
 
+from forklight_kernels.cached_attention.types import KeyPages
 from forklight_kernels.packing import accumulation_dtype, chunk_layout, longest
 
 
 def cached_attention(
-    q_THD: Tensor, keys_BGLD: Tensor, values_BGLD: Tensor, cu_seqlens: Tensor, lengths_B: Tensor
+    q_THD: Tensor, pages: KeyPages, lengths_B: Tensor, cu_seqlens: Tensor | None = None
 ) -> Tensor:
-    if len(q_THD) == len(keys_BGLD):
+    keys_BGLD, values_BGLD = pages.per_sequence()
+    if cu_seqlens is None:
         place_L = torch.arange(keys_BGLD.shape[2], device=lengths_B.device)
         is_hidden_B11L = (place_L >= lengths_B[:, None])[:, None, None, :]
         return _attend(q_THD[:, :, None], keys_BGLD, values_BGLD, is_hidden_B11L).flatten(1, 2)
@@ -23,6 +25,24 @@ def cached_attention(
     o_BHQD = _attend(q_BHQD, keys_BGLD, values_BGLD, is_hidden_B1QL)
     o_BQHD = o_BHQD.index_select(0, layout.order_N).transpose(1, 2)
     return o_BQHD.flatten(0, 1).index_select(0, layout.target_T)
+
+
+def append_keys(
+    k_TGD: Tensor, v_TGD: Tensor, pages: KeyPages, positions_T: Tensor, cu_seqlens: Tensor | None = None
+) -> None:
+    sequence_T = torch.arange(len(k_TGD), device=k_TGD.device)
+    if cu_seqlens is not None:
+        sequence_T = torch.searchsorted(cu_seqlens, sequence_T, right=True) - 1
+    is_inside_T = (positions_T >= 0) & (positions_T < pages.capacity)
+    if not bool(is_inside_T.all()):
+        k_TGD, v_TGD, positions_T = k_TGD[is_inside_T], v_TGD[is_inside_T], positions_T[is_inside_T]
+        sequence_T = sequence_T[is_inside_T]
+    page_T, row_T = sequence_T, positions_T
+    if pages.table_BN is not None:
+        page_T = pages.table_BN[sequence_T, positions_T // pages.page_length]
+        row_T = positions_T % pages.page_length
+    pages.keys_PGLD[page_T, :, row_T] = k_TGD
+    pages.values_PGLD[page_T, :, row_T] = v_TGD
 
 
 def _attend(q_BHQD: Tensor, keys_BGLD: Tensor, values_BGLD: Tensor, is_hidden: Tensor) -> Tensor:

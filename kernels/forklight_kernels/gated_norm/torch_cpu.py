@@ -5,14 +5,24 @@ from torch import Tensor
 
 from forklight_kernels.gradient import Context, needs_gradient
 from forklight_kernels.packing import accumulation_dtype
-from forklight_kernels.rms_norm.torch_cpu import inverse_rms, norm_gradient, normed
+from forklight_kernels.rms_norm.torch_cpu import inverse_rms, norm_gradient
 
 
 def gated_norm(x_TD: Tensor, gate_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     if needs_gradient(x_TD, gate_TD, weight_D):
-        result: Tensor = _GatedNorm.apply(x_TD, gate_TD, weight_D, eps)  # type: ignore[no-untyped-call]
+        result: Tensor = _GatedNorm.apply(x_TD, gate_TD, weight_D, eps)
         return result
-    return normed(x_TD, weight_D, eps).mul_(torch.sigmoid(gate_TD))
+    wide_TD = x_TD.to(accumulation_dtype(x_TD))
+    return _gated(wide_TD, inverse_rms(wide_TD, eps), weight_D, _opening(gate_TD)).to(x_TD.dtype)
+
+
+def _opening(gate_TD: Tensor) -> Tensor:
+    return torch.sigmoid(gate_TD.to(accumulation_dtype(gate_TD)))
+
+
+def _gated(wide_TD: Tensor, scale_T1: Tensor, weight_D: Tensor, open_TD: Tensor) -> Tensor:
+    """Wide to the end: the caller rounds once."""
+    return (wide_TD * scale_T1).mul_(weight_D).mul_(open_TD)
 
 
 class _Context(Context):
@@ -24,10 +34,10 @@ class _GatedNorm(torch.autograd.Function):
     def forward(ctx: _Context, x_TD: Tensor, gate_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         wide_TD = x_TD.to(accumulation_dtype(x_TD))
         scale_T1 = inverse_rms(wide_TD, eps)
-        open_TD = torch.sigmoid(gate_TD)
+        open_TD = _opening(gate_TD)
         ctx.save_for_backward(wide_TD, scale_T1, open_TD, weight_D)
         ctx.dtype = x_TD.dtype
-        return (wide_TD * scale_T1).to(x_TD.dtype).mul_(weight_D).mul_(open_TD)
+        return _gated(wide_TD, scale_T1, weight_D, open_TD).to(x_TD.dtype)
 
     @staticmethod
     def backward(ctx: _Context, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -3,7 +3,7 @@
 Legend: T packed tokens, H heads, D head size, N sequences, M chunks, C tokens a chunk, K = M * H.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -64,6 +64,16 @@ def plan_chunks(cu_seqlens: Tensor, slopes_H: Tensor, dtype: torch.dtype) -> Chu
         query_HC1=torch.exp(-slopes_H[:, None] * (place_C + 1))[:, :, None],
         key_MHC1=key_MHC[:, :, :, None],
         chunk_MH11=torch.exp(-slopes_H[None, :] * layout.lengths_M[:, None])[:, :, None, None],
+    )
+
+
+def leaving_open_chunks(plan: ChunkPlan) -> ChunkPlan:
+    """The same, but a chunk of fewer than 64 tokens does not enter the state."""
+    is_whole_M111 = (plan.layout.lengths_M == MAX_CHUNK)[:, None, None, None]
+    return replace(
+        plan,
+        key_MHC1=plan.key_MHC1 * is_whole_M111,
+        chunk_MH11=torch.where(is_whole_M111, plan.chunk_MH11, 1.0),
     )
 
 

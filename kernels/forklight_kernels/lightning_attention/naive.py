@@ -7,29 +7,30 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
 
+from forklight_kernels.lightning_attention.chunks import MAX_CHUNK
+from forklight_kernels.lightning_attention.types import LightningForm
 from forklight_kernels.packing import accumulation_dtype
 
 
 def lightning_attention(
-    q_THD: Tensor,
-    k_THD: Tensor,
-    v_THD: Tensor,
-    slopes_H: Tensor,
-    cu_seqlens: Tensor,
-    initial_state: Tensor | None = None,
+    qkv: tuple[Tensor, Tensor, Tensor], slopes_H: Tensor, cu_seqlens: Tensor, form: LightningForm
 ) -> tuple[Tensor, Tensor]:
-    dtype = accumulation_dtype(v_THD)
+    v_THD, dtype = qkv[2], accumulation_dtype(qkv[2])
+    wide = [(silu(part) if form.applies_silu else part).to(dtype) for part in qkv]
     decay_H11 = torch.exp(-slopes_H.to(dtype))[:, None, None]
-    offsets = cu_seqlens.tolist()
     outputs, states = [], []
-    for sequence, (start, end) in enumerate(pairwise(offsets)):
-        state_HDD = _first_state(initial_state, sequence, v_THD, dtype)
+    for sequence, (start, end) in enumerate(pairwise(cu_seqlens.tolist())):
+        state_HDD = _first_state(form.initial_state, sequence, v_THD, dtype)
+        kept_HDD = state_HDD
         for token in range(start, end):
-            q_HD, k_HD, v_HD = (x[token].to(dtype) for x in (q_THD, k_THD, v_THD))
+            q_HD, k_HD, v_HD = (part[token] for part in wide)
             state_HDD = decay_H11 * state_HDD + k_HD[:, :, None] * v_HD[:, None, :]
             outputs.append(torch.einsum("hk,hkv->hv", q_HD, state_HDD))
-        states.append(state_HDD)
+            if (token + 1 - start) % MAX_CHUNK == 0:
+                kept_HDD = state_HDD
+        states.append(kept_HDD.detach() if form.keeps_open_chunk else state_HDD)
     o_THD = torch.stack(outputs) if outputs else torch.zeros_like(v_THD, dtype=dtype)
     return o_THD.to(v_THD.dtype), torch.stack(states)
 

@@ -12,12 +12,15 @@ from forklight_kernels.heads import joined_heads, split_heads
 from forklight_kernels.lightning_attention.chunks import (
     ChunkPlan,
     gradient_to_chunks,
+    leaving_open_chunks,
     plan_chunks,
     scan_states,
     scan_states_backward,
     to_chunks,
     to_tokens,
 )
+from forklight_kernels.lightning_attention.projection import activated
+from forklight_kernels.lightning_attention.types import LightningForm
 from forklight_kernels.packing import accumulation_dtype
 
 Kept = tuple[Tensor, Tensor, Tensor | None]
@@ -25,18 +28,16 @@ Kept = tuple[Tensor, Tensor, Tensor | None]
 
 
 def lightning_attention(
-    q_THD: Tensor,
-    k_THD: Tensor,
-    v_THD: Tensor,
-    slopes_H: Tensor,
-    cu_seqlens: Tensor,
-    initial_state: Tensor | None = None,
+    qkv: tuple[Tensor, Tensor, Tensor], slopes_H: Tensor, cu_seqlens: Tensor, form: LightningForm
 ) -> tuple[Tensor, Tensor]:
+    q_THD, k_THD, v_THD = activated(qkv) if form.applies_silu else qkv
     plan = plan_chunks(cu_seqlens, slopes_H, accumulation_dtype(v_THD))
-    if needs_gradient(q_THD, k_THD, v_THD, initial_state):
-        o_THD, final_NHDD = _ChunkedLightning.apply(q_THD, k_THD, v_THD, plan, initial_state)  # type: ignore[no-untyped-call]
-        return o_THD, final_NHDD
-    return _forward((q_THD, k_THD, v_THD), plan, initial_state)[:2]
+    if form.keeps_open_chunk:
+        plan = leaving_open_chunks(plan)
+    if needs_gradient(q_THD, k_THD, v_THD, form.initial_state):
+        o_THD, final_NHDD = _ChunkedLightning.apply(q_THD, k_THD, v_THD, plan, form.initial_state)  # type: ignore[no-untyped-call]
+        return o_THD, final_NHDD.detach() if form.keeps_open_chunk else final_NHDD
+    return _forward((q_THD, k_THD, v_THD), plan, form.initial_state)[:2]
 
 
 class _Context(Context):

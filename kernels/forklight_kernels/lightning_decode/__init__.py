@@ -1,18 +1,91 @@
-"""One decode step of lightning attention for B sequences, their states updated in place."""
+"""One decode step of lightning attention for B sequences, their memory updated in place."""
 
+import torch
 from torch import Tensor
 
-from forklight_kernels.backend import uses_naive
+from forklight_kernels.backend import TRITON_DTYPES, Backend, backend_for
+from forklight_kernels.checks import (
+    require,
+    require_dims,
+    require_dtype,
+    require_head_size,
+    require_same,
+    require_shape,
+)
+from forklight_kernels.lightning_attention.chunks import MAX_CHUNK
 from forklight_kernels.lightning_decode import naive, torch_cpu
+from forklight_kernels.lightning_decode.memory import continue_lightning, load_memory
+from forklight_kernels.lightning_decode.types import DecodeStep, LightningMemory, open_chunk
 
 
 def lightning_decode(
-    q_BHD: Tensor, k_BHD: Tensor, v_BHD: Tensor, slopes_H: Tensor, state_BHDD: Tensor
+    q_BHD: Tensor,
+    k_BHD: Tensor,
+    v_BHD: Tensor,
+    slopes_H: Tensor,
+    memory: LightningMemory,
+    step: DecodeStep = DecodeStep(),  # noqa: B008  # frozen
 ) -> Tensor:
-    """Output [B, H, D]; `state_BHDD` (fp32) becomes exp(-s) S + k^T v."""
-    if uses_naive():
-        return naive.lightning_decode(q_BHD, k_BHD, v_BHD, slopes_H, state_BHDD)
-    return torch_cpu.lightning_decode(q_BHD, k_BHD, v_BHD, slopes_H, state_BHDD)
+    """Output [B, H, D] of one more token of each sequence. On Triton fit for a CUDA graph: no host reads."""
+    qkv = (q_BHD, k_BHD, v_BHD)
+    _check(qkv, slopes_H, memory, step)
+    backend = backend_for(v_BHD)
+    if backend is Backend.NAIVE:
+        return naive.lightning_decode(qkv, slopes_H, memory, step)
+    if backend is Backend.TRITON and memory.has_open_chunk and len(v_BHD) > 0:
+        require_dtype("q_BHD", q_BHD, TRITON_DTYPES)
+        require_head_size("q_BHD", q_BHD)
+        from forklight_kernels.lightning_decode import triton_gpu
+
+        return triton_gpu.lightning_decode(qkv, slopes_H, memory, step)
+    return torch_cpu.lightning_decode(qkv, slopes_H, memory, step)
 
 
-__all__ = ["lightning_decode"]
+def _check(
+    qkv: tuple[Tensor, Tensor, Tensor], slopes_H: Tensor, memory: LightningMemory, step: DecodeStep
+) -> None:
+    q_BHD, k_BHD, v_BHD = qkv
+    require_dims("q_BHD", q_BHD, 3, "[B, H, D]")
+    require_same(q_BHD=q_BHD, k_BHD=k_BHD, v_BHD=v_BHD)
+    batch, num_heads, head_size = shape = tuple(q_BHD.shape)
+    require_shape("k_BHD", k_BHD, shape, "q_BHD's shape")
+    require_shape("v_BHD", v_BHD, shape, "q_BHD's shape")
+    require_shape("slopes_H", slopes_H, (num_heads,), "q_BHD's heads")
+    states_SHDD = memory.states_SHDD
+    require_dims("states_SHDD", states_SHDD, 4, "[S, H, D, D]")
+    num_slots = len(states_SHDD)
+    require_shape("states_SHDD", states_SHDD, (num_slots, num_heads, head_size, head_size), "q_BHD's heads")
+    require_dtype("states_SHDD", states_SHDD, (torch.float32, torch.float64))
+    require(num_slots >= batch, f"the memory has {num_slots} slots for {batch} sequences")
+    for name, tensor in (("slots_B", step.slots_B), ("lengths_B", step.lengths_B)):
+        if tensor is not None:
+            require_shape(name, tensor, (batch,), "q_BHD's sequences")
+            require_dtype(name, tensor, (torch.int32, torch.int64))
+    if memory.has_open_chunk or memory.keys_SHCD is not None or memory.values_SHCD is not None:
+        _check_open_chunk(q_BHD, memory, step)
+
+
+def _check_open_chunk(q_BHD: Tensor, memory: LightningMemory, step: DecodeStep) -> None:
+    chunk = open_chunk(memory)
+    num_slots, num_heads, head_size, _ = chunk.states_SHDD.shape
+    require(step.lengths_B is not None, "lengths_B is None; the chunk form needs each sequence's length")
+    require_same(q_BHD=q_BHD, rounded_SHDD=chunk.rounded_SHDD, keys_SHCD=chunk.keys_SHCD)
+    require_same(keys_SHCD=chunk.keys_SHCD, values_SHCD=chunk.values_SHCD)
+    why = "states_SHDD and the chunk of 64"
+    require_shape("rounded_SHDD", chunk.rounded_SHDD, tuple(chunk.states_SHDD.shape), "states_SHDD")
+    require_shape("keys_SHCD", chunk.keys_SHCD, (num_slots, num_heads, MAX_CHUNK, head_size), why)
+    require_shape("values_SHCD", chunk.values_SHCD, (num_slots, num_heads, MAX_CHUNK, head_size), why)
+    for name, tensor in (
+        ("states_SHDD", chunk.states_SHDD), ("rounded_SHDD", chunk.rounded_SHDD),
+        ("keys_SHCD", chunk.keys_SHCD), ("values_SHCD", chunk.values_SHCD),
+    ):  # fmt: skip
+        require(tensor.is_contiguous(), f"{name} is not contiguous; steps write it in place")
+
+
+__all__ = [
+    "DecodeStep",
+    "LightningMemory",
+    "continue_lightning",
+    "lightning_decode",
+    "load_memory",
+]

@@ -1,14 +1,42 @@
-"""One decode step of lightning attention, head by head. Legend: B sequences, H heads, D head size."""
+"""One decode step of lightning attention, sequence by sequence. Legend: B sequences, H heads, D head size, S slots."""
 
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
+
+from forklight_kernels.lightning_attention.chunks import MAX_CHUNK
+from forklight_kernels.lightning_decode.types import DecodeStep, LightningMemory, OpenChunk, open_chunk
 
 
 def lightning_decode(
-    q_BHD: Tensor, k_BHD: Tensor, v_BHD: Tensor, slopes_H: Tensor, state_BHDD: Tensor
+    qkv: tuple[Tensor, Tensor, Tensor], slopes_H: Tensor, memory: LightningMemory, step: DecodeStep
 ) -> Tensor:
-    dtype = state_BHDD.dtype
+    dtype = memory.states_SHDD.dtype
+    q_BHD, k_BHD, v_BHD = (silu(part) if step.applies_silu else part for part in qkv)
+    slots = range(len(v_BHD)) if step.slots_B is None else step.slots_B.tolist()
     decay_H11 = torch.exp(-slopes_H.to(dtype))[:, None, None]
-    outer_BHDD = k_BHD.to(dtype)[..., :, None] * v_BHD.to(dtype)[..., None, :]
-    state_BHDD.copy_(decay_H11 * state_BHDD + outer_BHDD)
-    return torch.einsum("bhk,bhkv->bhv", q_BHD.to(dtype), state_BHDD).to(v_BHD.dtype)
+    outputs = []
+    for b, slot in enumerate(slots):
+        if memory.has_open_chunk and step.lengths_B is not None:
+            place = int(step.lengths_B[b]) % MAX_CHUNK
+            state_HDD = _append(open_chunk(memory), slot, place, (k_BHD[b], v_BHD[b]), decay_H11)
+        else:
+            state_HDD = memory.states_SHDD[slot]
+            state_HDD.mul_(decay_H11).add_(k_BHD[b].to(dtype)[:, :, None] * v_BHD[b].to(dtype)[:, None, :])
+        outputs.append(torch.einsum("hk,hkv->hv", q_BHD[b].to(dtype), state_HDD))
+    return torch.stack(outputs).to(v_BHD.dtype)
+
+
+def _append(chunk: OpenChunk, slot: int, place: int, row: tuple[Tensor, Tensor], decay_H11: Tensor) -> Tensor:
+    """The state after this token, from the one before the chunk; the 64th token's becomes the slot's."""
+    chunk.keys_SHCD[slot, :, place], chunk.values_SHCD[slot, :, place] = row
+    state_HDD = chunk.states_SHDD[slot].clone()
+    for j in range(place + 1):
+        k_HD, v_HD = (
+            cached[slot, :, j].to(state_HDD.dtype) for cached in (chunk.keys_SHCD, chunk.values_SHCD)
+        )
+        state_HDD = decay_H11 * state_HDD + k_HD[:, :, None] * v_HD[:, None, :]
+    if place == MAX_CHUNK - 1:
+        chunk.states_SHDD[slot] = state_HDD
+        chunk.rounded_SHDD[slot] = state_HDD.to(chunk.rounded_SHDD.dtype)
+    return state_HDD

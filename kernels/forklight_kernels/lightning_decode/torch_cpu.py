@@ -1,17 +1,74 @@
-"""One decode step of lightning attention: three passes over the states, in place.
+"""One decode step of lightning attention in torch: the recurrent form in three passes over the states, in place;
+the chunk form as a few batched products, without reading lengths on the host.
 
-Legend: B sequences, H heads, D head size.
+Legend: B sequences, H heads, D head size, S slots, C places of the open chunk.
 """
 
 import torch
 from torch import Tensor
 
+from forklight_kernels.lightning_attention.projection import activated
+from forklight_kernels.lightning_attention.chunks import MAX_CHUNK
+from forklight_kernels.lightning_decode.types import DecodeStep, LightningMemory, OpenChunk, open_chunk
+
 
 def lightning_decode(
-    q_BHD: Tensor, k_BHD: Tensor, v_BHD: Tensor, slopes_H: Tensor, state_BHDD: Tensor
+    qkv: tuple[Tensor, Tensor, Tensor], slopes_H: Tensor, memory: LightningMemory, step: DecodeStep
 ) -> Tensor:
+    parts = activated(qkv) if step.applies_silu else qkv
+    if memory.has_open_chunk:
+        return _chunk_step(parts, slopes_H, open_chunk(memory), step)
+    if step.slots_B is None:
+        return _recurrent_step(parts, slopes_H, memory.states_SHDD[: len(parts[0])])
+    states_BHDD = memory.states_SHDD.index_select(0, step.slots_B)
+    o_BHD = _recurrent_step(parts, slopes_H, states_BHDD)
+    memory.states_SHDD.index_copy_(0, step.slots_B.to(torch.int64), states_BHDD)
+    return o_BHD
+
+
+def _recurrent_step(qkv: tuple[Tensor, Tensor, Tensor], slopes_H: Tensor, state_BHDD: Tensor) -> Tensor:
+    q_BHD, k_BHD, v_BHD = qkv
     dtype = state_BHDD.dtype
     q_BHD, k_BHD = q_BHD.to(dtype), k_BHD.to(dtype)
     state_BHDD.mul_(torch.exp(-slopes_H.to(dtype))[:, None, None])
     state_BHDD.addcmul_(k_BHD[..., :, None], v_BHD.to(dtype)[..., None, :])
     return torch.matmul(q_BHD[..., None, :], state_BHDD).squeeze(-2).to(v_BHD.dtype)
+
+
+def _chunk_step(
+    qkv: tuple[Tensor, Tensor, Tensor], slopes_H: Tensor, chunk: OpenChunk, step: DecodeStep
+) -> Tensor:
+    q_BHD, k_BHD, v_BHD = qkv
+    if step.lengths_B is None:
+        raise ValueError("lengths_B is None; the chunk form needs each sequence's length")
+    device, dtype = q_BHD.device, chunk.states_SHDD.dtype
+    slots_B = (
+        torch.arange(len(q_BHD), device=device) if step.slots_B is None else step.slots_B.to(torch.int64)
+    )
+    place_B = step.lengths_B.to(torch.int64) % MAX_CHUNK
+    chunk.keys_SHCD[slots_B, :, place_B] = k_BHD
+    chunk.values_SHCD[slots_B, :, place_B] = v_BHD
+    slopes_H = slopes_H.to(dtype)
+    behind_BC = place_B[:, None] - torch.arange(MAX_CHUNK, device=device)
+    is_seen_B1C = (behind_BC >= 0)[:, None, :]
+    decay_BHC = torch.exp(-slopes_H[:, None] * behind_BC.clamp(min=0)[:, None, :]) * is_seen_B1C
+    k_BHCD = _seen(chunk.keys_SHCD, slots_B, is_seen_B1C).to(dtype)
+    v_BHCD = _seen(chunk.values_SHCD, slots_B, is_seen_B1C).to(dtype)
+    scores_BHC = (k_BHCD @ q_BHD.to(dtype)[..., None]).squeeze(-1) * decay_BHC
+    before_BH1 = torch.exp(-slopes_H * (place_B + 1)[:, None])[..., None]
+    read_BHD = (q_BHD.to(dtype)[..., None, :] @ chunk.rounded_SHDD[slots_B].to(dtype)).squeeze(-2)
+    o_BHD = read_BHD * before_BH1 + (scores_BHC[..., None, :] @ v_BHCD).squeeze(-2)
+    states_BHDD = chunk.states_SHDD[slots_B]
+    after_BHDD = states_BHDD * before_BH1[..., None] + k_BHCD.mT @ (v_BHCD * decay_BHC[..., None])
+    is_full_B111 = (place_B == MAX_CHUNK - 1)[:, None, None, None]
+    chunk.states_SHDD[slots_B] = torch.where(is_full_B111, after_BHDD, states_BHDD)
+    rounded_BHDD = torch.where(
+        is_full_B111, after_BHDD.to(chunk.rounded_SHDD.dtype), chunk.rounded_SHDD[slots_B]
+    )
+    chunk.rounded_SHDD[slots_B] = rounded_BHDD
+    return o_BHD.to(v_BHD.dtype)
+
+
+def _seen(cached_SHCD: Tensor, slots_B: Tensor, is_seen_B1C: Tensor) -> Tensor:
+    """The open chunk's rows; places not yet filled may hold anything and become zeros."""
+    return torch.where(is_seen_B1C[..., None], cached_SHCD[slots_B], 0)

@@ -1,18 +1,74 @@
 """Top-k mixture of SwiGLU experts: sum over slots of weight * w2(silu(w1 x) * (w3 x))."""
 
+import torch
 from torch import Tensor
 
-from forklight_kernels.backend import uses_naive
+from forklight_kernels.backend import Backend, backend_for
+from forklight_kernels.checks import (
+    MAX_EXPERTS,
+    require,
+    require_dims,
+    require_dtype,
+    require_same,
+    require_shape,
+)
 from forklight_kernels.moe_experts import naive, torch_cpu
+from forklight_kernels.residual import Residual
 
 
 def moe_experts(
-    x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, w13_EFD: Tensor, w2_EID: Tensor
+    x_TD: Tensor,
+    weights_TK: Tensor,
+    experts_TK: Tensor,
+    w13_EFD: Tensor,
+    w2_EID: Tensor,
+    residual: Residual | None = None,
 ) -> Tensor:
-    """The mixed output [T, D]. w13 holds w1 above w3, w2 is transposed. Differentiable in all floats."""
-    if uses_naive():
-        return naive.moe_experts(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID)
-    return torch_cpu.moe_experts(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID)
+    """The mixed output [T, D]; with a residual alpha * residual + beta * (the mixture).
+
+    w13 holds w1 above w3, w2 is transposed. Differentiable in all floats.
+    """
+    _check_matrices(x_TD, w13_EFD, w2_EID)
+    _check_routing(x_TD, weights_TK, experts_TK)
+    if residual is not None:
+        require_same(x=x_TD, residual=residual.x_TD)
+        require_shape("residual", residual.x_TD, tuple(x_TD.shape), "x")
+    backend = backend_for(x_TD)
+    if backend is Backend.TRITON:
+        from forklight_kernels.moe_experts import triton_gpu
+
+        return triton_gpu.moe_experts(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID, residual)
+    if backend is Backend.NAIVE:
+        return naive.moe_experts(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID, residual)
+    return torch_cpu.moe_experts(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID, residual)
+
+
+def _check_matrices(x_TD: Tensor, w13_EFD: Tensor, w2_EID: Tensor) -> None:
+    require_dims("x", x_TD, 2, "[T, D]")
+    require_dims("w2", w2_EID, 3, "[E, I, D]")
+    require_same(x=x_TD, w13=w13_EFD, w2=w2_EID)
+    num_experts, inner, width = w2_EID.shape
+    require_shape("w13", w13_EFD, (num_experts, 2 * inner, width), "w2's [E, I, D]: [E, 2 I, D]")
+    require(width == x_TD.shape[1], f"x has {x_TD.shape[1]} columns and w2 {width}; they must be equal")
+    require(
+        1 <= num_experts <= MAX_EXPERTS, f"w2 has {num_experts} experts; 1 to {MAX_EXPERTS} are supported"
+    )
+
+
+def _check_routing(x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> None:
+    require_dims("weights", weights_TK, 2, "[T, K]")
+    require(
+        len(weights_TK) == len(x_TD) and weights_TK.shape[1] > 0 and weights_TK.is_floating_point(),
+        f"weights is {weights_TK.dtype} of shape {tuple(weights_TK.shape)}; expected a float [T, K] with "
+        f"{len(x_TD)} rows, from x",
+    )
+    require_shape("experts", experts_TK, tuple(weights_TK.shape), "weights")
+    require_dtype("experts", experts_TK, (torch.int64, torch.int32))
+    require(
+        weights_TK.device == x_TD.device == experts_TK.device,
+        f"x is on {x_TD.device}, weights on {weights_TK.device} and experts on {experts_TK.device}; they must "
+        "be on one device",
+    )
 
 
 __all__ = ["moe_experts"]

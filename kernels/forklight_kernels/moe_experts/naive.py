@@ -3,9 +3,16 @@
 import torch
 from torch import Tensor
 
+from forklight_kernels.residual import Residual
+
 
 def moe_experts(
-    x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, w13_EFD: Tensor, w2_EID: Tensor
+    x_TD: Tensor,
+    weights_TK: Tensor,
+    experts_TK: Tensor,
+    w13_EFD: Tensor,
+    w2_EID: Tensor,
+    residual: Residual | None,
 ) -> Tensor:
     out_TD = torch.zeros_like(x_TD)
     for slot in range(experts_TK.shape[1]):
@@ -14,4 +21,6 @@ def moe_experts(
             y_TD = (torch.nn.functional.silu(gate_TI) * up_TI) @ w2_ID
             is_chosen_T1 = (experts_TK[:, slot] == expert)[:, None]
             out_TD = out_TD + is_chosen_T1 * weights_TK[:, slot, None].to(x_TD.dtype) * y_TD
+    if residual is not None:
+        out_TD = residual.alpha * residual.x_TD + residual.beta * out_TD
     return out_TD

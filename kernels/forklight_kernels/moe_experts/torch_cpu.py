@@ -12,14 +12,29 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, silu
 
 from forklight_kernels.gradient import Context, needs_gradient
+from forklight_kernels.residual import Residual
 
 DENSE_MAX_WORK = 1 << 15
 """Tokens times the width of experts they did not choose, up to which computing those beats sorting."""
 
 
 def moe_experts(
-    x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, w13_EFD: Tensor, w2_EID: Tensor
+    x_TD: Tensor,
+    weights_TK: Tensor,
+    experts_TK: Tensor,
+    w13_EFD: Tensor,
+    w2_EID: Tensor,
+    residual: Residual | None,
 ) -> Tensor:
+    mixed_TD = _mix(x_TD, weights_TK, experts_TK.long(), w13_EFD, w2_EID)
+    if residual is None:
+        return mixed_TD
+    if residual.beta != 1:
+        mixed_TD = mixed_TD * residual.beta
+    return torch.add(mixed_TD, residual.x_TD, alpha=residual.alpha)
+
+
+def _mix(x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, w13_EFD: Tensor, w2_EID: Tensor) -> Tensor:
     if needs_gradient(x_TD, weights_TK, w13_EFD, w2_EID):
         result: Tensor = _SortedExperts.apply(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID)  # type: ignore[no-untyped-call]
         return result
@@ -37,7 +52,7 @@ def _dense_experts(
     both_TE2I = torch.mm(x_TD, w13_EFD.view(-1, width).t()).view(-1, num_experts, 2, expert_width)
     weights_TE = x_TD.new_zeros(len(x_TD), num_experts).scatter_(1, experts_TK, weights_TK.to(x_TD.dtype))
     hidden_TEI = silu(both_TE2I[:, :, 0]).mul_(both_TE2I[:, :, 1]).mul_(weights_TE[:, :, None])
-    return torch.mm(hidden_TEI.view(len(x_TD), -1), w2_EID.view(-1, width))
+    return torch.mm(hidden_TEI.flatten(1), w2_EID.view(-1, width))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,23 +1,34 @@
 """Top-k routing with a closed gradient: renormalised top-k of a softmax is a softmax over the chosen logits.
 
-Legend: T tokens, E experts, K experts a token.
+Scores are a product in the activations' dtype, then widened.
+Legend: T tokens, D width, E experts, K experts a token.
 """
 
 import torch
 from torch import Tensor
+from torch.nn.functional import linear
 
 from forklight_kernels.gradient import Context, needs_gradient
+from forklight_kernels.moe_router.types import RoutedTokens
 from forklight_kernels.packing import accumulation_dtype
 
 FEW_EXPERTS = 4
 """Up to this many chosen experts, one maximum each is faster than a sort of all."""
 
 
-def moe_router(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    if needs_gradient(logits_TE):
+def moe_router(x_TD: Tensor, weight_ED: Tensor, top_k: int, experts_TK: Tensor | None) -> RoutedTokens:
+    logits_TE = linear(x_TD, weight_ED)
+    if experts_TK is not None:
+        experts_TK = experts_TK.long()
+        chosen_TK = logits_TE.gather(1, experts_TK)
+        weights_TK = torch.softmax(chosen_TK, dim=-1, dtype=accumulation_dtype(x_TD))
+    elif needs_gradient(logits_TE):
         weights_TK, experts_TK = _TopKRouter.apply(logits_TE, top_k)  # type: ignore[no-untyped-call]
-        return weights_TK, experts_TK
-    return _route(logits_TE, top_k)
+    else:
+        weights_TK, experts_TK = _route(logits_TE, top_k)
+    return RoutedTokens(
+        weights_TK=weights_TK, experts_TK=experts_TK, logits_TE=logits_TE.to(accumulation_dtype(x_TD))
+    )
 
 
 def _route(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from forklight_kernels.packing import accumulation_dtype
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     if needs_gradient(x_TD, weight_D):
-        result: Tensor = _RmsNorm.apply(x_TD, weight_D, eps)  # type: ignore[no-untyped-call]
+        result: Tensor = _RmsNorm.apply(x_TD, weight_D, eps)
         return result
     return normed(x_TD, weight_D, eps)
 

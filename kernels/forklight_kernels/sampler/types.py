@@ -17,6 +17,8 @@ class SamplingRequest:
     """int64; one a sequence."""
     positions_B: Tensor
     """int64; the number of the token in its sequence. (seed, position) must not repeat."""
+    is_filtered: bool | None = None
+    """False promises that every top_p is 1; a GPU then skips the search for the nucleus. None: some may be less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

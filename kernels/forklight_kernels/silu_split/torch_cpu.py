@@ -13,7 +13,7 @@ from forklight_kernels.heads import joined_heads
 
 def silu_split(x_TW: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     if needs_gradient(x_TW):
-        q_THD, k_THD, v_THD = _SiluSplit.apply(x_TW, num_heads)  # type: ignore[no-untyped-call]
+        q_THD, k_THD, v_THD = _SiluSplit.apply(x_TW, num_heads)
         return q_THD, k_THD, v_THD
     return _split(silu(x_TW), num_heads)
 

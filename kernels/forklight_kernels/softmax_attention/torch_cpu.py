@@ -52,7 +52,7 @@ def _attend(q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, cu_seqlens: Tensor) -> 
     layout = chunk_layout(cu_seqlens, max(1, length))
     q_NHLD, k_NGLD, v_NGLD = (_to_padded(x, layout) for x in (q_THD, k_TGD, v_TGD))
     if length <= MAX_PLAIN_LENGTH:
-        o_NHLD: Tensor = _PlainAttention.apply(q_NHLD, k_NGLD, v_NGLD)  # type: ignore[no-untyped-call]
+        o_NHLD: Tensor = _PlainAttention.apply(q_NHLD, k_NGLD, v_NGLD)
     else:
         o_NHLD = scaled_dot_product_attention(q_NHLD, k_NGLD, v_NGLD, is_causal=True, enable_gqa=True)
     return _to_tokens(o_NHLD, layout)

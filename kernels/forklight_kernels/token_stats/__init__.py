@@ -1,18 +1,80 @@
-"""The LM head of training: fp32 log-probability of each target token, and the entropy, at a temperature."""
+"""The LM head: fp32 log-probability of each target token and the entropy, at a temperature, from one arithmetic.
 
+`token_stats` for training; `head_logits` and `logit_stats` are the same function in two steps, for generation.
+"""
+
+from math import inf
+
+import torch
 from torch import Tensor
 
-from forklight_kernels.backend import uses_naive
+from forklight_kernels.backend import Backend, backend_for
+from forklight_kernels.checks import require, require_dims, require_dtype, require_same, require_shape
 from forklight_kernels.token_stats import naive, torch_cpu
 
 
 def token_stats(
     hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities and entropies [T], fp32; never holds [T, V]. Differentiable in hidden and weight."""
-    if uses_naive():
+    """Log-probabilities and entropies [T], fp32; never holds [T, V]. Differentiable in hidden and weight.
+
+    A target outside the vocabulary raises on the CPU; on a GPU, where looking would wait, its log-probability is nan.
+    """
+    _check_head(hidden_TD, weight_VD)
+    _check_targets(targets_T, hidden_TD, temperature)
+    backend = backend_for(hidden_TD)
+    if backend is Backend.NAIVE:
         return naive.token_stats(hidden_TD, weight_VD, targets_T, temperature)
+    if backend is Backend.TRITON and len(hidden_TD) > 0:
+        from forklight_kernels.token_stats import triton_gpu
+
+        return triton_gpu.token_stats(hidden_TD, weight_VD, targets_T, temperature)
     return torch_cpu.token_stats(hidden_TD, weight_VD, targets_T, temperature)
 
 
-__all__ = ["token_stats"]
+def head_logits(hidden_BD: Tensor, weight_VD: Tensor) -> Tensor:
+    """fp32 logits [B, V] for the sampler. No gradient. On a GPU a row's bits are those inside `token_stats`."""
+    _check_head(hidden_BD, weight_VD)
+    backend = backend_for(hidden_BD)
+    if backend is Backend.TRITON and len(hidden_BD) > 0:
+        from forklight_kernels.token_stats import triton_gpu
+
+        return triton_gpu.head_logits(hidden_BD.detach(), weight_VD.detach())
+    return (naive if backend is Backend.NAIVE else torch_cpu).head_logits(hidden_BD.detach(), weight_VD.detach())
+
+
+def logit_stats(logits_BV: Tensor, targets_B: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """`token_stats` of stored logits, [B] and [B], fp32. No gradient. Equal bits on a GPU, in any batch."""
+    require_dims("logits", logits_BV, 2, "[B, V]")
+    require(logits_BV.shape[1] > 0, "logits have no columns; the vocabulary cannot be empty")
+    _check_targets(targets_B, logits_BV, temperature)
+    backend = backend_for(logits_BV)
+    logits_BV = logits_BV.detach()
+    if backend is Backend.TRITON and len(logits_BV) > 0:
+        from forklight_kernels.token_stats import triton_gpu
+
+        return triton_gpu.logit_stats(logits_BV, targets_B, temperature)
+    return (naive if backend is Backend.NAIVE else torch_cpu).logit_stats(logits_BV, targets_B, temperature)
+
+
+def _check_head(hidden_TD: Tensor, weight_VD: Tensor) -> None:
+    require_dims("hidden", hidden_TD, 2, "[T, D]")
+    require_dims("weight", weight_VD, 2, "[V, D]")
+    require_same(hidden=hidden_TD, weight=weight_VD)
+    require(
+        hidden_TD.shape[1] == weight_VD.shape[1],
+        f"hidden has {hidden_TD.shape[1]} columns and weight {weight_VD.shape[1]}; they must be equal",
+    )
+    require(weight_VD.numel() > 0, f"weight has shape {tuple(weight_VD.shape)}; it cannot be empty")
+
+
+def _check_targets(targets_T: Tensor, rows: Tensor, temperature: float) -> None:
+    require_shape("targets", targets_T, (len(rows),), "one a row")
+    require_dtype("targets", targets_T, (torch.int64,))
+    require(
+        targets_T.device == rows.device, f"targets are on {targets_T.device}; they must be on {rows.device}"
+    )
+    require(0 < temperature < inf, f"temperature is {temperature}; it must be a number above 0")
+
+
+__all__ = ["head_logits", "logit_stats", "token_stats"]

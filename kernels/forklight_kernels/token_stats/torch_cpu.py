@@ -79,3 +79,15 @@ def _pieces(num_tokens: int, vocab_size: int) -> Iterator[slice]:
 
 def _log_probabilities(hidden_SD: Tensor, weight_VD: Tensor, temperature: float) -> Tensor:
     return torch.log_softmax(torch.mm(hidden_SD, weight_VD.t()).div_(temperature), dim=-1)
+
+
+def head_logits(hidden_BD: Tensor, weight_VD: Tensor) -> Tensor:
+    dtype = accumulation_dtype(hidden_BD)
+    return torch.mm(hidden_BD.to(dtype), weight_VD.to(dtype).t())
+
+
+def logit_stats(logits_BV: Tensor, targets_B: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    logits_BV = logits_BV.to(accumulation_dtype(logits_BV)) / temperature
+    logprobs_BV = torch.log_softmax(logits_BV, dim=-1)
+    entropy_B = torch.special.entr(logprobs_BV.exp()).sum(dim=-1)
+    return logprobs_BV.gather(1, targets_B[:, None]).squeeze(1), entropy_B

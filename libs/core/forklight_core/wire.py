@@ -16,7 +16,16 @@ SCHEMA_VERSION = 1
 
 Int32Array = npt.NDArray[np.int32]
 Float32Array = npt.NDArray[np.float32]
+UInt8Array = npt.NDArray[np.uint8]
 AnyMessage = TypeVar("AnyMessage", bound=Message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RoutingArrays:
+    """What the routers chose for F tokens that were fed to the model. L layers, K experts a token."""
+
+    experts: UInt8Array  # [F, L, K]
+    weights: Float32Array  # [F, L, K]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +39,7 @@ class TrajectoryArrays:
     raw_logprobs: Float32Array  # [R] at temperature 1 and top-p 1
     text: str
     contract: str
+    routing: RoutingArrays | None = None  # with routing replay, of P + R - 1 tokens
 
 
 def pack_payload(arrays: TrajectoryArrays) -> bytes:
@@ -44,6 +54,10 @@ def pack_payload(arrays: TrajectoryArrays) -> bytes:
         text=arrays.text,
         contract=arrays.contract,
     )
+    if arrays.routing is not None:
+        _, payload.routing_layers, payload.routing_top_k = arrays.routing.experts.shape
+        payload.routing_experts = arrays.routing.experts.tobytes()
+        payload.routing_weights = arrays.routing.weights.astype("<f4", copy=False).tobytes()
     return payload.SerializeToString()
 
 
@@ -59,6 +73,7 @@ def unpack_payload(data: bytes) -> TrajectoryArrays:
         raw_logprobs=np.frombuffer(payload.raw_logprobs, dtype="<f4"),
         text=payload.text,
         contract=payload.contract,
+        routing=_unpack_routing(payload),
     )
     lengths = {len(arrays.response_ids), len(arrays.logprobs), len(arrays.raw_logprobs)}
     if len(lengths) != 1:
@@ -68,6 +83,25 @@ def unpack_payload(data: bytes) -> TrajectoryArrays:
             "they must be as many"
         )
     return arrays
+
+
+def _unpack_routing(payload: types_pb2.TrajectoryPayload) -> RoutingArrays | None:
+    """The routers' choices; None when none were recorded."""
+    if not (payload.routing_layers or payload.routing_experts or payload.routing_weights):
+        return None
+    num_fed = (len(payload.prompt_ids) + len(payload.response_ids)) // np.dtype("<i4").itemsize - 1
+    shape = (num_fed, payload.routing_layers, payload.routing_top_k)
+    num_choices = num_fed * payload.routing_layers * payload.routing_top_k
+    if (len(payload.routing_experts), len(payload.routing_weights)) != (num_choices, 4 * num_choices):
+        raise DataLossError(
+            f"payload of {payload.sample_id} has {len(payload.routing_experts)} bytes of experts and "
+            f"{len(payload.routing_weights)} of their weights: {num_choices} and {4 * num_choices} make "
+            f"(tokens, layers, experts a token) = {shape}"
+        )
+    return RoutingArrays(
+        experts=np.frombuffer(payload.routing_experts, dtype=np.uint8).reshape(shape),
+        weights=np.frombuffer(payload.routing_weights, dtype="<f4").reshape(shape),
+    )
 
 
 def parse(kind: type[AnyMessage], data: bytes) -> AnyMessage:

@@ -12,6 +12,7 @@ from forklight_core import ids
 from forklight_core.errors import DataLossError, InvalidInputError, all_errors
 from forklight_core.wire import (
     SCHEMA_VERSION,
+    RoutingArrays,
     TrajectoryArrays,
     check_envelope,
     pack_payload,
@@ -20,7 +21,17 @@ from forklight_core.wire import (
 )
 
 
-def arrays(num_tokens: int) -> TrajectoryArrays:
+def routing(num_tokens: int) -> RoutingArrays:
+    """Of a prompt of 7 and a response of so many tokens, in 3 layers with 2 experts each."""
+    random = np.random.default_rng(num_tokens)
+    shape = (7 + num_tokens - 1, 3, 2)
+    return RoutingArrays(
+        experts=random.integers(0, 256, shape, dtype=np.uint8),
+        weights=random.standard_normal(shape).astype(np.float32),
+    )
+
+
+def arrays(num_tokens: int, routing: RoutingArrays | None = None) -> TrajectoryArrays:
     random = np.random.default_rng(num_tokens)
     return TrajectoryArrays(
         sample_id="run-1/g00000001/s002",
@@ -30,6 +41,7 @@ def arrays(num_tokens: int) -> TrajectoryArrays:
         raw_logprobs=random.standard_normal(num_tokens).astype(np.float32),
         text="answer \u221a2",
         contract="c1",
+        routing=routing,
     )
 
 
@@ -40,6 +52,40 @@ def test_payload_comes_back_bit_for_bit(num_tokens: int) -> None:
     assert (back.sample_id, back.text, back.contract) == (sent.sample_id, sent.text, sent.contract)
     for name in ("prompt_ids", "response_ids", "logprobs", "raw_logprobs"):
         assert np.array_equal(getattr(back, name), getattr(sent, name))
+
+
+@given(st.integers(1, 60))
+def test_recorded_routing_comes_back_bit_for_bit(num_tokens: int) -> None:
+    sent = routing(num_tokens)
+    back = unpack_payload(pack_payload(arrays(num_tokens, sent))).routing
+    assert back is not None
+    assert np.array_equal(back.experts, sent.experts)
+    assert back.weights.tobytes() == sent.weights.tobytes()
+
+
+def test_payload_without_routing_is_no_byte_larger() -> None:
+    payload = types_pb2.TrajectoryPayload.FromString(pack_payload(arrays(5)))
+    fields = {field.name for field, _ in payload.ListFields()}
+    assert not [name for name in fields if name.startswith("routing")]
+    assert unpack_payload(payload.SerializeToString()).routing is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"routing_experts": b"\0" * 65},
+        {"routing_weights": b""},
+        {"routing_layers": 4},
+        {"routing_layers": 0},
+        {"response_ids": b"\0" * 16, "logprobs": b"\0" * 16, "raw_logprobs": b"\0" * 16},
+    ],
+)
+def test_routing_that_does_not_fit_the_tokens_is_refused(changes: dict[str, int | bytes]) -> None:
+    payload = types_pb2.TrajectoryPayload.FromString(pack_payload(arrays(5, routing(5))))
+    for name, value in changes.items():
+        setattr(payload, name, value)
+    with pytest.raises(DataLossError, match=r"bytes of experts.*tokens, layers, experts a token"):
+        unpack_payload(payload.SerializeToString())
 
 
 def test_payload_with_uneven_arrays_is_refused() -> None:

@@ -9,9 +9,8 @@ from typing import Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
-from forklight_kernels import gated_norm, rope, silu_split
+from forklight_kernels import dense, gated_norm, rope_pair, split_projection
 from forklight_model.attention_pass import AttentionPass
 from forklight_model.config import ModelConfig
 
@@ -45,10 +44,10 @@ class LightningAttention(nn.Module):
 
     def forward(self, x_TD: Tensor, attention_pass: AttentionPass) -> Tensor:
         """Everything but the out projection, which the block fuses with its residual."""
-        # q | k | v lie side by side inside each head, not as three blocks of heads.
-        qkv = silu_split(linear(x_TD, self.qkv_proj.weight), self.num_heads)
-        o_THP = attention_pass.mix_lightning(self.layer, qkv, self.slopes_H)
-        gate = linear(x_TD, self.output_gate.weight)
+        # q | k | v lie side by side inside each head, not as three blocks of heads. Mixing begins with silu.
+        q, k, v = split_projection(dense(x_TD, self.qkv_proj.weight), self.num_heads)
+        o_THP = attention_pass.mix_lightning(self.layer, (q, k, v), self.slopes_H)
+        gate = dense(x_TD, self.output_gate.weight)
         return gated_norm(o_THP.flatten(1), gate, self.norm.weight, self.config.rms_norm_eps)
 
     @property
@@ -74,10 +73,10 @@ class SoftmaxAttention(nn.Module):
     def forward(self, x_TD: Tensor, attention_pass: AttentionPass) -> Tensor:
         """Everything but the out projection, which the block fuses with its residual."""
         q, k, v = (
-            linear(x_TD, projection.weight).view(len(x_TD), -1, self.head_dim)
+            dense(x_TD, projection.weight).view(len(x_TD), -1, self.head_dim)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
-        q, k = (rope(x, attention_pass.positions_T, self.rotary_dim, self.rope_theta) for x in (q, k))
+        q, k = rope_pair(q, k, attention_pass.positions_T, self.rotary_dim, self.rope_theta)
         return attention_pass.mix_softmax(self.layer, (q, k, v)).flatten(1)
 
     @property

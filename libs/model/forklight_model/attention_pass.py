@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from forklight_kernels import lightning_attention, softmax_attention
+from forklight_kernels import LightningForm, lightning_attention, softmax_attention
 
 
 class AttentionPass(Protocol):
@@ -21,9 +21,13 @@ class AttentionPass(Protocol):
         """Each token's position in its own sequence."""
         ...
 
-    def mix_lightning(self, layer: int, qkv: tuple[Tensor, Tensor, Tensor], slopes_H: Tensor) -> Tensor: ...
+    def mix_lightning(self, layer: int, qkv: tuple[Tensor, Tensor, Tensor], slopes_H: Tensor) -> Tensor:
+        """q, k and v [T, H, P] come before their silu."""
+        ...
 
-    def mix_softmax(self, layer: int, qkv: tuple[Tensor, Tensor, Tensor]) -> Tensor: ...
+    def mix_softmax(self, layer: int, qkv: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """q [T, H, P], k and v [T, G, P]; q and k are rotated."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +42,7 @@ class PackedPass:
         return cls(cu_seqlens=cu_seqlens, positions_T=packed_positions(cu_seqlens))
 
     def mix_lightning(self, layer: int, qkv: tuple[Tensor, Tensor, Tensor], slopes_H: Tensor) -> Tensor:
-        o_THD, _ = lightning_attention(*qkv, slopes_H, self.cu_seqlens)
+        o_THD, _ = lightning_attention(*qkv, slopes_H, self.cu_seqlens, LightningForm(applies_silu=True))
         return o_THD
 
     def mix_softmax(self, layer: int, qkv: tuple[Tensor, Tensor, Tensor]) -> Tensor:

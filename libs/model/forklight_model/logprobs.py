@@ -10,6 +10,7 @@ from torch import Tensor
 
 from forklight_kernels import token_stats
 from forklight_model.model import HybridModel
+from forklight_model.routing import Routing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +24,14 @@ class TokenStats:
 
 
 def token_logprobs(
-    model: HybridModel, input_ids_T: Tensor, cu_seqlens: Tensor, temperature: float = 1.0
+    model: HybridModel,
+    input_ids_T: Tensor,
+    cu_seqlens: Tensor,
+    temperature: float = 1.0,
+    routing: Routing | None = None,
 ) -> TokenStats:
     """Score every token of packed sequences at a temperature. Differentiable in the model's parameters."""
-    hidden_TD = model.forward_hidden(input_ids_T, cu_seqlens)
+    hidden_TD = model.forward_hidden(input_ids_T, cu_seqlens, routing)
     logprobs_T, entropy_T = token_stats(hidden_TD, model.lm_head.weight, input_ids_T.roll(-1), temperature)
     # Place i of the head speaks about token i + 1: shift right, and nothing speaks about a first token.
     is_first_T = torch.zeros_like(input_ids_T, dtype=torch.bool)

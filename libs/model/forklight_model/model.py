@@ -8,11 +8,12 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
-from forklight_kernels import rms_norm
+from forklight_kernels import Residual, dense, head_logits, rms_norm
 from forklight_model.attention import LightningAttention, SoftmaxAttention, Weight
 from forklight_model.attention_pass import AttentionPass, PackedPass
 from forklight_model.config import ModelConfig
-from forklight_model.moe import Routing, SparseMoe
+from forklight_model.moe import SparseMoe
+from forklight_model.routing import Routing
 
 
 class HybridBlock(nn.Module):
@@ -41,18 +42,15 @@ class HybridBlock(nn.Module):
 
     def forward(self, x_TD: Tensor, attention_pass: AttentionPass, routing: Routing | None) -> Tensor:
         normed_TD = rms_norm(x_TD, self.input_layernorm.weight, self.eps)
-        residual_TD = normed_TD if self.has_postnorm else x_TD
-        mixed = self.self_attn(normed_TD, attention_pass)
-        # One GEMM does the out projection, both scales and the residual sum.
-        x_TD = torch.addmm(
-            residual_TD, mixed, self.self_attn.out_weight.t(), beta=self.alpha, alpha=self.beta
-        )
+        residual = Residual(x_TD=normed_TD if self.has_postnorm else x_TD, alpha=self.alpha, beta=self.beta)
+        # The out projection ends in the residual sum, and so do the experts.
+        mixed_TW = self.self_attn(normed_TD, attention_pass)
+        x_TD = dense(mixed_TW, self.self_attn.out_weight, residual)
         normed_TD = rms_norm(x_TD, self.post_attention_layernorm.weight, self.eps)
-        residual_TD = normed_TD if self.has_postnorm else x_TD
-        expert_TD = self.block_sparse_moe(normed_TD, routing)
-        if self.moe_beta != 1:
-            expert_TD = expert_TD * self.moe_beta
-        return torch.add(expert_TD, residual_TD, alpha=self.moe_alpha)
+        residual = Residual(
+            x_TD=normed_TD if self.has_postnorm else x_TD, alpha=self.moe_alpha, beta=self.moe_beta
+        )
+        return self.block_sparse_moe(normed_TD, residual, routing)
 
 
 class HybridStack(nn.Module):
@@ -106,6 +104,5 @@ class HybridModel(nn.Module):
         return rms_norm(x_TD, self.model.norm.weight, self.config.rms_norm_eps)
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
-        """fp32 logits [T, V] (fp64 for an fp64 model)."""
-        dtype = torch.float64 if hidden_TD.dtype == torch.float64 else torch.float32
-        return torch.mm(hidden_TD.to(dtype), self.lm_head.weight.to(dtype).t())
+        """fp32 logits [T, V] (fp64 for an fp64 model), without a gradient: training has `token_stats`."""
+        return head_logits(hidden_TD, self.lm_head.weight)

@@ -1,8 +1,8 @@
-"""The mixture-of-experts block: its router, its stacked experts and the record of what was chosen.
+"""The mixture-of-experts block: its router and its stacked experts.
 
 Experts are stored stacked, so that one matrix multiplication or one grouped kernel reaches all of them; the
 state dict shows them under the published names, bit for bit.
-Legend: T tokens, D hidden size, E experts, K chosen a token, I expert width, F = 2 I, L layers.
+Legend: T tokens, D hidden size, E experts, K chosen a token, I expert width, F = 2 I.
 """
 
 from collections.abc import Mapping
@@ -10,25 +10,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
 
-from forklight_kernels import moe_experts, moe_router
+from forklight_kernels import Residual, moe_experts, moe_router
 from forklight_model.attention import Weight
 from forklight_model.config import ModelConfig
-
-
-class Routing:
-    """Which experts each token took, layer by layer. Hand one to a forward pass to have it filled."""
-
-    def __init__(self) -> None:
-        self._experts: dict[int, Tensor] = {}
-
-    def record(self, layer: int, experts_TK: Tensor) -> None:
-        self._experts[layer] = experts_TK
-
-    @property
-    def experts_LTK(self) -> Tensor:
-        return torch.stack([self._experts[layer] for layer in sorted(self._experts)])
+from forklight_model.routing import Routing
 
 
 class StackedExperts(nn.Module):
@@ -81,8 +67,11 @@ class SparseMoe(nn.Module):
         self.gate = Weight(config.num_local_experts, config.hidden_size)
         self.experts = StackedExperts(config)
 
-    def forward(self, x_TD: Tensor, routing: Routing | None) -> Tensor:
-        weights_TK, experts_TK = moe_router(linear(x_TD, self.gate.weight), self.top_k)
-        if routing is not None:
-            routing.record(self.layer, experts_TK)
-        return moe_experts(x_TD, weights_TK, experts_TK, self.experts.w13_EFD, self.experts.w2_EID)
+    def forward(self, x_TD: Tensor, residual: Residual, routing: Routing | None) -> Tensor:
+        """The experts' sum, joined to the residual."""
+        replayed_TK = None if routing is None else routing.experts_of(self.layer)
+        routed = moe_router(x_TD, self.gate.weight, self.top_k, replayed_TK)
+        weights_TK = routed.weights_TK if routing is None else routing.record(self.layer, routed)
+        return moe_experts(
+            x_TD, weights_TK, routed.experts_TK, self.experts.w13_EFD, self.experts.w2_EID, residual
+        )

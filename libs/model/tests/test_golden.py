@@ -13,7 +13,7 @@ from forklight_model.checkpoint import load_model
 from forklight_model.inference import decode, prefill
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
-from forklight_model.moe import Routing
+from forklight_model.routing import Routing
 
 BATCH, LENGTH = 2, 600
 CU_SEQLENS = torch.tensor([0, LENGTH, 2 * LENGTH], dtype=torch.int32)
@@ -29,7 +29,7 @@ def published(golden_dir: Path) -> HybridModel:
     return load_model(golden_dir)
 
 
-@pytest.mark.parametrize("backend", list(Backend))
+@pytest.mark.parametrize("backend", [Backend.AUTOMATIC, Backend.NAIVE])
 @torch.no_grad()
 def test_log_probabilities_match_the_published_code(
     published: HybridModel, golden: dict[str, Tensor], backend: Backend

@@ -142,7 +142,7 @@ def assemble_worker(parts: PodParts, first: FirstWeights) -> tuple[EngineThread,
 
 
 def _native_engines(settings: RolloutSettings, run_file: RunFile) -> EngineFactory:
-    from forklight_rollout.adapters.native import native_engine_factory
+    from forklight_rollout.adapters.native import NativeOptions, native_engine_factory
 
     wish = MemoryWish(
         max_batch=run_file.rollout.max_batch,
@@ -150,7 +150,13 @@ def _native_engines(settings: RolloutSettings, run_file: RunFile) -> EngineFacto
         max_new_tokens=run_file.sampling.max_new_tokens,
         budget_bytes=settings.cache_memory_bytes,
     )
-    return native_engine_factory(wish, dtype=run_file.model.dtype, threads=run_file.rollout.threads)
+    options = NativeOptions(
+        dtype=run_file.model.dtype,
+        device=settings.device,
+        threads=run_file.rollout.threads,
+        records_routing=run_file.parity.routing_replay,
+    )
+    return native_engine_factory(wish, options)
 
 
 async def _report(thread: EngineThread, worker: Worker) -> None:

@@ -40,6 +40,7 @@ class EngineThread:
 
     def __init__(self, generator: Generator) -> None:
         self.limits = generator.engine.limits
+        self.numeric_mode = generator.engine.numeric_mode
         self.throughput = Throughput()
         self._generator = generator
         self._operations: queue.SimpleQueue[_Operation] = queue.SimpleQueue()

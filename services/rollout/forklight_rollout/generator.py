@@ -14,8 +14,10 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 
+from forklight_core.wire import RoutingArrays
 from forklight_rollout.groups import FinishedSample, FinishReason, GroupWork, SampleStart, Span
 from forklight_rollout.ports import Engine, PromptStart, SequenceStart
+from forklight_rollout.routing_log import RoutingLog
 
 
 class Generator:
@@ -63,6 +65,9 @@ class Generator:
             reason = self._running[key].accept(token, logprob, raw_logprob, version)
             if reason is not None:
                 ended.append((key, reason))
+        if tokens.routing is not None:
+            for key, fed in zip(tokens.keys, tokens.routing, strict=True):
+                self._running[key].note_routing(fed)
         return self._retire(ended)
 
     def cancel(self, sample_ids: Collection[str]) -> list[FinishedSample]:
@@ -138,6 +143,7 @@ class _Running:
         "_max_new_tokens",
         "_num_certain",
         "_raw_logprobs",
+        "_routing",
         "_spans",
         "_started_at",
         "_stop_ids",
@@ -155,6 +161,7 @@ class _Running:
         self._ids = array("i")
         self._logprobs = array("f")
         self._raw_logprobs = array("f")
+        self._routing: RoutingLog | None = None
         self._spans: list[Span] = []
         self._version = -1
         self._max_new_tokens = rules.max_new_tokens
@@ -178,6 +185,13 @@ class _Running:
             return FinishReason.REPETITION
         return FinishReason.LENGTH if len(self._ids) >= self._max_new_tokens else None
 
+    def note_routing(self, fed: RoutingArrays) -> None:
+        """Choices for what was fed to get the newest token."""
+        if self._routing is None:
+            self._routing = RoutingLog(fed)
+        else:
+            self._routing.add(fed)
+
     def finish(self, reason: FinishReason, now: float) -> FinishedSample:
         return FinishedSample(
             sample_id=self.sample.sample_id,
@@ -190,4 +204,5 @@ class _Running:
             reason=reason,
             started_at=self._started_at,
             finished_at=now,
+            routing=None if self._routing is None else self._routing.close(),
         )

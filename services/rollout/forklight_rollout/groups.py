@@ -14,6 +14,7 @@ from enum import StrEnum
 from forklight.v1 import types_pb2
 from forklight_core.errors import InvalidInputError
 from forklight_core.ids import sample_id
+from forklight_core.wire import RoutingArrays
 from forklight_rollout.ports import EngineLimits
 
 
@@ -77,6 +78,7 @@ class FinishedSample:
     reason: FinishReason
     started_at: float  # unix time, seconds
     finished_at: float
+    routing: RoutingArrays | None = None  # of the P + R - 1 tokens that were fed, where the engine records it
 
 
 def read_group(

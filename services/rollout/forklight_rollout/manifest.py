@@ -45,7 +45,8 @@ class Manifest:
     run_id: str
     version: int
     step: int
-    contract: str
+    contract: str  # of the trainer: architecture, dtype and kernels
+    kernels: str  # the kernels' part of it, which a pod compares with its own
     config_json: str  # the published model configuration
     shards: tuple[Shard, ...]
     tensors: Mapping[str, TensorEntry]
@@ -97,6 +98,7 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
             version=int(fields["version"]),
             step=int(fields["step"]),
             contract=str(fields["contract"]),
+            kernels=str(fields["kernels"]),
             config_json=json.dumps(fields["config"], sort_keys=True),
             shards=tuple(_shard(entry) for entry in fields["shards"]),
             tensors={str(name): _tensor(entry) for name, entry in fields["tensors"].items()},

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from forklight.v1 import types_pb2
 from forklight_core.queues import Lease
+from forklight_core.wire import RoutingArrays
 from forklight_rollout.manifest import PublishedWeights
 
 
@@ -46,12 +47,15 @@ class PromptStart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTokens:
-    """One new token for each sequence that got one in a step; all four are as long."""
+    """One new token for each sequence that got one in a step; all are as long."""
 
     keys: Sequence[int]
     ids: Sequence[int]
     logprobs: Sequence[float]  # at the sampling distribution
     raw_logprobs: Sequence[float]  # at temperature 1 and top-p 1
+    routing: Sequence[RoutingArrays] | None = None
+    """Choices for the tokens each sequence was fed for this one: the whole prompt at its first, then its last
+    token. None from an engine that does not record them."""
 
 
 class Engine(Protocol):
@@ -65,6 +69,11 @@ class Engine(Protocol):
     @property
     def version(self) -> int:
         """Policy version that samples the next token."""
+        ...
+
+    @property
+    def numeric_mode(self) -> types_pb2.NumericMode:
+        """What may be demanded of its log-probs; constant."""
         ...
 
     @property

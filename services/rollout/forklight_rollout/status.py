@@ -28,6 +28,7 @@ class PodStatus:
         )
         if self.thread is not None:
             reading = self.thread.reading
+            reply.numeric_mode.CopyFrom(self.thread.numeric_mode)
             reply.version = reading.version
             reply.num_running = reading.num_running
             reply.num_waiting = reading.num_waiting

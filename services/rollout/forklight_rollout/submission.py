@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from forklight.v1 import types_pb2
 from forklight_core.blobs import BlobRef, BlobStore
 from forklight_core.errors import BusyError, DeadlineError, UnavailableError
 from forklight_core.ids import sample_id
@@ -56,6 +57,8 @@ class Submission:
     async def _put(self, sample: FinishedSample, group: HeldGroup) -> BlobRef:
         """A full disk is waited out while the group is ours: the sample is safe in memory."""
         provenance = self.provenance
+        if group.task.purpose != types_pb2.PURPOSE_TRAIN:
+            sample = replace(sample, routing=None)  # nobody scores it again
         data = await asyncio.to_thread(
             build_payload, sample, decode=provenance.decode, contract=provenance.contract
         )

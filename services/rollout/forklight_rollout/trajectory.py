@@ -38,6 +38,7 @@ def build_payload(sample: FinishedSample, *, decode: Callable[[list[int]], str],
             raw_logprobs=np.asarray(sample.raw_logprobs, dtype=np.float32),
             text=decode(sample.response_ids.tolist()),
             contract=contract,
+            routing=sample.routing,
         )
     )
 

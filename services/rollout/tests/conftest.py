@@ -12,11 +12,12 @@ import torch
 from safetensors.torch import save_file
 
 from forklight.v1 import types_pb2
+from forklight_kernels.contract import contract_hash
 from forklight_model.checkpoint import published_tensors
 from forklight_model.model import HybridModel
 from forklight_model.sizes import SIZES
 from forklight_model.tokenizer import build_character_tokenizer
-from forklight_rollout.adapters.native import NativeEngine, native_engine_factory
+from forklight_rollout.adapters.native import NativeEngine, NativeOptions, native_engine_factory
 from forklight_rollout.generator import Generator
 from forklight_rollout.groups import FinishedSample, GroupWork, SampleStart, SamplingRules
 from forklight_rollout.manifest import PublishedWeights, verify_weights
@@ -59,6 +60,7 @@ def publish_model(root: Path, model: HybridModel, version: int) -> types_pb2.Wei
         "kind": "full",
         "dtype": "float32",
         "contract": "test-contract",
+        "kernels": contract_hash(),
         "config": model.config.to_published(),
         "shards": [{"file": SHARD, "size_bytes": len(data), "blake3": blake3.blake3(data).hexdigest()}],
         "tensors": {
@@ -108,9 +110,10 @@ MakeEngine = Callable[..., NativeEngine]
 
 @pytest.fixture
 def make_engine(published: dict[int, PublishedWeights]) -> MakeEngine:
-    def make(*, max_batch: int = 8, dtype: str = "float32") -> NativeEngine:
+    def make(*, max_batch: int = 8, dtype: str = "float32", records_routing: bool = False) -> NativeEngine:
+        options = NativeOptions(dtype=dtype, device="cpu", threads=1, records_routing=records_routing)
         wish = MemoryWish(max_batch=max_batch, max_prompt_tokens=64, max_new_tokens=64, budget_bytes=2**30)
-        engine = native_engine_factory(wish, dtype=dtype, threads=1)(published[0])
+        engine = native_engine_factory(wish, options)(published[0])
         assert isinstance(engine, NativeEngine)
         return engine
 

@@ -25,6 +25,7 @@ from forklight_core.redis_server import EmbeddedRedis, start_embedded
 from forklight_core.rpc import Registration, open_channel, serve
 from forklight_core.telemetry import SpanKind, install_providers
 from forklight_core.wire import unpack_payload
+from forklight_kernels.contract import contract_hash
 from forklight_model.tokenizer import build_character_tokenizer
 from forklight_rollout.adapters.memory import MemoryBuffer
 from forklight_rollout.app import run
@@ -83,6 +84,7 @@ class Surroundings:
             redis_url=redis_url,
             blobs_url=f"file://{folder}/blobs",
             buffer_address=buffer_address,
+            device="cpu",
             weights_poll_s=0.02,
             max_prompt_tokens=64,
         )
@@ -204,6 +206,30 @@ async def test_a_pod_generates_and_submits_what_is_on_the_queue(
     assert arrays.text == build_character_tokenizer().decode(arrays.response_ids.tolist())
     assert (trajectory.pod, trajectory.envelope.attempt, arrays.contract) == ("rollout-0", 1, "test-contract")
     assert [(span.start, span.version) for span in trajectory.version_spans] == [(0, 0)]
+
+
+async def test_a_pod_says_its_numeric_mode_and_records_routing_for_training_only(
+    surroundings: Surroundings, publish: Publish
+) -> None:
+    with surroundings.settings.run_file.open("a") as run_file:
+        run_file.write("[parity]\nrouting_replay = true\n")
+    await surroundings.announce(publish(0))
+    await surroundings.put_task(0)
+    await surroundings.put_task(1, purpose=types_pb2.PURPOSE_EVALUATE)
+    accepted = surroundings.buffer.accepted
+    async with running_pod(surroundings):
+        await eventually(lambda: asyncio.sleep(0, len(accepted) == 8))
+        mode = (await surroundings.status()).numeric_mode
+    assert (mode.is_parity, mode.device, mode.contract) == (False, "cpu", contract_hash())
+    assert "torch" in mode.reason
+    blobs = open_blob_store(surroundings.settings.blobs_url)
+    for sample_id, trajectory in accepted.items():
+        routing = unpack_payload(blobs.get(trajectory.payload.id)).routing
+        if ids.group_of(sample_id) == f"{RUN_ID}/g00000001":
+            assert routing is None
+        else:
+            num_fed = trajectory.num_prompt_tokens + trajectory.num_response_tokens - 1
+            assert routing is not None and len(routing.experts) == num_fed
 
 
 async def test_a_pod_without_weights_is_not_serving_and_says_why(surroundings: Surroundings) -> None:

@@ -76,6 +76,12 @@ def test_sound_weights_become_the_model_that_was_published(
         assert torch.equal(found, expected)
 
 
+def test_weights_of_kernels_that_round_otherwise_are_refused(publish: Publish) -> None:
+    weights = verify(rewrite(publish(0), kernels="0123456789abcdef"))
+    with pytest.raises(WeightsError, match=r"kernels' contract '0123456789abcdef'.*same release"):
+        load_weights(weights, dtype=torch.float32)
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [

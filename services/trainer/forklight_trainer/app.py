@@ -36,6 +36,7 @@ from forklight_trainer.checkpoint import CheckpointStore
 from forklight_trainer.contract import contract_hash
 from forklight_trainer.initial import DTYPES, initial_model, initial_tokenizer
 from forklight_trainer.loop import LoopParts, TrainingLoop
+from forklight_trainer.numerics import announce_numeric_mode
 from forklight_trainer.ports import BufferPort
 from forklight_trainer.publish import WeightsStore
 from forklight_trainer.recipe import check_recipe
@@ -86,18 +87,15 @@ def assemble(
     """The loop's parts for this run."""
     model = initial_model(run_file)
     tokenizer = initial_tokenizer(run_file)
-    dtype = run_file.model.dtype
-    engine = TorchEngine(
-        model,
-        optimizer_settings(run_file.trainer),
-        dtype=DTYPES[dtype],
-        device=choose_device(settings.device),
-    )
+    dtype, device = run_file.model.dtype, choose_device(settings.device)
+    mode = announce_numeric_mode(run_file, device)
+    board.set_numeric_mode(mode)
+    engine = TorchEngine(model, optimizer_settings(run_file.trainer), dtype=DTYPES[dtype], device=device)
     folder = settings.run_folder
     return LoopParts(
         run_id=settings.run_id,
         run_file=run_file,
-        step_settings=step_settings(run_file),
+        step_settings=step_settings(run_file, is_parity_mode=mode.is_parity),
         engine=engine,
         buffer=buffer,
         blobs=open_blob_store(settings.blobs_url),

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from forklight.v1 import types_pb2
 from forklight_core.errors import DataLossError
-from forklight_core.wire import TrajectoryArrays
+from forklight_core.wire import RoutingArrays, TrajectoryArrays
 
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
@@ -32,6 +32,8 @@ class TrainingSample:
     reward: float
     traceparent: str = ""
     contract: str = ""
+    pod: str = ""
+    routing: RoutingArrays | None = None  # of all tokens but the last
 
     @property
     def num_tokens(self) -> int:
@@ -84,6 +86,8 @@ def build_sample(message: types_pb2.BatchSample, arrays: TrajectoryArrays) -> Tr
         reward=message.reward,
         traceparent=trajectory.envelope.traceparent,
         contract=arrays.contract,
+        pod=trajectory.pod,
+        routing=arrays.routing,
     )
 
 

@@ -42,6 +42,8 @@ class CheckpointState:
     lineage: str
     step: int
     version: int
+    contract: str = ""
+    """Numeric contract of the trainer that wrote it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +154,7 @@ def read_state(folder: Path) -> CheckpointState:
             lineage=str(content["lineage"]),
             step=int(str(content["step"])),
             version=int(str(content["version"])),
+            contract=str(content.get("contract", "")),
         )
     except (KeyError, ValueError) as error:
         raise CheckpointError(f"{folder / STATE_FILE} is not a checkpoint's state: {error!r}") from error

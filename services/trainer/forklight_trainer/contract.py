@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import blake3
 
+from forklight_kernels.contract import contract_hash as kernels_contract
 from forklight_model.config import ModelConfig
 from forklight_trainer.durable import canonical_json
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION = 2
 HASH_LENGTH = 16
 
 
 def contract_hash(config: ModelConfig, dtype: str) -> str:
-    """Short hash of architecture, dtype, and what is fixed: fp32 head, router and lightning state."""
+    """Short hash of architecture, dtype, and the kernels' own contract: what they round, in which order."""
     content = {
         "contract_version": CONTRACT_VERSION,
         "config": config.to_published(),
         "dtype": dtype,
-        "head_dtype": "float32",
-        "router_dtype": "float32",
-        "state_dtype": "float32",
+        "kernels": kernels_contract(),
     }
     return blake3.blake3(canonical_json(content)).hexdigest()[:HASH_LENGTH]

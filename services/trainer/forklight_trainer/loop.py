@@ -22,6 +22,7 @@ from forklight_trainer.batch import TrainingBatch
 from forklight_trainer.checkpoint import CheckpointState, CheckpointStore
 from forklight_trainer.durable import staged_folder
 from forklight_trainer.fetch import LostSample, fetch_batch
+from forklight_trainer.parity import Parity
 from forklight_trainer.patience import Patience
 from forklight_trainer.ports import BufferPort, RestorePoint, TrainEngine
 from forklight_trainer.publish import WeightsStore
@@ -119,6 +120,7 @@ class TrainingLoop:
                 restored.state.lineage,
                 restored.commits,
             )
+            self._compare_contract(restored.state)
         truncate_records(parts.steps_file, self._at.step)
         self._restored_version = self.version
         self._newest_before = max(parts.weights.list_versions(), default=0)
@@ -140,6 +142,15 @@ class TrainingLoop:
         }
         counts = {"redelivered": reply.num_redelivered, "recovered": reply.num_recovered}
         log.info("trainer started", extra=position | counts)
+
+    def _compare_contract(self, state: CheckpointState) -> None:
+        """A newer release may compute otherwise; what rollout made under the old contract is refused then."""
+        contract = self._parts.weights.contract
+        if state.contract != contract:
+            log.warning(
+                "checkpoint comes from another numeric contract",
+                extra={"checkpoint": state.contract, "trainer": contract, "step": state.step},
+            )
 
     def _current_weights(self) -> types_pb2.WeightsRef:
         """The published version in memory; between two versions that is an older step's, on disk."""
@@ -284,7 +295,11 @@ class TrainingLoop:
         parts = self._parts
         parts.board.enter(Stage.CHECKPOINT)
         state = CheckpointState(
-            run_id=parts.run_id, lineage=self._at.lineage, step=self._at.step, version=self.version
+            run_id=parts.run_id,
+            lineage=self._at.lineage,
+            step=self._at.step,
+            version=self.version,
+            contract=parts.weights.contract,
         )
         self._patience.call(
             "write a checkpoint", lambda: parts.checkpoints.save(parts.engine, state, self._at.pending)
@@ -313,6 +328,25 @@ class TrainingLoop:
         )
         append_record(self._parts.steps_file, record)
         metrics.record_step(record)
+        self._note_parity(outcome.parity)
+
+    def _note_parity(self, parity: Parity) -> None:
+        """Unequal log-probs belong to tolerance mode; in parity mode somebody should look."""
+        if parity.num_unequal is None:
+            return
+        board = self._parts.board
+        board.count_compared(parity.num_tokens, parity.num_unequal)
+        mode = board.status.numeric_mode
+        if parity.num_unequal and mode is not None and mode.is_parity:
+            log.warning(
+                "log-probs differ in parity mode",
+                extra={
+                    "unequal": parity.num_unequal,
+                    "compared": parity.num_tokens,
+                    "version": parity.version,
+                    "max_dp": parity.max_dp,
+                },
+            )
 
     def _report(self) -> None:
         self._parts.board.report(step=self._at.step, version=self.version, lineage=self._at.lineage)

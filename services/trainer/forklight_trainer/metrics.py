@@ -26,12 +26,15 @@ MASKED_SHARE = "forklight.trainer.masked_share"
 STALENESS = "forklight.trainer.staleness"
 CORRELATION = "forklight.trainer.correlation"
 MEAN_KL = "forklight.trainer.mean_kl"
+UNEQUAL_TOKENS = "forklight.trainer.unequal_tokens"
+ROUTER_LOSS = "forklight.trainer.router_auxiliary_loss"
 
 
 def record_step(record: StepRecord) -> None:
     """Everything a finished step measured."""
     counter(STEPS).add(1)
     counter(TOKENS).add(record.tokens)
+    counter(UNEQUAL_TOKENS).add(record.unequal_tokens or 0)
     record_stages(record.seconds)
     for name, value in (
         (STEP, record.step),
@@ -47,8 +50,9 @@ def record_step(record: StepRecord) -> None:
         (STALENESS, record.staleness_mean),
         (CORRELATION, record.correlation),
         (MEAN_KL, record.mean_kl),
+        (ROUTER_LOSS, record.router_auxiliary_loss),
     ):
-        if math.isfinite(value):
+        if value is not None and math.isfinite(value):
             gauge(name).set(value)
 
 

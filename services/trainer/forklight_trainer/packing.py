@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from forklight_core.errors import InvalidInputError
+from forklight_model.routing import RecordedRouting
 from forklight_trainer.batch import TrainingSample
 
 
@@ -28,6 +29,8 @@ class Pack:
     versions_R: Tensor
     sample_R: Tensor  # which sample of the step a token belongs to
     sample_indices: tuple[int, ...]
+    routing: RecordedRouting | None = None
+    """The experts to score with; None: the routers choose."""
 
 
 def pack_samples(

@@ -32,6 +32,8 @@ class Parity:
     max_dp: float
     mean_kl: float
     num_tokens: int
+    num_unequal: int | None
+    """Tokens whose log-probs differ in bits; None where other weights sampled them."""
     version: int | None
     """Version that sampled the tokens and scored them again; None: the current weights scored them."""
 
@@ -47,8 +49,16 @@ class Probe:
 
 def measure_parity(logprobs_R: Tensor, behaviour_R: Tensor, *, version: int | None) -> Parity:
     """Pearson correlation of probabilities, largest difference, k3 estimate of KL(rollout || trainer)."""
+    num_unequal = None if version is None else count_unequal(logprobs_R, behaviour_R)
     if not len(logprobs_R):
-        return Parity(correlation=math.nan, max_dp=math.nan, mean_kl=math.nan, num_tokens=0, version=version)
+        return Parity(
+            correlation=math.nan,
+            max_dp=math.nan,
+            mean_kl=math.nan,
+            num_tokens=0,
+            num_unequal=num_unequal,
+            version=version,
+        )
     ours_R, theirs_R = logprobs_R.double(), behaviour_R.double()
     difference_R = ours_R - theirs_R
     return Parity(
@@ -56,8 +66,15 @@ def measure_parity(logprobs_R: Tensor, behaviour_R: Tensor, *, version: int | No
         max_dp=float((ours_R.exp() - theirs_R.exp()).abs().max()),
         mean_kl=float((difference_R.exp() - difference_R - 1.0).mean()),
         num_tokens=len(logprobs_R),
+        num_unequal=num_unequal,
         version=version,
     )
+
+
+def count_unequal(logprobs_R: Tensor, behaviour_R: Tensor) -> int:
+    """How many of these fp32 numbers are not the same 32 bits."""
+    ours_R, theirs_R = (each_R.float().contiguous().view(torch.int32) for each_R in (logprobs_R, behaviour_R))
+    return int((ours_R != theirs_R).sum())
 
 
 def check_parity(parity: Parity, limits: ParitySection) -> Parity:
@@ -71,6 +88,19 @@ def check_parity(parity: Parity, limits: ParitySection) -> Parity:
         f"{limits.min_correlation:g}), mean KL {parity.mean_kl:.5f} (parity.max_mean_kl = "
         f"{limits.max_mean_kl:g}), largest difference {parity.max_dp:.5f}. The run is paused before the "
         "update. Check that both sides run the same release, the same dtype and the same published weights"
+    )
+
+
+def check_equal(parity: Parity) -> Parity:
+    """Raise when a single log-prob differs in bits. For parity mode only: there, none may."""
+    if not parity.num_unequal:
+        return parity
+    raise ParityError(
+        f"{parity.num_unequal} of {parity.num_tokens} tokens that version {parity.version} sampled have "
+        "log-probs that differ in bits between rollout and trainer (largest difference of probabilities "
+        f"{parity.max_dp:.3g}), and parity.require_equal is set. The run is paused before the update. "
+        "Compare the numeric mode of the trainer with that of every rollout pod (in their logs and status): "
+        "all need the same GPU type, torch and Triton, and parity mode. Or set parity.require_equal = false"
     )
 
 

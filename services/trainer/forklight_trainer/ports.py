@@ -29,6 +29,15 @@ class RestorePoint:
     commits: tuple[types_pb2.CommitRecord, ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PackScore:
+    """What the weights say of a pack. Differentiable."""
+
+    stats: TokenStats
+    router_loss: Tensor | None
+    """Load-balancing loss of the pack's tokens, without its coefficient; None when not asked for."""
+
+
 class BufferPort(Protocol):
     """The buffer, from the trainer's side. Calls have deadlines and raise errors of the core tree."""
 
@@ -73,12 +82,12 @@ class TrainEngine(Protocol):
         """Architecture of the model."""
         ...
 
-    def score(self, pack: Pack, temperature: float) -> TokenStats:
-        """Differentiable log-probabilities of a pack's tokens."""
+    def score(self, pack: Pack, temperature: float, *, with_router_loss: bool = False) -> PackScore:
+        """Log-probabilities of a pack's tokens, with the experts the pack names if it names any."""
         ...
 
     def score_version(self, folder: Path, pack: Pack, temperature: float) -> Tensor | None:
-        """Log-probabilities under weights published earlier; None where a second model has no room."""
+        """The same under weights published earlier; None where a second model has no room."""
         ...
 
     def backward(self, loss: Tensor) -> None:

@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from forklight.v1 import types_pb2
 from forklight_core.errors import WeightsError
+from forklight_kernels.contract import contract_hash as kernels_contract
 from forklight_model.config import ModelConfig
 from forklight_model.tokenizer import Tokenizer
 from forklight_trainer.durable import canonical_json, hash_file, remove_folder, staged_folder, sweep_leftovers
@@ -94,6 +95,7 @@ class WeightsStore:
             "kind": "full",
             "dtype": self.dtype,
             "contract": self.contract,
+            "kernels": kernels_contract(),
             "config": config.to_published(),
             "shards": _shards(folder),
             "tensors": _tensors(folder),

@@ -30,6 +30,8 @@ class StepRecord:
     length_p99: float
     entropy: float
     loss: float
+    router_auxiliary_loss: float | None
+    """Router balancing loss before its coefficient, which `loss` does not contain; None: not added."""
     grad_norm: float
     ratio_mean: float
     ratio_max: float
@@ -42,6 +44,8 @@ class StepRecord:
     max_dp: float
     mean_kl: float
     parity_tokens: int
+    unequal_tokens: int | None
+    """Those of them whose log-probs differ in bits; None: off-policy figures."""
     parity_version: int | None
     """Version that sampled these tokens and scored them again: it gates. None: off-policy figures."""
     learning_rate: float
@@ -76,6 +80,7 @@ def build_record(
         max_dp=parity.max_dp,
         mean_kl=parity.mean_kl,
         parity_tokens=parity.num_tokens,
+        unequal_tokens=parity.num_unequal,
         parity_version=parity.version,
         learning_rate=outcome.learning_rate,
         seconds={name: round(value, 4) for name, value in seconds.items()},

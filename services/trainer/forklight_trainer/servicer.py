@@ -45,6 +45,9 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServicer):
             stage_since=status.stage_since,
             problem=status.problem,
             steps_file=str(self._steps_file.resolve()),
+            numeric_mode=status.numeric_mode,
+            num_compared_tokens=status.num_compared_tokens,
+            num_unequal_tokens=status.num_unequal_tokens,
         )
 
 

@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from forklight.v1 import types_pb2
+
 
 class Stage(StrEnum):
     """Stages of the loop."""
@@ -32,6 +34,9 @@ class TrainerStatus:
     stage: Stage = Stage.START
     stage_since: float = 0.0
     problem: str = ""
+    numeric_mode: types_pb2.NumericMode | None = None
+    num_compared_tokens: int = 0
+    num_unequal_tokens: int = 0
 
 
 class StatusBoard:
@@ -66,6 +71,19 @@ class StatusBoard:
         """Empty when there is none."""
         with self._lock:
             self._status = replace(self._status, problem=problem)
+
+    def set_numeric_mode(self, mode: types_pb2.NumericMode) -> None:
+        with self._lock:
+            self._status = replace(self._status, numeric_mode=mode)
+
+    def count_compared(self, num_tokens: int, num_unequal: int) -> None:
+        """Tokens that the weights which sampled them have scored again."""
+        with self._lock:
+            self._status = replace(
+                self._status,
+                num_compared_tokens=self._status.num_compared_tokens + num_tokens,
+                num_unequal_tokens=self._status.num_unequal_tokens + num_unequal,
+            )
 
     def take_seconds(self) -> dict[str, float]:
         """Seconds by stage since the last call."""

@@ -16,6 +16,7 @@ from forklight_trainer.batch import TrainingBatch, TrainingSample
 from forklight_trainer.packing import Pack, pack_samples
 from forklight_trainer.parity import (
     Parity,
+    check_equal,
     check_parity,
     choose_probes,
     measure_parity,
@@ -23,6 +24,7 @@ from forklight_trainer.parity import (
 )
 from forklight_trainer.policy_loss import LossSettings, loss_settings, policy_loss
 from forklight_trainer.ports import TrainEngine
+from forklight_trainer.replay import replay_routing
 from forklight_trainer.tally import BatchFigures, Tally, TokenFigures, batch_figures, token_figures
 
 LARGEST_LOGPROB = 1e-3  # a log-prob is at most 0, up to rounding
@@ -34,6 +36,9 @@ class StepSettings:
 
     loss: LossSettings
     parity: ParitySection
+    must_be_equal: bool
+    """A single unequal log-prob refuses the batch."""
+    adds_router_loss: bool
     temperature: float
     pack_tokens: int
     equal_is_zero: bool
@@ -68,11 +73,13 @@ class StepOutcome:
     """Of the batch's samples, in their order."""
 
 
-def step_settings(run_file: RunFile) -> StepSettings:
-    """The parts of a run file that a step needs."""
+def step_settings(run_file: RunFile, *, is_parity_mode: bool = False) -> StepSettings:
+    """The parts of a run file that a step needs. Equal bits are only demanded where they can be had."""
     return StepSettings(
         loss=loss_settings(run_file.recipe),
         parity=run_file.parity,
+        must_be_equal=run_file.parity.require_equal and is_parity_mode,
+        adds_router_loss=run_file.trainer.router_auxiliary_loss,
         temperature=run_file.sampling.temperature,
         pack_tokens=run_file.trainer.pack_tokens,
         equal_is_zero=not run_file.buffer.dynamic_sampling,
@@ -94,6 +101,8 @@ def train_step(
     check_batch(batch, engine.config.vocab_size, policy.contract)
     advantages = batch_advantages(batch, equal_is_zero=settings.equal_is_zero)
     packs = pack_samples(batch.samples, advantages, pack_tokens=settings.pack_tokens)
+    if settings.parity.routing_replay:
+        packs = replay_routing(packs, batch.samples, engine.config)
     learning_rate = learning_rate_at(batch.step, settings)
     try:
         tally = accumulate(engine, packs, settings)
@@ -155,10 +164,11 @@ def batch_advantages(batch: TrainingBatch, *, equal_is_zero: bool) -> list[float
 def accumulate(engine: TrainEngine, packs: Sequence[Pack], settings: StepSettings) -> Tally:
     """Forward and backward over all packs; the normaliser is the step's response tokens."""
     num_step_tokens = sum(len(pack.behaviour_R) for pack in packs)
+    num_fed_tokens = sum(len(pack.input_ids_T) for pack in packs)
     tally = Tally()
     for pack in packs:
-        stats = engine.score(pack, settings.temperature)
-        logprobs_R = stats.logprobs_T[pack.response_index_R]
+        score = engine.score(pack, settings.temperature, with_router_loss=settings.adds_router_loss)
+        logprobs_R = score.stats.logprobs_T[pack.response_index_R]
         parts = policy_loss(
             logprobs_R,
             pack.behaviour_R,
@@ -166,8 +176,13 @@ def accumulate(engine: TrainEngine, packs: Sequence[Pack], settings: StepSetting
             settings=settings.loss,
             num_step_tokens=num_step_tokens,
         )
-        tally.add(pack, parts, logprobs_R=logprobs_R, entropy_R=stats.entropy_T[pack.response_index_R])
-        engine.backward(parts.loss)
+        tally.add(pack, parts, logprobs_R=logprobs_R, entropy_R=score.stats.entropy_T[pack.response_index_R])
+        loss = parts.loss
+        if score.router_loss is not None:
+            router_loss = score.router_loss * (len(pack.input_ids_T) / num_fed_tokens)
+            tally.add_router_loss(float(router_loss.detach()))
+            loss = loss + engine.config.router_aux_loss_coef * router_loss
+        engine.backward(loss)
     return tally
 
 
@@ -175,10 +190,11 @@ def check_tally(tally: Tally, batch: TrainingBatch) -> None:
     """Refuse a step whose loss is no number or whose every token was dropped."""
     logprobs_R = tally.column("logprobs")
     num_wrong = int((~torch.isfinite(logprobs_R)).sum())
-    if num_wrong or not np.isfinite(tally.loss):
+    loss = tally.loss + (tally.router_loss or 0.0)
+    if num_wrong or not np.isfinite(loss):
         raise PreconditionError(
             f"batch {batch.batch_id}: {num_wrong} of {len(logprobs_R)} log-probs of the trainer are NaN or "
-            f"infinite and the loss is {tally.loss}; the optimizer was not touched. Restore an older "
+            f"infinite and the loss is {loss}; the optimizer was not touched. Restore an older "
             "checkpoint or lower trainer.learning_rate"
         )
     if not bool(tally.column("keep").any()):
@@ -198,12 +214,17 @@ def measure_agreement(
         own_R = whole_version_mask(tally.column("versions"), tally.column("sample"), policy.version)
         if bool(own_R.any()):
             parity = measure_parity(logprobs_R[own_R], behaviour_R[own_R], version=policy.version)
-            return check_parity(parity, settings.parity)
+            return _gate(parity, settings)
     for probe in choose_probes(packs):
         folder = policy.find_version(probe.version)
         scored_T = engine.score_version(folder, probe.pack, settings.temperature) if folder else None
         if scored_T is not None:
             theirs_R = scored_T[probe.pack.response_index_R][probe.own_R]
             parity = measure_parity(theirs_R, probe.pack.behaviour_R[probe.own_R], version=probe.version)
-            return check_parity(parity, settings.parity)
+            return _gate(parity, settings)
     return measure_parity(logprobs_R, behaviour_R, version=None)
+
+
+def _gate(parity: Parity, settings: StepSettings) -> Parity:
+    check_parity(parity, settings.parity)
+    return check_equal(parity) if settings.must_be_equal else parity

@@ -22,6 +22,7 @@ class Tally:
     """Per-token figures of the packs seen so far, without gradients."""
 
     loss: float = 0.0
+    router_loss: float | None = None
     columns: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def add(self, pack: Pack, parts: PolicyLoss, *, logprobs_R: Tensor, entropy_R: Tensor) -> None:
@@ -38,6 +39,10 @@ class Tally:
             ("clipped_low", parts.clipped_low_R),
         ):
             self.columns.setdefault(name, []).append(values_R.detach().cpu())
+
+    def add_router_loss(self, share: float) -> None:
+        """A pack's part of the step's load-balancing loss."""
+        self.router_loss = (self.router_loss or 0.0) + share
 
     def column(self, name: str) -> Tensor:
         """One figure of every response token."""
@@ -65,6 +70,7 @@ class TokenFigures:
     """What the trainer's weights thought of the batch's tokens."""
 
     loss: float
+    router_auxiliary_loss: float | None
     entropy: float
     ratio_mean: float
     ratio_max: float
@@ -98,6 +104,7 @@ def token_figures(tally: Tally) -> TokenFigures:
     ratio_R = tally.column("ratio")
     return TokenFigures(
         loss=tally.loss,
+        router_auxiliary_loss=tally.router_loss,
         entropy=_mean(tally.column("entropy")),
         ratio_mean=_mean(ratio_R),
         ratio_max=float(ratio_R.max()),

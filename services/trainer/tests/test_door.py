@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from forklight.v1 import trainer_pb2, trainer_pb2_grpc
+from forklight.v1 import trainer_pb2, trainer_pb2_grpc, types_pb2
 from forklight_core import ids
 from forklight_core.errors import UnavailableError
 from forklight_core.rpc import open_sync_channel
@@ -31,6 +31,9 @@ def test_door_when_asked_tells_the_newest_status(tmp_path: Path) -> None:
         board.report(step=5, version=2, lineage="l1")
         board.enter(Stage.PAUSED)
         board.set_problem("ParityError: why")
+        board.set_numeric_mode(types_pb2.NumericMode(is_parity=True, reason="equal", contract="k1"))
+        board.count_compared(100, 1)
+        board.count_compared(50, 2)
         channel = open_sync_channel(address)
         reply = trainer_pb2_grpc.TrainerStub(channel).GetTrainerStatus(
             trainer_pb2.GetTrainerStatusRequest(), timeout=5
@@ -40,6 +43,8 @@ def test_door_when_asked_tells_the_newest_status(tmp_path: Path) -> None:
     assert (reply.stage, reply.problem) == ("paused", "ParityError: why")
     assert reply.steps_file == str(tmp_path / "steps.jsonl")
     assert reply.stage_since > 0
+    assert (reply.numeric_mode.is_parity, reply.numeric_mode.contract) == (True, "k1")
+    assert (reply.num_compared_tokens, reply.num_unequal_tokens) == (150, 3)
 
 
 def test_door_when_the_port_is_taken_raises_here(tmp_path: Path) -> None:

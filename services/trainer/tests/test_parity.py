@@ -10,7 +10,7 @@ import torch
 
 from forklight_core.errors import ParityError
 from forklight_core.runfile.schema import ParitySection
-from forklight_trainer.parity import check_parity, measure_parity, whole_version_mask
+from forklight_trainer.parity import check_equal, check_parity, measure_parity, whole_version_mask
 
 
 def test_measure_parity_when_compared_with_numpy_is_equal() -> None:
@@ -58,3 +58,23 @@ def test_whole_version_mask_when_a_sample_mixes_versions_leaves_it_out() -> None
     assert whole_version_mask(versions, sample, 2).tolist() == [True, True, False, False, True, True]
     assert whole_version_mask(versions, sample, 1).tolist() == [False] * 6
     assert whole_version_mask(versions[:0], sample[:0], 1).tolist() == []
+
+
+def test_unequal_tokens_when_the_last_bit_differs_are_counted() -> None:
+    ours = -torch.rand(50, generator=torch.Generator().manual_seed(0))
+    theirs = ours.clone()
+    theirs[7] = torch.nextafter(theirs[7], torch.tensor(-9.0))
+    theirs[9], ours[9] = 0.0, -0.0
+    assert measure_parity(ours, ours.clone(), version=2).num_unequal == 0
+    assert measure_parity(ours, theirs, version=2).num_unequal == 2
+    assert measure_parity(ours, theirs, version=None).num_unequal is None
+    assert measure_parity(ours[:0], theirs[:0], version=2).num_unequal == 0
+
+
+def test_check_equal_when_one_token_differs_names_count_and_version() -> None:
+    ours = -torch.arange(3.0)
+    theirs = ours * (1 + 1e-6)
+    check_equal(measure_parity(ours, ours.clone(), version=4))
+    check_equal(measure_parity(ours, theirs, version=None))
+    with pytest.raises(ParityError, match=r"2 of 3 tokens that version 4 sampled.*require_equal"):
+        check_equal(measure_parity(ours, theirs, version=4))

@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from forklight_core.errors import WeightsError
+from forklight_kernels.contract import contract_hash as kernels_contract
 from forklight_model.config import ModelConfig
 from forklight_model.model import HybridModel
 from forklight_model.tokenizer import build_character_tokenizer, load_tokenizer
+from forklight_trainer import contract
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
 from forklight_trainer.contract import contract_hash
 from forklight_trainer.publish import WeightsStore
@@ -100,6 +102,22 @@ def test_publish_when_bf16_writes_what_rollout_computes_with(
     reference = store.publish(TorchEngine(model, ADAM, dtype=torch.bfloat16), version=0, step=0)
     manifest = json.loads(Path(reference.manifest).read_bytes())
     assert {entry["dtype"] for entry in manifest["tensors"].values()} == {"bfloat16"}
+
+
+def test_manifest_when_written_names_the_kernels_contract(
+    store: WeightsStore, make_model: Callable[[int], HybridModel]
+) -> None:
+    reference = store.publish(TorchEngine(make_model(0), ADAM), version=0, step=0)
+    assert json.loads(Path(reference.manifest).read_bytes())["kernels"] == kernels_contract()
+
+
+def test_contract_when_the_kernels_round_otherwise_is_another(
+    make_model: Callable[[int], HybridModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = make_model(0).config
+    before = contract_hash(config, "bfloat16")
+    monkeypatch.setattr(contract, "kernels_contract", lambda: "other")
+    assert contract_hash(config, "bfloat16") != before
 
 
 def test_contract_when_dtype_or_shape_differs_is_another(make_model: Callable[[int], HybridModel]) -> None:

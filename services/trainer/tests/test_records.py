@@ -38,6 +38,8 @@ def test_record_when_written_has_every_figure_and_null_for_nan(
     assert line["reward_mean"] == 0.5
     assert line["length_p50"] <= line["length_p99"]
     assert line["learning_rate"] == 1e-6
+    assert (line["parity_version"], line["router_auxiliary_loss"]) == (0, None)
+    assert 0 <= line["unequal_tokens"] <= line["parity_tokens"]
     for name in ("entropy", "loss", "grad_norm", "ratio_mean", "clip_share_high", "masked_share", "mean_kl"):
         assert math.isfinite(line[name]), name
 

@@ -19,6 +19,7 @@ from forklight_model.model import HybridModel
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
 from forklight_trainer.batch import TrainingBatch, TrainingGroup, TrainingSample
 from forklight_trainer.fetch import fetch_batch
+from forklight_trainer.packing import pack_samples
 from forklight_trainer.step import PolicyState, StepSettings, learning_rate_at, step_settings, train_step
 
 Maker = Any
@@ -68,6 +69,45 @@ def test_train_step_when_weights_made_the_samples_agrees_perfectly_and_updates(
     assert any(not torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert outcome.batch.num_tokens == sum(len(sample.response_ids) for sample in batch.samples)
     assert outcome.advantages[:4] == pytest.approx((-1.0, 1.0, -1.0, 1.0))
+
+
+def as_the_engine_scores(batch: TrainingBatch, model: HybridModel) -> TrainingBatch:
+    """Log-probs of the very packs that a step makes: computed again, every bit is equal on a CPU too."""
+    engine, scored = TorchEngine(model, ADAM), {}
+    for pack in pack_samples(batch.samples, [0.0] * len(batch.samples), pack_tokens=SETTINGS.pack_tokens):
+        logprobs_R = engine.score(pack, 1.0).stats.logprobs_T[pack.response_index_R].detach()
+        for index in pack.sample_indices:
+            scored[batch.samples[index].sample_id] = logprobs_R[pack.sample_R == index].numpy()
+    groups = tuple(
+        dataclasses.replace(
+            group,
+            samples=tuple(
+                dataclasses.replace(sample, behaviour_logprobs=scored[sample.sample_id])
+                for sample in group.samples
+            ),
+        )
+        for group in batch.groups
+    )
+    return dataclasses.replace(batch, groups=groups)
+
+
+def test_train_step_when_bits_must_be_equal_refuses_one_that_is_not(
+    make_model: Callable[[int], HybridModel], maker: Maker
+) -> None:
+    run_file = RunFile.model_validate({"trainer": {"pack_tokens": 128}, "parity": {"require_equal": True}})
+    batch, model = as_the_engine_scores(fetched(maker), make_model(0)), make_model(0)
+    strict = step_settings(run_file, is_parity_mode=True)
+    outcome = train_step(TorchEngine(make_model(0), ADAM), batch, strict, policy(batch))
+    assert (outcome.parity.num_unequal, outcome.parity.version) == (0, 0)
+    logprobs = batch.samples[0].behaviour_logprobs.copy()
+    logprobs[2] = np.nextafter(logprobs[2], np.float32(-9))
+    spoiled, before = changed_sample(batch, behaviour_logprobs=logprobs), weights_of(model)
+    with pytest.raises(ParityError, match=r"1 of \d+ tokens that version 0 sampled .* differ in bits"):
+        train_step(TorchEngine(model, ADAM), spoiled, strict, policy(spoiled))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    tolerant = step_settings(run_file, is_parity_mode=False)
+    outcome = train_step(TorchEngine(model, ADAM), spoiled, tolerant, policy(spoiled))
+    assert outcome.parity.num_unequal == 1
 
 
 def test_train_step_when_temperature_is_not_1_compares_at_that_temperature(

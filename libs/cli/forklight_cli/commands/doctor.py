@@ -37,7 +37,8 @@ def list_checks() -> Iterator[Callable[[], Finding]]:
     yield from (machine.check_python, packages.check_packages, machine.check_cores, machine.check_memory)
     yield from (machine.check_disk, machine.check_fsync, machine.check_open_files, machine.check_ports)
     yield from (machine.check_clock, neighbours.check_redis, neighbours.check_sandbox)
-    yield from (packages.check_torch, packages.check_gpu, neighbours.check_telemetry)
+    yield from (packages.check_torch, packages.check_gpu, packages.check_numerics)
+    yield neighbours.check_telemetry
 
 
 def print_finding(finding: Finding) -> None:

@@ -1,4 +1,4 @@
-"""Checks of what is installed: versions against the constraints, torch, GPU."""
+"""Checks of what is installed: versions against the constraints, torch, GPU, equal bits."""
 
 from __future__ import annotations
 
@@ -81,3 +81,22 @@ def check_gpu() -> Finding:
     triton = installed("triton")
     detail = f"{len(names)} x {names[0]}, triton {triton or 'not installed'}"
     return judged("gpu", triton is not None, detail, fix="pip install triton")
+
+
+def check_numerics() -> Finding:
+    """Whether rollout and trainer compute the very same bits here; a GPU can, given the right Triton."""
+    if installed("torch") is None:
+        return Finding(name="numerics", level=Level.WARN, detail="unknown: no torch", fix="make setup")
+    from dataclasses import asdict
+
+    import torch
+
+    from forklight.v1 import types_pb2
+    from forklight_core.numerics import describe_numeric_mode
+    from forklight_model.parity import check_numeric_mode
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    mode = types_pb2.NumericMode(**asdict(check_numeric_mode(device, torch.bfloat16)))
+    fix = "runs work, within tolerances; for equal bits use the pinned torch and Triton: make setup"
+    detail = f"{describe_numeric_mode(mode)} (contract {mode.contract})"
+    return judged("numerics", mode.is_parity or device == "cpu", detail, fix=fix)

@@ -1,7 +1,7 @@
 from forklight.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -10,7 +10,7 @@ class GetRolloutStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetRolloutStatusReply(_message.Message):
-    __slots__ = ("pod", "version", "num_running", "num_waiting", "num_tokens", "tokens_per_s", "num_samples", "last_swap_s", "draining", "problem")
+    __slots__ = ("pod", "version", "num_running", "num_waiting", "num_tokens", "tokens_per_s", "num_samples", "last_swap_s", "draining", "problem", "numeric_mode")
     POD_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class GetRolloutStatusReply(_message.Message):
     LAST_SWAP_S_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    NUMERIC_MODE_FIELD_NUMBER: _ClassVar[int]
     pod: str
     version: int
     num_running: int
@@ -31,7 +32,8 @@ class GetRolloutStatusReply(_message.Message):
     last_swap_s: float
     draining: bool
     problem: str
-    def __init__(self, pod: _Optional[str] = ..., version: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_tokens: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., num_samples: _Optional[int] = ..., last_swap_s: _Optional[float] = ..., draining: bool = ..., problem: _Optional[str] = ...) -> None: ...
+    numeric_mode: _types_pb2.NumericMode
+    def __init__(self, pod: _Optional[str] = ..., version: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_tokens: _Optional[int] = ..., tokens_per_s: _Optional[float] = ..., num_samples: _Optional[int] = ..., last_swap_s: _Optional[float] = ..., draining: bool = ..., problem: _Optional[str] = ..., numeric_mode: _Optional[_Union[_types_pb2.NumericMode, _Mapping]] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ("deadline_s",)

@@ -22,19 +22,20 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from forklight.v1 import types_pb2 as forklight_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66orklight/v1/trainer.proto\x12\x0c\x66orklight.v1\"\x19\n\x17GetTrainerStatusRequest\"\x90\x01\n\x15GetTrainerStatusReply\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0f\n\x07lineage\x18\x03 \x01(\t\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x13\n\x0bstage_since\x18\x05 \x01(\x01\x12\x0f\n\x07problem\x18\x06 \x01(\t\x12\x12\n\nsteps_file\x18\x07 \x01(\t2i\n\x07Trainer\x12^\n\x10GetTrainerStatus\x12%.forklight.v1.GetTrainerStatusRequest\x1a#.forklight.v1.GetTrainerStatusReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66orklight/v1/trainer.proto\x12\x0c\x66orklight.v1\x1a\x18\x66orklight/v1/types.proto\"\x19\n\x17GetTrainerStatusRequest\"\xfa\x01\n\x15GetTrainerStatusReply\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0f\n\x07lineage\x18\x03 \x01(\t\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x13\n\x0bstage_since\x18\x05 \x01(\x01\x12\x0f\n\x07problem\x18\x06 \x01(\t\x12\x12\n\nsteps_file\x18\x07 \x01(\t\x12/\n\x0cnumeric_mode\x18\x08 \x01(\x0b\x32\x19.forklight.v1.NumericMode\x12\x1b\n\x13num_compared_tokens\x18\t \x01(\x04\x12\x1a\n\x12num_unequal_tokens\x18\n \x01(\x04\x32i\n\x07Trainer\x12^\n\x10GetTrainerStatus\x12%.forklight.v1.GetTrainerStatusRequest\x1a#.forklight.v1.GetTrainerStatusReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'forklight.v1.trainer_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_GETTRAINERSTATUSREQUEST']._serialized_start=44
-  _globals['_GETTRAINERSTATUSREQUEST']._serialized_end=69
-  _globals['_GETTRAINERSTATUSREPLY']._serialized_start=72
-  _globals['_GETTRAINERSTATUSREPLY']._serialized_end=216
-  _globals['_TRAINER']._serialized_start=218
-  _globals['_TRAINER']._serialized_end=323
+  _globals['_GETTRAINERSTATUSREQUEST']._serialized_start=70
+  _globals['_GETTRAINERSTATUSREQUEST']._serialized_end=95
+  _globals['_GETTRAINERSTATUSREPLY']._serialized_start=98
+  _globals['_GETTRAINERSTATUSREPLY']._serialized_end=348
+  _globals['_TRAINER']._serialized_start=350
+  _globals['_TRAINER']._serialized_end=455
 # @@protoc_insertion_point(module_scope)

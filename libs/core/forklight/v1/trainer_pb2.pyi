@@ -1,6 +1,7 @@
+from forklight.v1 import types_pb2 as _types_pb2
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -9,7 +10,7 @@ class GetTrainerStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetTrainerStatusReply(_message.Message):
-    __slots__ = ("step", "version", "lineage", "stage", "stage_since", "problem", "steps_file")
+    __slots__ = ("step", "version", "lineage", "stage", "stage_since", "problem", "steps_file", "numeric_mode", "num_compared_tokens", "num_unequal_tokens")
     STEP_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_FIELD_NUMBER: _ClassVar[int]
@@ -17,6 +18,9 @@ class GetTrainerStatusReply(_message.Message):
     STAGE_SINCE_FIELD_NUMBER: _ClassVar[int]
     PROBLEM_FIELD_NUMBER: _ClassVar[int]
     STEPS_FILE_FIELD_NUMBER: _ClassVar[int]
+    NUMERIC_MODE_FIELD_NUMBER: _ClassVar[int]
+    NUM_COMPARED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_UNEQUAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
     step: int
     version: int
     lineage: str
@@ -24,4 +28,7 @@ class GetTrainerStatusReply(_message.Message):
     stage_since: float
     problem: str
     steps_file: str
-    def __init__(self, step: _Optional[int] = ..., version: _Optional[int] = ..., lineage: _Optional[str] = ..., stage: _Optional[str] = ..., stage_since: _Optional[float] = ..., problem: _Optional[str] = ..., steps_file: _Optional[str] = ...) -> None: ...
+    numeric_mode: _types_pb2.NumericMode
+    num_compared_tokens: int
+    num_unequal_tokens: int
+    def __init__(self, step: _Optional[int] = ..., version: _Optional[int] = ..., lineage: _Optional[str] = ..., stage: _Optional[str] = ..., stage_since: _Optional[float] = ..., problem: _Optional[str] = ..., steps_file: _Optional[str] = ..., numeric_mode: _Optional[_Union[_types_pb2.NumericMode, _Mapping]] = ..., num_compared_tokens: _Optional[int] = ..., num_unequal_tokens: _Optional[int] = ...) -> None: ...

@@ -175,7 +175,7 @@ class Trajectory(_message.Message):
     def __init__(self, envelope: _Optional[_Union[Envelope, _Mapping]] = ..., prompt_id: _Optional[str] = ..., payload: _Optional[_Union[BlobRef, _Mapping]] = ..., num_prompt_tokens: _Optional[int] = ..., num_response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., version_spans: _Optional[_Iterable[_Union[VersionSpan, _Mapping]]] = ..., pod: _Optional[str] = ..., started_at: _Optional[float] = ..., finished_at: _Optional[float] = ..., purpose: _Optional[_Union[Purpose, str]] = ...) -> None: ...
 
 class TrajectoryPayload(_message.Message):
-    __slots__ = ("schema_version", "sample_id", "prompt_ids", "response_ids", "logprobs", "raw_logprobs", "text", "contract")
+    __slots__ = ("schema_version", "sample_id", "prompt_ids", "response_ids", "logprobs", "raw_logprobs", "text", "contract", "routing_experts", "routing_weights", "routing_layers", "routing_top_k")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -184,6 +184,10 @@ class TrajectoryPayload(_message.Message):
     RAW_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
     CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_EXPERTS_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    ROUTING_TOP_K_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     sample_id: str
     prompt_ids: bytes
@@ -192,7 +196,11 @@ class TrajectoryPayload(_message.Message):
     raw_logprobs: bytes
     text: str
     contract: str
-    def __init__(self, schema_version: _Optional[int] = ..., sample_id: _Optional[str] = ..., prompt_ids: _Optional[bytes] = ..., response_ids: _Optional[bytes] = ..., logprobs: _Optional[bytes] = ..., raw_logprobs: _Optional[bytes] = ..., text: _Optional[str] = ..., contract: _Optional[str] = ...) -> None: ...
+    routing_experts: bytes
+    routing_weights: bytes
+    routing_layers: int
+    routing_top_k: int
+    def __init__(self, schema_version: _Optional[int] = ..., sample_id: _Optional[str] = ..., prompt_ids: _Optional[bytes] = ..., response_ids: _Optional[bytes] = ..., logprobs: _Optional[bytes] = ..., raw_logprobs: _Optional[bytes] = ..., text: _Optional[str] = ..., contract: _Optional[str] = ..., routing_experts: _Optional[bytes] = ..., routing_weights: _Optional[bytes] = ..., routing_layers: _Optional[int] = ..., routing_top_k: _Optional[int] = ...) -> None: ...
 
 class ScoringTask(_message.Message):
     __slots__ = ("envelope", "trajectory", "kind", "spec")
@@ -293,6 +301,22 @@ class CommitRecord(_message.Message):
     batch_id: str
     sample_ids: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, lineage: _Optional[str] = ..., step: _Optional[int] = ..., batch_id: _Optional[str] = ..., sample_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class NumericMode(_message.Message):
+    __slots__ = ("is_parity", "reason", "contract", "device", "torch", "triton")
+    IS_PARITY_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    CONTRACT_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    TORCH_FIELD_NUMBER: _ClassVar[int]
+    TRITON_FIELD_NUMBER: _ClassVar[int]
+    is_parity: bool
+    reason: str
+    contract: str
+    device: str
+    torch: str
+    triton: str
+    def __init__(self, is_parity: bool = ..., reason: _Optional[str] = ..., contract: _Optional[str] = ..., device: _Optional[str] = ..., torch: _Optional[str] = ..., triton: _Optional[str] = ...) -> None: ...
 
 class WeightsRef(_message.Message):
     __slots__ = ("version", "manifest", "manifest_id")

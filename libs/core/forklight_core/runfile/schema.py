@@ -120,6 +120,8 @@ class TrainerSection(Section):
     """Largest global gradient norm."""
     pack_tokens: Count = 65536
     """Tokens of one packed micro-batch; the longest sample must fit."""
+    router_auxiliary_loss: bool = False
+    """Add the published router balancing loss with the checkpoint's own coefficient."""
     checkpoint_every_steps: Positive = 1
     """Optimizer steps between checkpoints: what a crash may cost at most."""
     keep_checkpoints: Positive = 3
@@ -201,6 +203,10 @@ class ParitySection(Section):
     """Pause the run when the correlation of the two probabilities falls under this."""
     max_mean_kl: Annotated[float, Field(gt=0.0)] = 0.05
     """Pause the run when the mean KL of rollout to trainer rises above this."""
+    require_equal: bool = False
+    """In parity mode, pause the run when a single log-prob of rollout and trainer differs in bits."""
+    routing_replay: bool = False
+    """Score with the experts that rollout chose. Adds 5 bytes a token, layer and expert to payloads."""
 
 
 class SftSection(Section):

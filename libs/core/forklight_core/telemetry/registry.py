@@ -169,6 +169,13 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec("forklight.trainer.reward", G, "1", "Mean reward of the step's samples", "trainer"),
     MetricSpec(
+        "forklight.trainer.router_auxiliary_loss",
+        G,
+        "1",
+        "Router balancing loss of the step, before its coefficient",
+        "trainer",
+    ),
+    MetricSpec(
         "forklight.trainer.samples_lost", C, "{sample}", "Samples whose blob could not be read", "trainer"
     ),
     MetricSpec("forklight.trainer.stage_duration", H, "s", "Time of a step's stage, by stage", "trainer"),
@@ -178,6 +185,13 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("forklight.trainer.step", G, "{step}", "Last finished optimizer step", "trainer"),
     MetricSpec("forklight.trainer.steps", C, "{step}", "Optimizer steps done by this process", "trainer"),
     MetricSpec("forklight.trainer.tokens", C, "{token}", "Response tokens learned from", "trainer"),
+    MetricSpec(
+        "forklight.trainer.unequal_tokens",
+        C,
+        "{token}",
+        "Tokens whose log-prob differs in bits from that of the weights that sampled them",
+        "trainer",
+    ),
     MetricSpec("forklight.trainer.version", G, "{version}", "Newest published policy version", "trainer"),
 )
 

@@ -21,12 +21,13 @@ class DecodeBatch:
         self._places: dict[int, int] = {}
         self.keys: list[int] = []
         """Key of each running sequence, in the order of their slots."""
-        self._slots_S = torch.arange(num_places, dtype=torch.int64)
-        self._last_ids_S = torch.zeros(num_places, dtype=torch.int64)
-        self._seeds_S = torch.zeros(num_places, dtype=torch.int64)
-        self._positions_S = torch.zeros(num_places, dtype=torch.int64)
-        self._temperatures_S = torch.ones(num_places)
-        self._top_ps_S = torch.ones(num_places)
+        device = cache.lengths_S.device
+        self._slots_S = torch.arange(num_places, dtype=torch.int64, device=device)
+        self._last_ids_S = torch.zeros_like(self._slots_S)
+        self._seeds_S = torch.zeros_like(self._slots_S)
+        self._positions_S = torch.zeros_like(self._slots_S)
+        self._temperatures_S = torch.ones(num_places, device=device)
+        self._top_ps_S = torch.ones_like(self._temperatures_S)
 
     @property
     def slots_B(self) -> Tensor:
@@ -54,7 +55,8 @@ class DecodeBatch:
             self._places[start.key] = place
             self.keys.append(start.key)
         self._cache.fork(prompt.slot, range(added.start, added.stop))
-        self._seeds_S[added] = torch.tensor([_signed(start.seed) for start in prompt.waiting])
+        seeds = [_signed(start.seed) for start in prompt.waiting]
+        self._seeds_S[added] = torch.tensor(seeds, device=self._seeds_S.device)
         # Counted from the start of the prompt, as `forklight_model.generate` does: same seed, same tokens.
         self._positions_S[added] = len(prompt.ids_T)
         self._temperatures_S[added] = prompt.temperature

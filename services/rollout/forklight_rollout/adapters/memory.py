@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from forklight.v1 import types_pb2
 from forklight_core.errors import FencedError, WeightsError
 from forklight_core.ids import sample_id
+from forklight_core.numerics import CPU
 from forklight_core.queues import Lease, WorkQueue
 from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.ports import EngineLimits, PromptStart, StepTokens, SubmitOutcome
@@ -45,6 +46,10 @@ class MemoryEngine:
     @property
     def version(self) -> int:
         return self._version
+
+    @property
+    def numeric_mode(self) -> types_pb2.NumericMode:
+        return types_pb2.NumericMode(reason="an engine in memory computes nothing", device=CPU)
 
     @property
     def model_s(self) -> float:

@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from forklight_core.wire import RoutingArrays
 from forklight_model.cache import HybridCache
 from forklight_model.inference import prefill
 from forklight_model.model import HybridModel
+from forklight_model.routing import Routing
+from forklight_rollout.adapters.choices import cut_choices, join_choices, read_choices
 from forklight_rollout.ports import PromptStart, SequenceStart
 
 PIECE_TOKENS = 1024
@@ -33,6 +36,8 @@ class Prompt:
     slot: int = NO_SLOT
     num_done: int = 0
     logits_V: Tensor | None = None
+    choices: list[RoutingArrays] = field(default_factory=list)
+    """Of the pieces done so far; one for the whole prompt once it is prefilled. Empty without recording."""
 
     def next_piece(self) -> Tensor:
         return self.ids_T[self.num_done : self.num_done + PIECE_TOKENS]
@@ -41,8 +46,10 @@ class Prompt:
 class PromptSlots:
     """The cache slots from `first_slot` on, and the prompts in them or waiting for one."""
 
-    def __init__(self, cache: HybridCache, *, first_slot: int) -> None:
+    def __init__(self, cache: HybridCache, *, first_slot: int, records_routing: bool = False) -> None:
         self._cache = cache
+        self._device = cache.lengths_S.device
+        self._records_routing = records_routing
         self._free = list(range(first_slot, cache.num_slots))
         self._prompts: dict[int, Prompt] = {}  # by group, oldest first
 
@@ -50,7 +57,8 @@ class PromptSlots:
         """Queue sequences behind their group's prompt."""
         prompt = self._prompts.get(start.group)
         if prompt is None:
-            prompt = Prompt(torch.tensor(start.prompt_ids), start.temperature, start.top_p)
+            ids_T = torch.tensor(start.prompt_ids, device=self._device)
+            prompt = Prompt(ids_T, start.temperature, start.top_p)
             self._prompts[start.group] = prompt
         prompt.waiting.extend(start.sequences)
 
@@ -97,15 +105,19 @@ class PromptSlots:
 
     def _prefill(self, model: HybridModel, prompts: list[Prompt]) -> None:
         pieces = [prompt.next_piece() for prompt in prompts]
-        lengths_B = torch.tensor([0] + [len(piece) for piece in pieces])
-        slots_B = torch.tensor([prompt.slot for prompt in prompts])
-        logits_BV = prefill(
-            model, self._cache, slots_B, torch.cat(pieces), lengths_B.cumsum(0).to(torch.int32)
-        )
-        for prompt, piece, logits_V in zip(prompts, pieces, logits_BV, strict=True):
-            prompt.num_done += len(piece)
+        lengths = [len(piece) for piece in pieces]
+        cu_seqlens = torch.tensor([0, *lengths], device=self._device).cumsum(0).to(torch.int32)
+        slots_B = torch.tensor([prompt.slot for prompt in prompts], device=self._device)
+        routing = Routing() if self._records_routing else None
+        logits_BV = prefill(model, self._cache, slots_B, torch.cat(pieces), cu_seqlens, routing)
+        if routing is not None:
+            for prompt, part in zip(prompts, cut_choices(read_choices(routing), lengths), strict=True):
+                prompt.choices.append(part)
+        for prompt, length, logits_V in zip(prompts, lengths, logits_BV, strict=True):
+            prompt.num_done += length
             if prompt.num_done == len(prompt.ids_T):
                 prompt.logits_V = logits_V
+                prompt.choices = [join_choices(prompt.choices)] if prompt.choices else []
 
     def _give_slot(self, prompt: Prompt) -> bool:
         if prompt.slot == NO_SLOT:
@@ -128,3 +140,4 @@ class PromptSlots:
         if prompt.slot != NO_SLOT:
             self._free.append(prompt.slot)
         prompt.slot, prompt.num_done, prompt.logits_V = NO_SLOT, 0, None
+        prompt.choices = []

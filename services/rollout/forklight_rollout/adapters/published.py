@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from forklight_core.errors import CheckpointError, ConfigError, WeightsError
+from forklight_kernels.contract import contract_hash
 from forklight_model.checkpoint import load_published_tensors
 from forklight_model.config import ModelConfig
 from forklight_model.model import HybridModel
@@ -24,9 +25,14 @@ def read_config(weights: PublishedWeights) -> ModelConfig:
 
 
 def load_weights(
-    weights: PublishedWeights, *, dtype: torch.dtype, expected: ModelConfig | None = None
+    weights: PublishedWeights,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    expected: ModelConfig | None = None,
 ) -> HybridModel:
     """A new model with these weights; WeightsError when anything is not as promised."""
+    _check_kernels(weights)
     config = read_config(weights)
     if expected is not None and config != expected:
         raise WeightsError(
@@ -38,7 +44,17 @@ def load_weights(
         load_published_tensors(model, _read_tensors(weights))
     except CheckpointError as error:
         raise WeightsError(f"version {weights.version} in {weights.folder}: {error}") from error
-    return model.requires_grad_(False)
+    return model.to(device).requires_grad_(False)
+
+
+def _check_kernels(weights: PublishedWeights) -> None:
+    """Kernels that round otherwise would make every log-prob a little wrong, and nobody would say so."""
+    if weights.manifest.kernels != contract_hash():
+        raise WeightsError(
+            f"version {weights.version} in {weights.folder} was made under the kernels' contract "
+            f"{weights.manifest.kernels!r}, this pod computes under {contract_hash()!r}: bring trainer and "
+            "rollout pods to the same release"
+        )
 
 
 def _read_tensors(weights: PublishedWeights) -> dict[str, Tensor]:

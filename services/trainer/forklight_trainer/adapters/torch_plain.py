@@ -21,8 +21,10 @@ from forklight_model.checkpoint import load_model, load_published_tensors, publi
 from forklight_model.config import ModelConfig
 from forklight_model.logprobs import TokenStats, token_logprobs
 from forklight_model.model import HybridModel
+from forklight_model.routing import RecordedRouting, Routing
 from forklight_model.sizes import num_parameters
 from forklight_trainer.packing import Pack
+from forklight_trainer.ports import PackScore
 
 log = logging.getLogger(__name__)
 
@@ -76,11 +78,13 @@ class TorchEngine:
     def config(self) -> ModelConfig:
         return self._master.config
 
-    def score(self, pack: Pack, temperature: float) -> TokenStats:
-        stats = token_logprobs(
-            self._compute, pack.input_ids_T.to(self._device), pack.cu_seqlens.to(self._device), temperature
+    def score(self, pack: Pack, temperature: float, *, with_router_loss: bool = False) -> PackScore:
+        routing = self._routing(pack, is_needed=with_router_loss)
+        stats = self._token_stats(self._compute, pack, temperature, routing)
+        return PackScore(
+            stats=TokenStats(logprobs_T=stats.logprobs_T.cpu(), entropy_T=stats.entropy_T.cpu()),
+            router_loss=routing.load_balancing_loss().cpu() if routing and with_router_loss else None,
         )
-        return TokenStats(logprobs_T=stats.logprobs_T.cpu(), entropy_T=stats.entropy_T.cpu())
 
     @torch.no_grad()
     def score_version(self, folder: Path, pack: Pack, temperature: float) -> Tensor | None:
@@ -94,8 +98,8 @@ class TorchEngine:
                     "published weights cannot be read, parity is not gated", extra={"reason": str(error)}
                 )
                 return None
-        ids_T, cu_seqlens = pack.input_ids_T.to(self._device), pack.cu_seqlens.to(self._device)
-        return token_logprobs(self._probe[1], ids_T, cu_seqlens, temperature).logprobs_T.cpu()
+        routing = self._routing(pack, is_needed=False)
+        return self._token_stats(self._probe[1], pack, temperature, routing).logprobs_T.cpu()
 
     def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
@@ -146,6 +150,23 @@ class TorchEngine:
         if "cuda" in random and self._device.type == "cuda":
             torch.cuda.set_rng_state(random["cuda"], self._device)
         self._refresh_compute()
+
+    def _token_stats(
+        self, model: HybridModel, pack: Pack, temperature: float, routing: Routing | None
+    ) -> TokenStats:
+        ids_T, cu_seqlens = pack.input_ids_T.to(self._device), pack.cu_seqlens.to(self._device)
+        return token_logprobs(model, ids_T, cu_seqlens, temperature, routing)
+
+    def _routing(self, pack: Pack, *, is_needed: bool) -> Routing | None:
+        """Replays what the pack names; without that, only there when somebody wants to read it."""
+        if pack.routing is None:
+            return Routing() if is_needed else None
+        experts_LTK, weights_LTK = pack.routing.experts_LTK, pack.routing.weights_LTK
+        return Routing(
+            RecordedRouting(
+                experts_LTK=experts_LTK.to(self._device), weights_LTK=weights_LTK.to(self._device)
+            )
+        )
 
     def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
         names = [name for name, _ in self._master.named_parameters()]
