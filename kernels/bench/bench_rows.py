@@ -237,7 +237,7 @@ def tune_elementwise() -> None:
 
 
 def sweep(label: str, tiles: list, calls: Callable, moved: float, per_kernel: int = 1) -> None:
-    """Print the five best tiles. All kernels are compiled at once first; `per_kernel` tiles in a row share one."""
+    """Print the five best tiles. All kernels are compiled at once first; `per_kernel` tiles share one."""
     with torch.no_grad():
         with concurrent.futures.ThreadPoolExecutor(16) as pool:
             list(pool.map(lambda tile: attempt(f"{label} {tile}", calls(tile)[0]), tiles[::per_kernel]))

@@ -1,4 +1,4 @@
-"""Softmax attention and decode against SDPA: python kernels/bench/bench_softmax.py [--tune] [--parts decode,...]
+"""Softmax attention and decode against SDPA: python kernels/bench/bench_softmax.py [--tune] [--parts ...]
 
 Legend: T tokens, H heads, G key heads, D head size, B sequences, L places of a sequence.
 """
@@ -108,20 +108,15 @@ def bench_decode() -> None:
         keys, values = pages.keys_PGLD, pages.values_PGLD
         truth = decode_truth(q, pages)
         whole = KeyGrid(block=KEY_GRID.block, split=CONTEXT)
+        decode = cached_gpu.cached_attention
         calls: dict[str, tuple[Call, float | None]] = {
             "SDPA cuDNN, [B, G, L, D]": (partial(sdpa_decode, CUDNN, q, keys, values), None),
             "SDPA cuDNN, [B, L, G, D]": (transposed_peer(CUDNN, q, keys, values), None),
             "SDPA flash": (partial(sdpa_decode, FLASH, q, keys, values), None),
-            "ours": (partial(cached_gpu.cached_attention, q, pages, lengths), 0.95),
-            "ours, pages of 256": (
-                partial(cached_gpu.cached_attention, q, shuffled(pages, 256), lengths), 0.95
-            ),
-            "ours, pages of 64": (
-                partial(cached_gpu.cached_attention, q, shuffled(pages, 64), lengths), None
-            ),
-            "ours, one split": (
-                partial(cached_gpu.cached_attention, q, pages, lengths, grid=whole), None
-            ),
+            "ours": (partial(decode, q, pages, lengths), 0.95),
+            "ours, pages of 256": (partial(decode, q, shuffled(pages, 256), lengths), 0.95),
+            "ours, pages of 64": (partial(decode, q, shuffled(pages, 64), lengths), None),
+            "ours, one split": (partial(decode, q, pages, lengths, grid=whole), None),
         }  # fmt: skip
         peer = None
         for name, (call, target) in calls.items():
@@ -243,7 +238,7 @@ COLUMNS = (
 
 
 def bench_packed(name: str, jobs: Sequence[Callable[[Table], None]]) -> None:
-    table = Table(name, COLUMNS, "causal, bf16; host time included")
+    table = Table(name=name, columns=COLUMNS, note="causal, bf16; host time included")
     for job in jobs:
         attempt(name, partial(job, table))
         torch.cuda.empty_cache()
@@ -379,7 +374,7 @@ def main() -> None:
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
     if arguments.tune:
-        table = Table("softmax_tune", ("what", "configuration", "ms"))
+        table = Table(name="softmax_tune", columns=("what", "configuration", "ms"))
         for part, job in (("decode", tune_decode), ("prefill", tune_forward), ("backward", tune_backward)):
             if part in parts:
                 attempt(part, partial(job, table))

@@ -6,6 +6,7 @@ Ours and a peer are timed in the same process; a peer that is missing or fails i
 import concurrent.futures
 import json
 import os
+import re
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -91,7 +92,7 @@ def relative_error(got: torch.Tensor, truth: torch.Tensor) -> float:
     return ((got.double() - truth.double()).norm() / truth.double().norm()).item()
 
 
-@dataclass(kw_only=True)
+@dataclass
 class Table:
     """Rows of one benchmark: printed as they come, as a whole at the end, and to $OUT as JSON."""
 
@@ -114,7 +115,8 @@ class Table:
         if folder:
             rows = [[_shown(value) for value in row] for row in self.rows]
             content = {"machine": machine(), "columns": self.columns, "rows": rows}
-            Path(folder, f"{self.name}.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+            file_name = re.sub(r"\W+", "_", self.name) + ".json"
+            Path(folder, file_name).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def _shown(value: object) -> str:

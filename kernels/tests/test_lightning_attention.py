@@ -1,4 +1,7 @@
-"""Lightning attention, prefill and decode, on any machine. Legend: T tokens, H heads, D head size, N sequences."""
+"""Lightning attention, prefill and decode, on any machine.
+
+Legend: T tokens, H heads, D head size, N sequences, B sequences of a step.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -85,16 +88,12 @@ def test_gradient_of_the_output_alone_matches_naive(
 
 def test_silu_inside_equals_silu_before(pack: Pack) -> None:
     x_TW = torch.randn(100, len(SLOPES_H) * 3 * SIZE, requires_grad=True)
-    before, _ = lightning_attention(
-        *silu_split.silu_split(x_TW, len(SLOPES_H)), SLOPES_H, pack([40, 60])
-    )
+    before, _ = lightning_attention(*silu_split.silu_split(x_TW, len(SLOPES_H)), SLOPES_H, pack([40, 60]))
     form = LightningForm(applies_silu=True)
     inside, _ = lightning_attention(*split_projection(x_TW, len(SLOPES_H)), SLOPES_H, pack([40, 60]), form)
     pull = torch.randn_like(before)
     assert torch.equal(inside, before)
-    assert torch.equal(
-        *(torch.autograd.grad(o, x_TW, pull, retain_graph=True)[0] for o in (inside, before))
-    )
+    assert torch.equal(*(torch.autograd.grad(o, x_TW, pull, retain_graph=True)[0] for o in (inside, before)))
 
 
 def test_a_neighbour_full_of_nan_leaves_a_sequence_untouched(pack: Pack) -> None:
@@ -131,9 +130,7 @@ def test_a_sequence_in_two_pieces_equals_one_pass(pack: Pack) -> None:
 
 @pytest.mark.parametrize("has_open_chunk", [False, True])
 @pytest.mark.parametrize("backend", SLOW_AND_FAST)
-def test_decoding_token_by_token_equals_one_pass(
-    backend: Backend, has_open_chunk: bool, pack: Pack
-) -> None:
+def test_decoding_token_by_token_equals_one_pass(backend: Backend, has_open_chunk: bool, pack: Pack) -> None:
     parts = qkv(2 * 90, torch.float64)
     form = LightningForm(applies_silu=True, keeps_open_chunk=has_open_chunk)
     whole, final = lightning_attention(*parts, SLOPES_H, pack([90, 90]), form)
@@ -166,7 +163,9 @@ def test_a_step_touches_its_slots_only(has_open_chunk: bool) -> None:
                 rows.fill_(0.5)
         with using_backend(backend):
             lightning_decode(*parts, SLOPES_H, memory, step)
-        assert bool((memory.states_SHDD[[0, 2, 4]] == torch.tensor([0.0, 2.0, 4.0])[:, None, None, None]).all())
+        assert bool(
+            (memory.states_SHDD[[0, 2, 4]] == torch.tensor([0.0, 2.0, 4.0])[:, None, None, None]).all()
+        )
         memories.append(memory)
     torch.testing.assert_close(memories[0].states_SHDD, memories[1].states_SHDD, rtol=0, atol=1e-12)
     if has_open_chunk:
@@ -176,9 +175,7 @@ def test_a_step_touches_its_slots_only(has_open_chunk: bool) -> None:
 @pytest.mark.parametrize("has_open_chunk", [False, True])
 def test_a_prompt_in_pieces_and_then_decoded_equals_one_pass(has_open_chunk: bool, pack: Pack) -> None:
     parts = qkv(2 * 150, torch.float64)
-    whole, _ = lightning_attention(
-        *parts, SLOPES_H, pack([150, 150]), LightningForm(applies_silu=True)
-    )
+    whole, _ = lightning_attention(*parts, SLOPES_H, pack([150, 150]), LightningForm(applies_silu=True))
     by_sequence = [part.view(2, 150, len(SLOPES_H), SIZE) for part in (p.contiguous() for p in parts)]
     memory = new_memory(4, torch.float64, has_open_chunk=has_open_chunk)
     slots_N, pieces = torch.tensor([2, 0]), []

@@ -1,4 +1,7 @@
-"""Product, router and experts on a CPU. Legend: T tokens, D width, E experts, K experts a token, I expert width."""
+"""Product, router and experts on a CPU.
+
+Legend: T tokens, D width, E experts, K experts a token, I expert width.
+"""
 
 from collections.abc import Callable
 

@@ -1,5 +1,7 @@
 """Sampling: reproducible whatever the batch, and distributed as asked. Legend: B sequences, V vocabulary."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -114,3 +116,24 @@ def test_uniform_numbers_are_uniform_and_uncorrelated_between_neighbours() -> No
     assert ((counts - 1600) ** 2 / 1600).sum() < 160  # 99 degrees of freedom: exceeded once in 10,000
     for first, second in ((numbers[1:], numbers[:-1]), (numbers[:, 1:], numbers[:, :-1])):
         assert abs(np.corrcoef(first.reshape(-1), second.reshape(-1))[0, 1]) < 0.012
+
+
+def test_a_promise_of_no_filter_changes_nothing() -> None:
+    logits_BV, asked = torch.randn(20, 41), request(20, 0.8)
+    assert_same(sampler(logits_BV, replace(asked, is_filtered=False)), sampler(logits_BV, asked))
+
+
+@pytest.mark.parametrize(
+    ("logits_BV", "changes", "message"),
+    [
+        (torch.zeros(41), {}, "logits has shape"),
+        (torch.zeros(2, 0), {}, "logits have no columns"),
+        (torch.zeros(2, 41), {"seeds_B": torch.zeros(3, dtype=torch.int64)}, "seeds has shape"),
+        (torch.zeros(2, 41), {"top_ps_B": torch.ones(2, device="meta")}, "top_ps are on meta"),
+    ],
+)
+def test_a_request_that_cannot_be_is_refused(
+    logits_BV: Tensor, changes: dict[str, Tensor], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        sampler(logits_BV, replace(request(2), **changes))

@@ -70,8 +70,8 @@ BAD_HEADS = {
     "hidden has shape": (HIDDEN[0], WEIGHT),
     "weight has shape": (HIDDEN, WEIGHT[0]),
     "must be equal": (HIDDEN, WEIGHT[:, :4]),
-    "one dtype": (HIDDEN, WEIGHT.half()),
-    "one device": (HIDDEN, WEIGHT.to("meta")),
+    "weight is float16": (HIDDEN, WEIGHT.half()),
+    "weight is on meta": (HIDDEN, WEIGHT.to("meta")),
     "cannot be empty": (HIDDEN, WEIGHT[:0]),
 }
 

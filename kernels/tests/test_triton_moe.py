@@ -43,7 +43,7 @@ def run(op: Op, inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
 
 
 def check(op: Op, inputs: Sequence[Tensor], tolerance: float = 1e-5) -> None:
-    """Outputs and all gradients in fp32 against the definition in fp64; the same output without a gradient."""
+    """Outputs and all gradients in fp32 against the definition in fp64; the same output without gradient."""
     with using_backend(Backend.NAIVE):
         truth = run(op, [value.double() for value in inputs])
     with using_backend(Backend.TRITON):

@@ -1,6 +1,6 @@
 """The whole model on one GPU beside transformers' own: a training step, a decode step, and parity in bits.
 
-    python libs/model/bench_gpu.py [--size small] [--parts train,decode,parity,peer]
+    python libs/model/bench_gpu.py [--size small] [--parts train,decode,parity,peer,profile]
 
 Random weights, bf16. Training is forward and backward with block recomputation on both sides, without the
 optimizer. Decode is one step of 64 sequences in a CUDA graph. Peers run first, in the same process.
@@ -28,6 +28,8 @@ from forklight_model.sizes import SIZES, num_active_parameters, num_parameters
 DEVICE = "cuda"
 TRAINING_SHAPES = ((1, 32768), (8, 4096))
 HEAD_PIECE = 8192
+KEPT_EXPERT_LAYERS = 14
+"""What fits into the peer's peak memory at `small`."""
 DECODE_BATCH, DECODE_CONTEXT = 64, 16384
 PARITY_PROMPTS = (1, 63, 64, 65, 500, 1000, 2047, 4096, 6000, 7900, 8190, 8500)
 ALPHA = 3.5565588200778455
@@ -55,8 +57,7 @@ def our_model(size: str) -> HybridModel:
     return model
 
 
-def our_training(model: HybridModel, batch: int, length: int) -> dict[str, float]:
-    model.recomputes_activations = True
+def our_step(model: HybridModel, batch: int, length: int) -> Callable[[], None]:
     ids_T = torch.randint(model.config.vocab_size, (batch * length,), device=DEVICE)
     cu_seqlens = torch.arange(0, batch * length + 1, length, dtype=torch.int32, device=DEVICE)
 
@@ -65,6 +66,12 @@ def our_training(model: HybridModel, batch: int, length: int) -> dict[str, float
         stats = token_logprobs(model, ids_T, cu_seqlens)
         (-stats.logprobs_T.sum() / len(ids_T)).backward()
 
+    return step
+
+
+def our_training(model: HybridModel, batch: int, length: int) -> dict[str, float]:
+    model.recomputes_activations, model.num_kept_expert_layers = True, KEPT_EXPERT_LAYERS
+    step = our_step(model, batch, length)
     step()
     torch.cuda.reset_peak_memory_stats()
     seconds = median_s(step, warmup=1)
@@ -87,6 +94,21 @@ def our_decode(model: HybridModel, batch: int, context: int) -> dict[str, float]
     seconds = median_s(lambda: graph(slots_B, ids_B), warmup=5, repeats=40)
     peak = torch.cuda.max_memory_allocated() / 2**30
     return {"tokens_per_s": batch / seconds, "ms": seconds * 1e3, "peak_gib": peak}
+
+
+def our_profile(model: HybridModel, batch: int, length: int) -> dict[str, float]:
+    """Where a training step's time on the GPU goes, kernel by kernel."""
+    model.recomputes_activations, model.num_kept_expert_layers = True, KEPT_EXPERT_LAYERS
+    step = our_step(model, batch, length)
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        step()
+        torch.cuda.synchronize()
+    model.zero_grad(set_to_none=True)
+    rows = sorted(profile.key_averages(), key=lambda row: -row.self_device_time_total)
+    for row in rows[:40]:
+        print(f"  {row.self_device_time_total / 1e3:9.2f} ms {row.count:5d} x  {row.key[:90]}")
+    return {"gpu_ms": sum(row.self_device_time_total for row in rows) / 1e3}
 
 
 def our_parity(model: HybridModel, num_tokens: int) -> dict[str, float]:
@@ -225,6 +247,9 @@ def run_side(rows: list[dict[str, object]], side: str, size: str, parts: list[st
     if "train" in parts:
         for batch, length in TRAINING_SHAPES:
             run_case(rows, f"{side} train {batch} x {length}", lambda b=batch, n=length: train(model, b, n))
+    if "profile" in parts and ours:
+        for batch, length in TRAINING_SHAPES:
+            run_case(rows, f"profile {batch} x {length}", lambda b=batch, n=length: our_profile(model, b, n))
     if "parity" in parts and ours:
         run_case(rows, f"ours parity {size}", lambda: our_parity(model, 100_000))
 

@@ -56,6 +56,7 @@ def parse_options() -> argparse.Namespace:
         ("new-tokens", 128),
     ):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--record-routing", action="store_true")
     return parser.parse_args()
 
 
@@ -70,7 +71,8 @@ def make_engine(options: argparse.Namespace) -> NativeEngine:
         cache_bytes=planned,
         budget_bytes=planned,
     )
-    return NativeEngine(HybridModel(config).requires_grad_(False), plan, version=0)
+    model = HybridModel(config).requires_grad_(False)
+    return NativeEngine(model, plan, version=0, records_routing=options.record_routing)
 
 
 def make_group(index: int, options: argparse.Namespace) -> GroupWork:

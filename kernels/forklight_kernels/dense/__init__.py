@@ -20,7 +20,8 @@ def dense(
 
     Sums are fp32 and rounded once, to `out_dtype` (x's own unless given). Differentiable in all tensors.
     """
-    _check(x_TD, weight_ND, residual)
+    if not _is_fine(x_TD, weight_ND, residual):
+        _refuse(x_TD, weight_ND, residual)
     backend = backend_for(x_TD)
     out_dtype = out_dtype or x_TD.dtype
     if backend is Backend.TRITON:
@@ -32,7 +33,25 @@ def dense(
     return torch_cpu.dense(x_TD, weight_ND, residual, out_dtype)
 
 
-def _check(x_TD: Tensor, weight_ND: Tensor, residual: Residual | None) -> None:
+def _is_fine(x_TD: Tensor, weight_ND: Tensor, residual: Residual | None) -> bool:
+    """The tests of `_refuse` without its messages: those alone cost more than a small product."""
+    if x_TD.dim() != 2 or weight_ND.dim() != 2:
+        return False
+    (num_rows, depth), (width, weight_depth), dtype, device = (
+        x_TD.shape,
+        weight_ND.shape,
+        x_TD.dtype,
+        x_TD.device,
+    )
+    if depth != weight_depth or weight_ND.dtype != dtype or weight_ND.device != device:
+        return False
+    if residual is None:
+        return True
+    joined = residual.x_TD
+    return joined.shape == (num_rows, width) and joined.dtype == dtype and joined.device == device
+
+
+def _refuse(x_TD: Tensor, weight_ND: Tensor, residual: Residual | None) -> None:
     require_dims("x", x_TD, 2, "[T, D]")
     require_dims("weight", weight_ND, 2, "[N, D]")
     require(

@@ -49,7 +49,7 @@ COMPUTE_TILES = (
     (Tile(rows=64, columns=128, depth=64, num_warps=4, num_stages=4, programs=2), 0.75),
     (Tile(rows=64, columns=64, depth=128, num_warps=4, num_stages=3, programs=2), 0.55),
 )
-"""For many rows, each with its rate relative to the largest: the shortest product of waves and tile time is taken."""
+"""For many rows, each with its rate relative to the largest: the one whose waves take least time is taken."""
 
 
 def dense(
@@ -62,7 +62,7 @@ def dense(
     residual_TN = None if residual is None else residual.x_TD
     if needs_gradient(x_TD, weight_ND, residual_TN):
         scales = (1.0, 1.0) if residual is None else (residual.alpha, residual.beta)
-        result: Tensor = _Dense.apply(x_TD, weight_ND, residual_TN, scales, (out_dtype, tile))  # type: ignore[no-untyped-call]
+        result: Tensor = _Dense.apply(x_TD, weight_ND, residual_TN, scales, (out_dtype, tile))
         return result
     return multiply(x_TD, weight_ND, residual, out_dtype, tile)
 
@@ -134,7 +134,7 @@ def _relative_time(num_rows: int, width: int, entry: tuple[Tile, float], num_pro
     tile, rate = entry
     num_tiles = triton.cdiv(num_rows, tile.rows) * triton.cdiv(width, tile.columns)
     waves = triton.cdiv(num_tiles, num_processors * tile.programs) * tile.programs
-    return waves * tile.rows * tile.columns / rate
+    return int(waves) * tile.rows * tile.columns / rate
 
 
 class _Context(Context):

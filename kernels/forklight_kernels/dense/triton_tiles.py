@@ -18,7 +18,7 @@ MAP_ALIGN_BYTES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """One program's block of the output, how deep it reads along K, and how it is compiled. None of it shows in bits."""
+    """One program's block of the output, its depth along K, its compilation. None of it shows in bits."""
 
     rows: int
     columns: int
@@ -43,9 +43,9 @@ WARP_GROUP_ROWS = 64
 
 
 def fit_stages(tile: Tile, stage_bytes: int, epilogue_bytes: int) -> Tile:
-    """The tile with as many of its stages as its share of shared memory holds beside the epilogue's blocks."""
+    """The tile with as many of its stages as its part of shared memory holds beside the epilogue's blocks."""
     room = SHARED_BYTES // tile.programs - 1024 - BARRIER_BYTES - epilogue_bytes
-    # Short tiles consume a stage before the next load starts, so they hold one block less than they have stages.
+    # Short tiles use a stage up before its next load starts, so they hold one block less than stages.
     num_stages = max(1, min(tile.num_stages, room // stage_bytes + (tile.rows < WARP_GROUP_ROWS)))
     return tile if num_stages == tile.num_stages else replace(tile, num_stages=num_stages)
 
@@ -75,7 +75,7 @@ def mappable_rows(like: Tensor, num_rows: int, width: int, dtype: torch.dtype) -
 
 @triton.jit
 def place_of_tile(tile, num_m, num_n, GROUP: tl.constexpr):
-    """Row and column of a tile. Up to GROUP rows of tiles advance together, so that both operands stay in the L2 cache.
+    """Row and column of a tile. Up to GROUP rows of tiles advance together: both operands stay in L2.
 
     The groups are of one size but for the last: a group of one row would stream all columns for itself.
     """

@@ -68,7 +68,7 @@ def _check_for_triton(
         require_dtype("initial_state", initial_state, (torch.float32,))
         require(
             initial_state.device == q_THD.device,
-            f"initial_state is on {initial_state.device} and q_THD on {q_THD.device}; they must be on one device",
+            f"initial_state is on {initial_state.device} and q_THD on {q_THD.device}",
         )
 
 

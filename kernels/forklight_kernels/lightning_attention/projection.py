@@ -11,10 +11,10 @@ from forklight_kernels.heads import joined_heads, split_heads
 
 
 def split_projection(x_TW: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k, v [T, H, D] of a projection whose heads hold q | k | v side by side; torch's own split would make its
-    backward pass copy the three gradients into one."""
+    """q, k, v [T, H, D] of a projection whose heads hold q | k | v side by side; torch's own split would
+    make its backward pass copy the three gradients into one."""
     if needs_gradient(x_TW):
-        q_THD, k_THD, v_THD = _Split.apply(x_TW, num_heads)  # type: ignore[no-untyped-call]
+        q_THD, k_THD, v_THD = _Split.apply(x_TW, num_heads)
         return q_THD, k_THD, v_THD
     return _split(x_TW, num_heads)
 
@@ -57,6 +57,6 @@ def _activated_heads(x_THW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def activated(qkv: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """silu of q, k and v, in one pass where they are views of one tensor."""
     if needs_gradient(*qkv):
-        q_THD, k_THD, v_THD = _Activate.apply(*qkv)  # type: ignore[no-untyped-call]
+        q_THD, k_THD, v_THD = _Activate.apply(*qkv)
         return q_THD, k_THD, v_THD
     return _activated_heads(joined_heads(*qkv))

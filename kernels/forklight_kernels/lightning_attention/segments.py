@@ -1,7 +1,7 @@
 """Which rows of the packed buffer a program walks: whole sequences, or segments of them.
 
-A segment is a number of whole chunks (a sequence's last one may end short). Tables are made on the host from the
-offsets, once for a set of lengths. Legend: N sequences, S segments.
+A segment is a number of whole chunks (a sequence's last one may end short). Tables are made on the host
+from the offsets, once for a set of lengths. Legend: N sequences, S segments.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,8 @@ CHUNK = MAX_CHUNK
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Walks:
-    """Lines of four numbers for the kernels, on the device. Row numbers count from the packed buffer's first."""
+    """Lines of four numbers for the kernels, on the device. Row numbers count from the packed buffer's
+    first."""
 
     num_sequences: int
     num_segments: int
@@ -85,10 +86,12 @@ MIN_CHUNKS, MAX_CHUNKS = 16, 256
 
 
 def choose_segment_rows(offsets: tuple[int, ...], programs_a_sequence: int, num_multiprocessors: int) -> int:
-    """0 where whole sequences fill the GPU; else a power of two of chunks that makes about four programs each.
+    """0 where whole sequences fill the GPU; else a power of two of chunks that makes about four programs
+    each.
 
-    `programs_a_sequence`: heads times blocks of state columns. Time is the larger of the longest sequence's chunks
-    and the total's share of one multiprocessor; segments add a walk of the state, but wait for no long sequence.
+    `programs_a_sequence`: heads times blocks of state columns. Time is the larger of the longest sequence's
+    chunks and the total's share of one multiprocessor; segments add a walk of the state, but wait for no
+    long sequence.
     """
     chunks = [-(-(end - start) // CHUNK) for start, end in pairwise(offsets)]
     longest, share = max(chunks), sum(chunks) * programs_a_sequence / num_multiprocessors

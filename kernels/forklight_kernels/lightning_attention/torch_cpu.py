@@ -35,7 +35,7 @@ def lightning_attention(
     if form.keeps_open_chunk:
         plan = leaving_open_chunks(plan)
     if needs_gradient(q_THD, k_THD, v_THD, form.initial_state):
-        o_THD, final_NHDD = _ChunkedLightning.apply(q_THD, k_THD, v_THD, plan, form.initial_state)  # type: ignore[no-untyped-call]
+        o_THD, final_NHDD = _ChunkedLightning.apply(q_THD, k_THD, v_THD, plan, form.initial_state)
         return o_THD, final_NHDD.detach() if form.keeps_open_chunk else final_NHDD
     return _forward((q_THD, k_THD, v_THD), plan, form.initial_state)[:2]
 

@@ -1,9 +1,11 @@
 """The fused half of the gradient: dk and dv in one walk backwards, q, k, v and do read once for both.
 
-Two programs share a head. Each owns half of the columns of dk and half of those of dv, and for that three quarters
-of E, the gradient of the state: with e its own half and o the other, dv[:, e] reads E[e, e] and E[o, e], and
-dk[:, e] reads E[e, e] and E[e, o]. Every tile is C x 64 or 64 x 64, so four warps do. Legend as in triton_pass.py.
+Two programs share a head. Each owns half of the columns of dk and half of those of dv, and for that three
+quarters of E, the gradient of the state: with e its own half and o the other, dv[:, e] reads E[e, e] and
+E[o, e], and dk[:, e] reads E[e, e] and E[e, o]. Every tile is C x 64 or 64 x 64, so four warps do.
+Legend as in triton_pass.py.
 """
+# ruff: noqa: SIM102  # a test at compile time must not share an expression with one at run time
 
 import triton
 import triton.language as tl
@@ -36,8 +38,8 @@ def _store(X, TAIL, x, row, i, num_rows, at, x_row, MASKED: tl.constexpr):
 
 @triton.jit
 def _chunk(
-    Q, K, V, G, XK, XV, DK, DV, DK_TAIL, DV_TAIL, row, q_at, k_at, v_at, g_at, xk_at, xv_at, dk_at, dv_at, skip,
-    dk_row, dv_row, s, i, num_rows, ee, oe, eo, inside,
+    Q, K, V, G, XK, XV, DK, DV, DK_TAIL, DV_TAIL, row, q_at, k_at, v_at, g_at, xk_at, xv_at, dk_at, dv_at,
+    skip, dk_row, dv_row, s, i, num_rows, ee, oe, eo, inside,
     DERIVATIVE: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of one chunk (keys are the rows), and E before it from E after it.
@@ -81,7 +83,8 @@ def fused_kernel(
     H: tl.constexpr, D: tl.constexpr, C: tl.constexpr, STAGES: tl.constexpr,
     HAS_BEFORE: tl.constexpr, STORES_AFTER: tl.constexpr, DERIVATIVE: tl.constexpr,
 ):  # fmt: skip
-    """One program: half a head's columns, one segment, last chunk first. BEFORE: E after the segments' last tokens.
+    """One program: half a head's columns, one segment, last chunk first. BEFORE: E after the segments' last
+    tokens.
 
     DERIVATIVE: multiply by silu' of XK and XV, the keys and values as they were before silu.
     """
@@ -109,8 +112,9 @@ def fused_kernel(
     dk_at, dv_at = h * dk_head + own, h * dv_head + own
     if rest > 0:
         ee, oe, eo = _chunk(
-            Q, K, V, G, XK, XV, DK, DV, DK_TAIL, DV_TAIL, first + whole * C, q_at, k_at, v_at, g_at, xk_at, xv_at,
-            dk_at, dv_at, skip, dk_row, dv_row, s, i, rest, ee, oe, eo, inside, DERIVATIVE, True,
+            Q, K, V, G, XK, XV, DK, DV, DK_TAIL, DV_TAIL, first + whole * C, q_at, k_at, v_at, g_at,
+            xk_at, xv_at, dk_at, dv_at, skip, dk_row, dv_row, s, i, rest, ee, oe, eo, inside,
+            DERIVATIVE, True,
         )  # fmt: skip
     for c in tl.range(0, whole, num_stages=STAGES):
         ee, oe, eo = _chunk(

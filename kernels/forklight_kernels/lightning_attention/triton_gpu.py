@@ -1,9 +1,9 @@
 """Lightning attention on a GPU: one pass over q, k, v with the state in registers, and its gradient by hand.
 
-o = f(q, k, v) gives dq = f(do, v, k), and with time reversed dk = f(v, do, q), dv = f(k, q, do): four walks of one
-kernel, or two walks and a fused one. Where whole sequences would leave the GPU idle, a walk of the state alone
-first leaves it at segment boundaries (with the pass's own operations, so the bits are those of one pass).
-Legend: T packed tokens, H heads, D head size, N sequences, S segments.
+o = f(q, k, v) gives dq = f(do, v, k), and with time reversed dk = f(v, do, q), dv = f(k, q, do): four walks
+of one kernel, or two walks and a fused one. Where whole sequences would leave the GPU idle, a walk of the
+state alone first leaves it at segment boundaries (with the pass's own operations, so the bits are those of
+one pass). Legend: T packed tokens, H heads, D head size, N sequences, S segments.
 """
 
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ def lightning_attention(
         keeps_open_chunk=form.keeps_open_chunk,
     )
     if needs_gradient(q_THD, k_THD, v_THD, form.initial_state):
-        o_THD, states_NHDD = _Lightning.apply(q_THD, k_THD, v_THD, form.initial_state, plan)  # type: ignore[no-untyped-call]
+        o_THD, states_NHDD = _Lightning.apply(q_THD, k_THD, v_THD, form.initial_state, plan)
         return o_THD, states_NHDD
     return _forward(qkv, form.initial_state, plan)
 
@@ -249,9 +249,8 @@ def _are_joined(qkv: Parts) -> bool:
 def _new_parts(like: Parts, *, are_joined: bool) -> Parts:
     """Uninitialised tensors of these shapes; as views of one joined tensor, or each on its own."""
     num_tokens, num_heads, size = like[0].shape
-    options = {"dtype": like[0].dtype, "device": like[0].device}
     if are_joined:
-        a, b, c = torch.empty(num_tokens, num_heads, 3 * size, **options).chunk(3, dim=-1)
+        a, b, c = like[0].new_empty(num_tokens, num_heads, 3 * size).chunk(3, dim=-1)
     else:
-        a, b, c = torch.empty(3, num_tokens, num_heads, size, **options).unbind(0)
+        a, b, c = like[0].new_empty(3, num_tokens, num_heads, size).unbind(0)
     return a, b, c

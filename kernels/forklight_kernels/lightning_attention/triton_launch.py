@@ -1,4 +1,4 @@
-"""Launches of the lightning kernels: descriptors of strided tensors, tiles by shape, and the passes as functions.
+"""Launches of the lightning kernels: descriptors of strided tensors, tiles by shape, passes as functions.
 
 Legend: T tokens, H heads, D head size, N sequences, S segments.
 """
@@ -16,7 +16,7 @@ from forklight_kernels.lightning_attention.triton_pass import chain_kernel, pass
 
 Parts = tuple[Tensor, Tensor, Tensor]
 ALIGNMENT_BYTES = 16
-SCAN_BLOCK = 1024
+SCAN_BLOCK, SCAN_GROUP = 128, 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +26,10 @@ class Tiles:
     columns: int = 64
     """State columns of a program in a pass."""
     num_warps: int = 4
-    num_stages: int = 3
+    num_stages: int = 4
     chain_rows: int = 64
-    chain_columns: int = 32
-    chain_stages: int = 4
+    chain_columns: int = 16
+    chain_stages: int = 6
     fused_stages: int = 2
     """Of the fused dk and dv walk; 0: two passes instead."""
     activates_first: bool = True
@@ -48,8 +48,8 @@ def tiles_for(dtype: torch.dtype, head_size: int) -> Tiles:
             chain_rows=block, chain_columns=block, chain_stages=2, fused_stages=0,
         )  # fmt: skip
     return Tiles(
-        columns=min(64, head_size), chain_rows=min(64, head_size), chain_columns=min(32, head_size),
-        fused_stages=2 if head_size == 128 else 0,
+        columns=min(64, head_size), chain_rows=min(64, head_size), chain_columns=min(16, head_size),
+        fused_stages=0,
     )  # fmt: skip
 
 
@@ -71,7 +71,9 @@ def loadable(x_THD: Tensor) -> Tensor:
         x_THD.data_ptr() % ALIGNMENT_BYTES == 0 and (row * x_THD.element_size()) % ALIGNMENT_BYTES == 0
     )
     is_row_major = num_tokens == 1 or row >= (num_heads - 1) * head + head_size
-    return x_THD if unit == 1 and is_aligned and is_row_major else x_THD.contiguous()
+    if unit == 1 and is_aligned and is_row_major:
+        return x_THD
+    return x_THD.clone(memory_format=torch.contiguous_format)  # contiguous() may return the unaligned one
 
 
 def descriptor(x_THD: Tensor, columns: int) -> TensorDescriptor:
@@ -139,7 +141,8 @@ class Chain:
 
 
 def run_chain(call: Chain, lines: Tensor, slopes_H: Tensor, tiles: Tiles) -> None:
-    """Walk every line of the table (its third number picks the states' place, its fourth the first boundary)."""
+    """Walk every line of the table (its third number picks the states' place, its fourth the first
+    boundary)."""
     b, v = call.operands
     _, num_heads, head_size = v.shape
     rows, columns = tiles.chain_rows, tiles.chain_columns
@@ -156,15 +159,15 @@ def run_chain(call: Chain, lines: Tensor, slopes_H: Tensor, tiles: Tiles) -> Non
 
 
 def states_between_segments(call: Chain, walks: Walks, slopes_H: Tensor, tiles: Tiles) -> Tensor:
-    """The states before every segment (reverse: after it), in call.after. For gradients only: every segment is
-    summed on its own, at once, and the sums are then added up."""
+    """The states before every segment (reverse: after it), in call.after. For gradients only: every segment
+    is summed on its own, at once, and the sums are then added up."""
     _, num_heads, head_size = call.operands[0].shape
     run_chain(replace(call, initial=None), walks.lines_S4, slopes_H, tiles)
     block = min(SCAN_BLOCK, head_size * head_size)
     scan_kernel[(head_size * head_size // block, num_heads, walks.num_sequences)](
         call.after, walks.spans_N2, walks.lines_S4, slopes_H,
         walks.spans_N2 if call.initial is None else call.initial,
-        num_heads, head_size, block, call.is_reverse, call.initial is not None, num_warps=4,
+        num_heads, head_size, block, SCAN_GROUP, call.is_reverse, call.initial is not None, num_warps=4,
     )  # fmt: skip
     return call.after
 

@@ -1,9 +1,11 @@
 """The kernels that walk chunks of 64 tokens with the fp32 state in registers.
 
-A program owns one segment of a sequence, one head and some columns of the state. Whole chunks come and go through
-TMA; a shorter chunk at the sequence's end is masked, because the rows after it are another sequence's.
-Legend: C tokens a chunk, D head size, BV columns of the state, BD rows of it. In capitals: descriptors and pointers.
+A program owns one segment of a sequence, one head and some columns of the state. Whole chunks come and go
+through TMA; a shorter chunk at the sequence's end is masked, because the rows after it are another
+sequence's. Legend: C tokens a chunk, D head size, BV columns of the state, BD rows of it. Capitals:
+descriptors, pointers.
 """
+# ruff: noqa: SIM102  # a test at compile time must not share an expression with one at run time
 
 import triton
 import triton.language as tl
@@ -27,7 +29,8 @@ def chunk_decays(s, i, num_rows, REVERSE: tl.constexpr):
 
 @triton.jit
 def inside_decay(s, i, REVERSE: tl.constexpr):
-    """exp(-s * distance) from row to column of a chunk, and zero where the column comes later (reverse: earlier)."""
+    """exp(-s * distance) from row to column of a chunk; zero where the column comes later (reverse:
+    earlier)."""
     distance = i[:, None] - i[None, :]
     if REVERSE:
         distance = -distance
@@ -64,17 +67,18 @@ def chunk_output(a, b, v, state, inside, reads):
 
 @triton.jit
 def pass_kernel(
-    A, B, V, O, X, TAIL, TABLE, SLOPES, BEFORE, AFTER,
+    A, B, V, OUT, X, TAIL, TABLE, SLOPES, BEFORE, AFTER,
     a_head, b_head, v_head, o_head, x_head, o_row,
     H: tl.constexpr, D: tl.constexpr, C: tl.constexpr, BV: tl.constexpr, STAGES: tl.constexpr,
     REVERSE: tl.constexpr, HAS_BEFORE: tl.constexpr, TRANSPOSED: tl.constexpr, STORES_AFTER: tl.constexpr,
     KEEPS_OPEN: tl.constexpr, SILU_A: tl.constexpr, SILU_B: tl.constexpr, SILU_V: tl.constexpr,
     DERIVATIVE: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """O = f(A, B, V): f(q, k, v) is the output; f(do, v, k) is dq; in reverse f(v, do, q) is dk and f(k, q, do) is dv.
+    """OUT = f(A, B, V).
 
-    TAIL is O's storage. DERIVATIVE: multiply by silu'(X). TRANSPOSED: the state given is the transpose of ours.
-    MASKED: every chunk is treated as if it were a short one (half the code: products of fp32 fill a lot of it).
+    f(q, k, v) is the output, f(do, v, k) is dq; in reverse f(v, do, q) is dk and f(k, q, do) is dv.
+    TAIL is OUT's storage. DERIVATIVE: multiply by silu'(X). TRANSPOSED: the state given is the transpose of
+    ours. MASKED: every chunk is treated as if it were a short one (half the code: fp32 products fill a lot).
     """
     pv, h, segment = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     first, rows = tl.load(TABLE + segment * 4), tl.load(TABLE + segment * 4 + 1)
@@ -113,7 +117,7 @@ def pass_kernel(
         o = chunk_output(a, b, v, state, inside, reads)
         if DERIVATIVE:
             o = through_silu(o, X.load([row, x_at]))
-        O.store([row, o_at], o.to(v.dtype))
+        OUT.store([row, o_at], o.to(v.dtype))
         state = next_state(state, b, v, writes, across)
     if not REVERSE:
         for c in tl.range(whole, num_chunks, num_stages=1):
@@ -155,8 +159,8 @@ def _short_chunk(
 @triton.jit
 def chain_kernel(
     B, V, TABLE, SLOPES, INITIAL, BOUNDARY, AFTER, b_head, v_head, every,
-    H: tl.constexpr, D: tl.constexpr, C: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr, STAGES: tl.constexpr,
-    REVERSE: tl.constexpr, HAS_INITIAL: tl.constexpr, STORES_BOUNDARIES: tl.constexpr,
+    H: tl.constexpr, D: tl.constexpr, C: tl.constexpr, BD: tl.constexpr, BV: tl.constexpr,
+    STAGES: tl.constexpr, REVERSE: tl.constexpr, HAS_INITIAL: tl.constexpr, STORES_BOUNDARIES: tl.constexpr,
     KEEPS_OPEN: tl.constexpr, SILU_B: tl.constexpr, SILU_V: tl.constexpr,
 ):  # fmt: skip
     """The state's walk alone, with pass_kernel's own update, for some rows and columns of the state.
@@ -222,26 +226,42 @@ def _short_chain(
 
 
 @triton.jit
+def _decayed_sum(decay, added, next_decay, next_added):
+    return decay * next_decay, added * next_decay + next_added
+
+
+@triton.jit
 def scan_kernel(
     STATES, SPANS, TABLE, SLOPES, INITIAL,
-    H: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, REVERSE: tl.constexpr, HAS_INITIAL: tl.constexpr,
+    H: tl.constexpr, D: tl.constexpr, BLOCK: tl.constexpr, GROUP: tl.constexpr, REVERSE: tl.constexpr,
+    HAS_INITIAL: tl.constexpr,
 ):  # fmt: skip
     """In place: what each segment adds to the state becomes the state before it (reverse: after it).
 
-    For gradients only: the sum over segments is not the one that a walk through all chunks makes.
+    GROUP segments are read at once: one after another, a program would wait for memory at every step. For
+    gradients only: the sum over segments is not the one that a walk through all chunks makes.
     """
     block, h, sequence = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     begin, end = tl.load(SPANS + sequence * 2), tl.load(SPANS + sequence * 2 + 1)
     s = tl.load(SLOPES + h)
     place = h * D * D + block * BLOCK + tl.arange(0, BLOCK)
+    group = tl.arange(0, GROUP)
     state = tl.zeros([BLOCK], tl.float32)
     if HAS_INITIAL:
         state = tl.load(INITIAL + sequence.to(tl.int64) * (H * D * D) + place)
-    for number in range(begin, end):
-        segment = number
+    for first in range(begin, end, GROUP):
+        number = first + group
+        segment, step = number, 1
         if REVERSE:
-            segment = begin + end - 1 - number
-        at = STATES + segment.to(tl.int64) * (H * D * D) + place
-        added = tl.load(at)
-        tl.store(at, state)
-        state = state * tl.exp(-s * tl.load(TABLE + segment * 4 + 1)) + added
+            segment, step = begin + end - 1 - number, -1
+        rows = tl.load(TABLE + segment * 4 + 1, mask=number < end, other=0)
+        at = STATES + segment.to(tl.int64)[:, None] * (H * D * D) + place[None, :]
+        added = tl.load(at, mask=(number < end)[:, None], other=0.0)
+        decay = tl.broadcast_to(tl.exp(-s * rows)[:, None], [GROUP, BLOCK])
+        decay, added = tl.associative_scan((decay, added), 0, _decayed_sum)
+        after = state[None, :] * decay + added
+        tl.debug_barrier()  # every sum of the group is read before a state replaces it
+        has_next = (group < GROUP - 1) & (number + 1 < end)
+        tl.store(at + step * (H * D * D), after, mask=has_next[:, None])
+        tl.store(at, tl.broadcast_to(state[None, :], [GROUP, BLOCK]), mask=(group == 0)[:, None])
+        state = tl.sum(tl.where((group == GROUP - 1)[:, None], after, 0.0), 0)

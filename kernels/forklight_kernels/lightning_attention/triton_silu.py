@@ -1,7 +1,7 @@
 """silu inside the lightning kernels, and as passes of its own over q, k and v.
 
-One expression for every kernel that activates: the same number must get the same bits in prefill, in decode and
-in the open chunk. Legend: T tokens, H heads, D head size.
+One expression for every kernel that activates: the same number must get the same bits in prefill, in decode
+and in the open chunk. Legend: T tokens, H heads, D head size.
 """
 
 import torch

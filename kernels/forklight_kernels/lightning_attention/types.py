@@ -14,5 +14,5 @@ class LightningForm:
     applies_silu: bool = False
     """q, k, v are given before silu, and so are their gradients."""
     keeps_open_chunk: bool = False
-    """The states returned are those after each sequence's last whole chunk of 64 tokens, and carry no gradient:
-    a decode memory holds what comes after it as an open chunk."""
+    """The states returned are those after each sequence's last whole chunk of 64 tokens, and carry no
+    gradient: a decode memory holds what comes after it as an open chunk."""

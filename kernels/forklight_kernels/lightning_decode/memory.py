@@ -1,7 +1,7 @@
 """How whole prompts enter a layer's memory: from a packed pass, or in pieces after tokens already there.
 
-Legend: S slots, N sequences, T packed tokens, U packed tokens with open chunks before them, H heads, D head size,
-C = 64 places of the open chunk, R rows of open chunks.
+Legend: S slots, N sequences, T packed tokens, U packed tokens with open chunks before them, H heads, D head
+size, C = 64 places of the open chunk, R rows of open chunks.
 """
 
 from collections.abc import Sequence
@@ -32,11 +32,12 @@ def continue_lightning(
     slots_N: Tensor | None,
     seen: Sequence[int],
 ) -> Tensor:
-    """Output [T, H, D] of tokens (before silu) that follow the `seen` ones of each sequence; and remember them.
+    """Output [T, H, D] of tokens that follow the `seen` ones of each sequence; remembers them.
 
-    In the chunk form any cut of a prompt into pieces gives the bits of one piece: the open chunk's rows are put
-    before the new ones, so that chunks stay counted from the sequence's first token. Cuts at multiples of 64 cost
-    nothing extra. slots_N: distinct; None: sequence n is slot n.
+    q, k, v are given before silu. A sequence that has seen none starts from zero, whatever its slot holds.
+    In the chunk form any cut of a prompt into pieces gives the bits of one piece: the open chunk's rows are
+    put before the new ones, so that chunks stay counted from the sequence's first token. Cuts at multiples
+    of 64 cost nothing extra. slots_N: distinct; None: sequence n is slot n.
     """
     offsets, seen = sequence_offsets(cu_seqlens, len(qkv[0])), tuple(seen)
     require(
@@ -52,13 +53,21 @@ def continue_lightning(
         new_T = None
     applies_silu = new_T is None
     form = LightningForm(
-        initial_state=memory.states_SHDD[slots_N] if any(seen) else None,
+        initial_state=_states_before(memory, slots_N, seen),
         applies_silu=applies_silu,
         keeps_open_chunk=memory.has_open_chunk,
     )
     o_THD, states_NHDD = lightning_attention(*qkv, slopes_H, cu_seqlens, form)
     load_memory(memory, slots_N, states_NHDD, qkv[1:], cu_seqlens, applies_silu)
     return o_THD if new_T is None else o_THD.index_select(0, new_T)
+
+
+def _states_before(memory: LightningMemory, slots_N: Tensor, seen: tuple[int, ...]) -> Tensor | None:
+    if not any(seen):
+        return None
+    states_NHDD = memory.states_SHDD[slots_N]
+    fresh = tuple(number for number, length in enumerate(seen) if length == 0)
+    return states_NHDD.index_fill_(0, _index(fresh, slots_N.device), 0) if fresh else states_NHDD
 
 
 @torch.no_grad()
@@ -90,8 +99,8 @@ def load_memory(
 def _after_open_rows(
     qkv: Heads, offsets: tuple[int, ...], chunk: OpenChunk, slots_N: Tensor, open_rows: tuple[int, ...]
 ) -> tuple[Heads, Tensor, Tensor]:
-    """q, k, v after silu with each open chunk's rows first (their queries are zeros: nobody asks for them), the
-    longer cu_seqlens, and where the new tokens lie."""
+    """q, k, v after silu with each open chunk's rows first (their queries are zeros: nobody asks for them),
+    the longer cu_seqlens, and where the new tokens lie."""
     rows = _joined_rows(offsets, open_rows, slots_N.device)
     slots_R, joined = slots_N[rows.sequence_R], []
     for part_THD, cached_SHCD in zip(qkv, (None, chunk.keys_SHCD, chunk.values_SHCD), strict=True):
@@ -140,9 +149,7 @@ class _JoinedRows:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)
-def _joined_rows(
-    offsets: tuple[int, ...], open_rows: tuple[int, ...], device: torch.device
-) -> _JoinedRows:
+def _joined_rows(offsets: tuple[int, ...], open_rows: tuple[int, ...], device: torch.device) -> _JoinedRows:
     ends = [0]
     old: list[int] = []
     sequence: list[int] = []
@@ -165,7 +172,7 @@ def _joined_rows(
     )
 
 
-def _index(numbers: list[int], device: torch.device) -> Tensor:
+def _index(numbers: Sequence[int], device: torch.device) -> Tensor:
     """int64 on the device; from pinned memory, so that nobody waits for the copy."""
     index = torch.tensor(numbers, dtype=torch.int64)
     return index.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else index.to(device)

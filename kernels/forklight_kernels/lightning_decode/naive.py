@@ -1,4 +1,7 @@
-"""One decode step of lightning attention, sequence by sequence. Legend: B sequences, H heads, D head size, S slots."""
+"""One decode step of lightning attention, sequence by sequence.
+
+Legend: B sequences, H heads, D head size, S slots, C places of the open chunk.
+"""
 
 import torch
 from torch import Tensor

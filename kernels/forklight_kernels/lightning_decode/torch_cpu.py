@@ -1,5 +1,7 @@
-"""One decode step of lightning attention in torch: the recurrent form in three passes over the states, in place;
-the chunk form as a few batched products, without reading lengths on the host.
+"""One decode step of lightning attention in torch.
+
+The recurrent form is three passes over the states, in place; the chunk form a few batched products, without
+reading lengths on the host.
 
 Legend: B sequences, H heads, D head size, S slots, C places of the open chunk.
 """
@@ -7,8 +9,8 @@ Legend: B sequences, H heads, D head size, S slots, C places of the open chunk.
 import torch
 from torch import Tensor
 
-from forklight_kernels.lightning_attention.projection import activated
 from forklight_kernels.lightning_attention.chunks import MAX_CHUNK
+from forklight_kernels.lightning_attention.projection import activated
 from forklight_kernels.lightning_decode.types import DecodeStep, LightningMemory, OpenChunk, open_chunk
 
 

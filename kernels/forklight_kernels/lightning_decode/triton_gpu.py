@@ -1,8 +1,8 @@
-"""One decode step against states at the start of the open chunk: the products of the packed pass, for one row.
+"""One decode step from the states before the open chunk: the packed pass's products, for one row.
 
-A program owns one sequence, one head and some columns of the state. It appends its part of k and v to the open
-chunk; when that fills the chunk, it also writes its columns of the next state. Nothing is read on the host and the
-grid is fixed. Legend: B sequences, S slots, H heads, D head size, C places of the open chunk.
+A program owns one sequence, one head and some columns of the state. It appends its part of k and v to the
+open chunk; when that fills the chunk, it also writes its columns of the next state. Nothing is read on the
+host and the grid is fixed. Legend: B sequences, S slots, H heads, D head size, C places of the open chunk.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from forklight_kernels.lightning_decode.types import DecodeStep, LightningMemory
 class DecodeTiles:
     """What may be tuned without changing a bit of the output."""
 
-    columns: int = 128
+    columns: int = 64
     """State columns of a program."""
     num_warps: int = 4
     close_rows: int = 32
@@ -48,12 +48,12 @@ def decode_kernel(
     at = slot * H + h
     state_at, chunk_at = at * (D * D), at * (C * D)
     is_query = (m == 0)[:, None]
-    q = tl.load(Q + b * q_row + h * q_head + d)
+    query = tl.load(Q + b * q_row + h * q_head + d)
     new_k = tl.load(K + b * k_row + h * k_head + d)
     new_v = tl.load(V + b * v_row + h * v_head + e)
     if SILU:
-        q, new_k, new_v = active(q), active(new_k), active(new_v)
-    q = tl.where(is_query, q[None, :], 0.0).to(q.dtype)
+        query, new_k, new_v = active(query), active(new_k), active(new_v)
+    q = tl.where(is_query, query[None, :], 0.0).to(query.dtype)
     old = (j < r)[:, None]
     k = tl.load(KEYS + chunk_at + j[:, None] * D + d[None, :], mask=old, other=0.0)
     v = tl.load(VALUES + chunk_at + j[:, None] * D + e[None, :], mask=old, other=0.0)
@@ -90,7 +90,7 @@ def tiles_for(dtype: torch.dtype, head_size: int) -> DecodeTiles:
     if dtype == torch.float32:
         block = min(32, head_size)
         return DecodeTiles(columns=block, close_rows=block)
-    return DecodeTiles(columns=head_size, close_rows=min(32, head_size))
+    return DecodeTiles(columns=min(64, head_size), close_rows=min(32, head_size))
 
 
 def lightning_decode(

@@ -58,7 +58,7 @@ def open_chunk(memory: LightningMemory) -> OpenChunk:
     rounded, keys, values = memory.rounded_SHDD, memory.keys_SHCD, memory.values_SHCD
     if rounded is None or keys is None or values is None:
         raise ValueError(
-            "memory has some of rounded_SHDD, keys_SHCD and values_SHCD but not all; give all three (chunk form) "
-            "or none (recurrent form)"
+            "memory has some of rounded_SHDD, keys_SHCD and values_SHCD but not all; give all three (chunk "
+            "form) or none (recurrent form)"
         )
     return OpenChunk(states_SHDD=memory.states_SHDD, rounded_SHDD=rounded, keys_SHCD=keys, values_SHCD=values)

@@ -28,11 +28,12 @@ def moe_experts(
 
     w13 holds w1 above w3, w2 is transposed. Differentiable in all floats.
     """
-    _check_matrices(x_TD, w13_EFD, w2_EID)
-    _check_routing(x_TD, weights_TK, experts_TK)
-    if residual is not None:
-        require_same(x=x_TD, residual=residual.x_TD)
-        require_shape("residual", residual.x_TD, tuple(x_TD.shape), "x")
+    if not (
+        _fits(x_TD, w13_EFD, w2_EID) and _is_routed(x_TD, weights_TK, experts_TK) and _joins(x_TD, residual)
+    ):
+        _refuse_matrices(x_TD, w13_EFD, w2_EID)
+        _refuse_routing(x_TD, weights_TK, experts_TK)
+        _refuse_residual(x_TD, residual)
     backend = backend_for(x_TD)
     if backend is Backend.TRITON:
         from forklight_kernels.moe_experts import triton_gpu
@@ -43,7 +44,47 @@ def moe_experts(
     return torch_cpu.moe_experts(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID, residual)
 
 
-def _check_matrices(x_TD: Tensor, w13_EFD: Tensor, w2_EID: Tensor) -> None:
+def _fits(x_TD: Tensor, w13_EFD: Tensor, w2_EID: Tensor) -> bool:
+    """This and the next two are the tests of the refusals without their messages, which cost too much."""
+    if x_TD.dim() != 2 or w2_EID.dim() != 3:
+        return False
+    num_experts, inner, width = w2_EID.shape
+    return (
+        1 <= num_experts <= MAX_EXPERTS
+        and x_TD.shape[1] == width
+        and w13_EFD.shape == (num_experts, 2 * inner, width)
+        and x_TD.dtype == w13_EFD.dtype == w2_EID.dtype
+        and x_TD.device == w13_EFD.device == w2_EID.device
+    )
+
+
+def _is_routed(x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> bool:
+    shape = weights_TK.shape
+    return (
+        len(shape) == 2
+        and shape == experts_TK.shape
+        and shape[0] == x_TD.shape[0]
+        and shape[1] > 0
+        and weights_TK.is_floating_point()
+        and experts_TK.dtype in (torch.int64, torch.int32)
+        and x_TD.device == weights_TK.device == experts_TK.device
+    )
+
+
+def _joins(x_TD: Tensor, residual: Residual | None) -> bool:
+    if residual is None:
+        return True
+    joined = residual.x_TD
+    return joined.shape == x_TD.shape and joined.dtype == x_TD.dtype and joined.device == x_TD.device
+
+
+def _refuse_residual(x_TD: Tensor, residual: Residual | None) -> None:
+    if residual is not None:
+        require_same(x=x_TD, residual=residual.x_TD)
+        require_shape("residual", residual.x_TD, tuple(x_TD.shape), "x")
+
+
+def _refuse_matrices(x_TD: Tensor, w13_EFD: Tensor, w2_EID: Tensor) -> None:
     require_dims("x", x_TD, 2, "[T, D]")
     require_dims("w2", w2_EID, 3, "[E, I, D]")
     require_same(x=x_TD, w13=w13_EFD, w2=w2_EID)
@@ -55,7 +96,7 @@ def _check_matrices(x_TD: Tensor, w13_EFD: Tensor, w2_EID: Tensor) -> None:
     )
 
 
-def _check_routing(x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> None:
+def _refuse_routing(x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> None:
     require_dims("weights", weights_TK, 2, "[T, K]")
     require(
         len(weights_TK) == len(x_TD) and weights_TK.shape[1] > 0 and weights_TK.is_floating_point(),
@@ -66,8 +107,8 @@ def _check_routing(x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> None
     require_dtype("experts", experts_TK, (torch.int64, torch.int32))
     require(
         weights_TK.device == x_TD.device == experts_TK.device,
-        f"x is on {x_TD.device}, weights on {weights_TK.device} and experts on {experts_TK.device}; they must "
-        "be on one device",
+        f"x is on {x_TD.device}, weights on {weights_TK.device} and experts on {experts_TK.device}; "
+        "they must be on one device",
     )
 
 

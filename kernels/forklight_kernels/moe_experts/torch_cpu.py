@@ -36,7 +36,7 @@ def moe_experts(
 
 def _mix(x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, w13_EFD: Tensor, w2_EID: Tensor) -> Tensor:
     if needs_gradient(x_TD, weights_TK, w13_EFD, w2_EID):
-        result: Tensor = _SortedExperts.apply(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID)  # type: ignore[no-untyped-call]
+        result: Tensor = _SortedExperts.apply(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID)
         return result
     num_experts, expert_width, _ = w2_EID.shape
     if len(x_TD) * (num_experts - experts_TK.shape[1]) * expert_width <= DENSE_MAX_WORK:

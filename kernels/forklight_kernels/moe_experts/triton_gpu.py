@@ -1,7 +1,7 @@
 """The experts on a GPU: plan, gate and up, down, combine; and the backward pass of it.
 
-A decode step is four launches, gathers rows inside the product and keeps nothing. A training pass gathers rows
-first (twice: the backward pass gathers again), keeps gate and up, and recomputes hidden from them.
+A decode step is four launches, gathers rows inside the product and keeps nothing. A training pass gathers
+rows first (twice: the backward pass gathers again), keeps gate and up, and recomputes hidden from them.
 Legend: T tokens, K slots a token, P places, E experts, D width, I expert width, F = 2 I.
 """
 
@@ -17,6 +17,7 @@ from forklight_kernels.gradient import Context, needs_gradient
 from forklight_kernels.moe_experts.triton_plan import ExpertPlan, plan_experts
 from forklight_kernels.moe_experts.triton_products import gate_and_up, matrix_gradient, rows_by_experts
 from forklight_kernels.moe_experts.triton_rows import activation_gradient, combine, gather_rows
+from forklight_kernels.recompute import Result, is_repeating, kept
 from forklight_kernels.residual import Residual
 
 
@@ -27,7 +28,7 @@ class ExpertTiles:
     up: Tile
     down: Tile
     gathers_first: bool
-    """Whether a row kernel brings rows to their places before the first product, or the product gathers them."""
+    """Whether a row kernel brings rows to their places before the first product; else the product gathers."""
 
 
 TRAINING_TILES = ExpertTiles(
@@ -124,7 +125,7 @@ def run(inputs: ExpertInputs, residual: Residual | None, tiles: ExpertTiles | No
     scales = (1.0, 1.0) if residual is None else (float(residual.alpha), float(residual.beta))
     call = _Call(experts_TK=inputs.experts_TK, tiles=tiles, alpha=scales[0], beta=scales[1])
     tensors = (inputs.x_TD, inputs.weights_TK, inputs.w13_EFD, inputs.w2_EID, residual_TD)
-    result: Tensor = _Experts.apply(*tensors, call)  # type: ignore[no-untyped-call]
+    result: Tensor = _Experts.apply(*tensors, call)
     return result
 
 
@@ -180,6 +181,16 @@ def _forward(
     return combine(y_PD, plan, inputs.experts_TK, inputs.weights_TK, num_experts, residual)
 
 
+def _gate_and_up_alone(inputs: ExpertInputs, plan: ExpertPlan, tiles: ExpertTiles) -> Tensor:
+    """What the backward pass needs of a forward pass."""
+    x_TD, inner = inputs.x_TD, inputs.w2_EID.shape[1]
+    both_P2I = x_TD.new_empty(plan.num_places, 2, inner)
+    if len(x_TD) > 0:
+        rows = gather_rows(x_TD, plan) if tiles.gathers_first else x_TD
+        gate_and_up(rows, inputs.w13_EFD, plan, tiles.up, both_P2I, gathers=not tiles.gathers_first)
+    return both_P2I
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Call:
     """What a differentiable call holds besides its differentiable tensors."""
@@ -207,16 +218,21 @@ class _Experts(torch.autograd.Function):
         residual_TD: Tensor | None,
         call: _Call,
     ) -> Tensor:
-        num_experts, inner, _ = w2_EID.shape
-        plan = plan_experts(call.experts_TK, num_experts, call.tiles.up.rows)
-        both_P2I = x_TD.new_empty(plan.num_places, 2, inner)
         residual = None
         if residual_TD is not None:
             residual = Residual(x_TD=residual_TD, alpha=call.alpha, beta=call.beta)
         inputs = ExpertInputs(
             x_TD=x_TD, weights_TK=weights_TK, experts_TK=call.experts_TK, w13_EFD=w13_EFD, w2_EID=w2_EID
         )
-        out_TD = _forward(inputs, residual, call.tiles, plan, both_P2I)
+        plan = plan_experts(call.experts_TK, len(w2_EID), call.tiles.up.rows)
+        if is_repeating():
+            # Nobody reads a repeated block's output, and these experts are its last op.
+            (both_P2I,) = kept(Result.EXPERTS, lambda: (_gate_and_up_alone(inputs, plan, call.tiles),))
+            out_TD = torch.empty_like(x_TD)
+        else:
+            both_P2I = x_TD.new_empty(plan.num_places, 2, w2_EID.shape[1])
+            out_TD = _forward(inputs, residual, call.tiles, plan, both_P2I)
+            kept(Result.EXPERTS, lambda: (both_P2I,))
         ctx.save_for_backward(x_TD, weights_TK, w13_EFD, w2_EID, both_P2I)
         ctx.plan, ctx.call = plan, call
         return out_TD

@@ -1,7 +1,7 @@
-"""Where each routed row goes: rows ordered by expert, stably, each expert's rows starting on a tile. No host wait.
+"""Where each routed row goes: ordered by expert, stably, each expert's rows starting on a tile. No host wait.
 
-Rows that pad an expert's last tile keep unset sources; whoever reads a tile's sources stops at the expert's end.
-Legend: T tokens, K slots a token, R = T * K rows in (token, slot) order, E experts, P places, M tiles of rows.
+Places that pad an expert's last tile keep unset sources; readers of sources stop at the expert's end.
+Legend: T tokens, K slots, R = T * K rows in (token, slot) order, E experts, P places, M tiles of rows.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class ExpertPlan:
     source_P: Tensor
     """Row at each place; unset where a place pads its expert's last tile."""
     table_M4: Tensor
-    """Per tile of rows: expert, the expert's first tile, its number of tiles, the place after its last row."""
+    """Per tile of rows: expert, the expert's first tile, its number of tiles, the place past its last row."""
     groups_E2: Tensor
     """Per expert: first place, number of rows."""
     num_tiles_1: Tensor
@@ -112,7 +112,7 @@ def _rank_of(experts, rows, other_experts, other_rows):
 def _write_table(
     TABLE, GROUPS, NUM_TILES, counts, E, TILE_ROWS: tl.constexpr, COLUMNS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """The tiles of every expert, shared among the programs of the launch. Returns each expert's first tile."""
+    """The tiles of every expert, shared among the launch's programs. Returns each expert's first tile."""
     experts = tl.arange(0, COLUMNS)
     tiles = tl.cdiv(counts, TILE_ROWS)
     last = tl.cumsum(tiles, 0)
@@ -135,7 +135,7 @@ def _write_table(
     return first
 
 
-@triton.jit(do_not_specialize=["R"])
+@triton.jit(do_not_specialize=["R", "E"])
 def _plan_kernel(
     EXPERTS,
     PLACE,
@@ -167,7 +167,7 @@ def _plan_kernel(
     tl.store(SOURCE + place, rows, mask=rows < R)
 
 
-@triton.jit(do_not_specialize=["R"])
+@triton.jit(do_not_specialize=["R", "E"])
 def _count_kernel(EXPERTS, COUNTS, R, E, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
     columns = tl.arange(0, COLUMNS)
     block = tl.program_id(0)
@@ -175,7 +175,7 @@ def _count_kernel(EXPERTS, COUNTS, R, E, COLUMNS: tl.constexpr, BLOCK: tl.conste
     tl.store(COUNTS + block * COLUMNS + columns, _count_of(experts, columns))
 
 
-@triton.jit(do_not_specialize=["num_blocks"])
+@triton.jit(do_not_specialize=["num_blocks", "E"])
 def _scan_kernel(
     COUNTS,
     TABLE,
@@ -188,7 +188,7 @@ def _scan_kernel(
     BLOCK: tl.constexpr,
     SCAN: tl.constexpr,
 ):
-    """One program: each block's counts become the rows of the same expert in earlier blocks; then the table."""
+    """One program: a block's counts become the rows of the same expert in earlier blocks; then the table."""
     columns = tl.arange(0, COLUMNS)
     running = tl.zeros([COLUMNS], tl.int32)
     for start in range(0, num_blocks, SCAN):
@@ -201,7 +201,7 @@ def _scan_kernel(
     _write_table(TABLE, GROUPS, NUM_TILES, running, E, TILE_ROWS, COLUMNS, BLOCK)
 
 
-@triton.jit(do_not_specialize=["R"])
+@triton.jit(do_not_specialize=["R", "E"])
 def _place_kernel(EXPERTS, EARLIER, GROUPS, PLACE, SOURCE, R, E, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
     block = tl.program_id(0)
     rows = block * BLOCK + tl.arange(0, BLOCK)

@@ -1,5 +1,6 @@
-"""The experts' products: one persistent kernel each for gate and up, for rows times an expert's matrix, and for the
-gradient of the matrices. Tiles of rows and their experts come from the plan on the device.
+"""The experts' products: gate and up; rows times their expert's matrix; and the gradient of the matrices.
+
+Each is one persistent kernel. Tiles of rows and their experts come from the plan on the device.
 
 Legend: T tokens, P places, E experts, D width, I expert width, F = 2 I, A and B any two widths.
 """
@@ -26,9 +27,9 @@ from forklight_kernels.moe_experts.triton_rows import silu
 def gate_and_up(
     x: Tensor, w13_EFD: Tensor, plan: ExpertPlan, tile: Tile, both_P2I: Tensor | None, *, gathers: bool
 ) -> Tensor:
-    """hidden [P, I] = silu(gate) * up, rounded once. x is [T, D] if the kernel gathers, else [P, D], in place already.
+    """hidden [P, I] = silu(gate) * up, rounded once. x is [T, D] if the kernel gathers, else [P, D] in place.
 
-    Gate and up are rounded into `both_P2I` where given (a backward pass reads them); hidden's bits do not change.
+    Gate and up are rounded into `both_P2I` where given, for a backward pass; hidden's bits do not change.
     """
     num_experts, inner, width = len(w13_EFD), w13_EFD.shape[1] // 2, w13_EFD.shape[2]
     hidden_PI = x.new_empty(plan.num_places, inner)
@@ -141,7 +142,7 @@ def _grid(like: Tensor, plan: ExpertPlan, width: int, tile: Tile) -> tuple[int]:
 
 @triton.jit
 def _tile_of_expert(TABLE, tile, num_n, GROUP: tl.constexpr):
-    """Expert, tile of rows and tile of columns. All tiles of an expert follow one another: its matrix is read once."""
+    """Expert, tile of rows and of columns. An expert's tiles follow one another: its matrix is read once."""
     entry = TABLE + tile // num_n * 4
     expert = tl.load(entry)
     first = tl.load(entry + 1)
@@ -158,7 +159,7 @@ def _up_kernel(
     SOURCE,
     TABLE,
     NUM_TILES,
-    I,
+    INNER,
     D,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
@@ -170,7 +171,7 @@ def _up_kernel(
     GATHERS: tl.constexpr,
     KEEPS: tl.constexpr,
 ):
-    num_n = tl.cdiv(I, COLUMNS)
+    num_n = tl.cdiv(INNER, COLUMNS)
     stride = D // UNIT * UNIT  # D itself; the visible multiple lets gathering copies be as wide as they can
     for tile in tl.range(tl.program_id(0), tl.load(NUM_TILES) * num_n, tl.num_programs(0), flatten=True):
         expert, place_m, place_n = _tile_of_expert(TABLE, tile, num_n, GROUP)
@@ -232,7 +233,7 @@ def _rows_kernel(
         store_block(OUT, row, column, total, PARTS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["P", "E"])
 def _matrix_gradient_kernel(
     LEFT,
     RIGHT,

@@ -49,7 +49,7 @@ def combine(
     num_experts: int,
     residual: Residual | None,
 ) -> Tensor:
-    """Each token's rows times their weights (1 if None), summed in slot order, and the residual sum. One rounding.
+    """Each token's rows times their weights (1 if None), summed in slot order, plus the residual, rounded.
 
     A token that names an expert out of range gets NaN, not the output of another expert.
     """
@@ -80,7 +80,8 @@ def activation_gradient(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of gate and up [P, 2, I], and of the weights [T, K] in fp32.
 
-    dhidden comes in as the gradient for weight 1 and is replaced by weight * beta * hidden, what w2's gradient needs.
+    dhidden comes in as the gradient for weight 1, and weight * beta * hidden, which w2's gradient needs,
+    replaces it.
     """
     dboth_P2I = torch.empty_like(both_P2I)
     dweights_TK = weights_TK.new_empty(weights_TK.shape, dtype=torch.float32)
@@ -127,7 +128,7 @@ def _gather_kernel(
             tl.store(out + columns, values, mask=columns < D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["E"])
 def _combine_kernel(
     Y,
     PLACE,
@@ -175,7 +176,7 @@ def _activation_gradient_kernel(
     SOURCE,
     TABLE,
     NUM_TILES,
-    I,
+    INNER,
     beta,
     TILE_ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -186,16 +187,16 @@ def _activation_gradient_kernel(
         is_row = place < tl.load(TABLE + tile * 4 + 3)
         source = tl.load(SOURCE + place, mask=is_row, other=0)
         weight = tl.load(WEIGHTS + source, mask=is_row, other=0.0).to(tl.float32) * beta
-        both = place.to(tl.int64) * (2 * I)
-        hidden_row = DHIDDEN + place.to(tl.int64) * I
+        both = place.to(tl.int64) * (2 * INNER)
+        hidden_row = DHIDDEN + place.to(tl.int64) * INNER
         inner = tl.zeros([BLOCK], tl.float32)
-        for start in range(0, I, BLOCK):
+        for start in range(0, INNER, BLOCK):
             columns = start + tl.arange(0, BLOCK)
-            mask = columns < I
+            mask = columns < INNER
             # A padding row reads zeros and so writes zeros: the weight gradients may sum over it.
             wanted = mask & is_row
             gate = tl.load(BOTH + both + columns, mask=wanted, other=0.0).to(tl.float32)
-            up = tl.load(BOTH + both + I + columns, mask=wanted, other=0.0).to(tl.float32)
+            up = tl.load(BOTH + both + INNER + columns, mask=wanted, other=0.0).to(tl.float32)
             dhidden = tl.load(hidden_row + columns, mask=wanted, other=0.0).to(tl.float32)
             sigmoid = 1.0 / (1.0 + tl.exp(-gate))
             active = gate * sigmoid
@@ -205,6 +206,6 @@ def _activation_gradient_kernel(
             dgate = dhidden * up * (sigmoid + active * (1.0 - sigmoid))
             kind = DBOTH.dtype.element_ty
             tl.store(DBOTH + both + columns, dgate.to(kind), mask=mask)
-            tl.store(DBOTH + both + I + columns, (dhidden * active).to(kind), mask=mask)
+            tl.store(DBOTH + both + INNER + columns, (dhidden * active).to(kind), mask=mask)
             tl.store(hidden_row + columns, (hidden * weight).to(kind), mask=mask)
         tl.store(DWEIGHTS + source, tl.sum(inner) * beta, mask=is_row)

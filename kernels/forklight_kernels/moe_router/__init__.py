@@ -1,4 +1,4 @@
-"""MoE routing: scores, softmax over all experts in fp32, top-k with ties to the lowest index, renormalised to 1."""
+"""MoE routing: softmax over all experts in fp32, top-k with ties to the lowest index, renormalised to 1."""
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ def moe_router(x_TD: Tensor, weight_ED: Tensor, top_k: int, experts_TK: Tensor |
 
     Weights and scores are differentiable in x and weight, replayed or not.
     """
-    _check(x_TD, weight_ED, top_k, experts_TK)
+    if not _is_fine(x_TD, weight_ED, top_k, experts_TK):
+        _refuse(x_TD, weight_ED, top_k, experts_TK)
     backend = backend_for(x_TD)
     if backend is Backend.TRITON:
         from forklight_kernels.moe_router import triton_gpu
@@ -25,7 +26,23 @@ def moe_router(x_TD: Tensor, weight_ED: Tensor, top_k: int, experts_TK: Tensor |
     return torch_cpu.moe_router(x_TD, weight_ED, top_k, experts_TK)
 
 
-def _check(x_TD: Tensor, weight_ED: Tensor, top_k: int, experts_TK: Tensor | None) -> None:
+def _is_fine(x_TD: Tensor, weight_ED: Tensor, top_k: int, experts_TK: Tensor | None) -> bool:
+    """The tests of `_refuse` without its messages, which cost more than a decode step's routing."""
+    if x_TD.dim() != 2 or weight_ED.dim() != 2:
+        return False
+    (num_rows, depth), (num_experts, weight_depth) = x_TD.shape, weight_ED.shape
+    if depth != weight_depth or weight_ED.dtype != x_TD.dtype or weight_ED.device != x_TD.device:
+        return False
+    if not 1 <= top_k <= num_experts <= MAX_EXPERTS:
+        return False
+    return experts_TK is None or (
+        experts_TK.shape == (num_rows, top_k)
+        and experts_TK.dtype in (torch.int64, torch.int32)
+        and experts_TK.device == x_TD.device
+    )
+
+
+def _refuse(x_TD: Tensor, weight_ED: Tensor, top_k: int, experts_TK: Tensor | None) -> None:
     require_dims("x", x_TD, 2, "[T, D]")
     require_dims("weight", weight_ED, 2, "[E, D]")
     require_same(x=x_TD, weight=weight_ED)

@@ -23,12 +23,15 @@ def moe_router(x_TD: Tensor, weight_ED: Tensor, top_k: int, experts_TK: Tensor |
         chosen_TK = logits_TE.gather(1, experts_TK)
         weights_TK = torch.softmax(chosen_TK, dim=-1, dtype=accumulation_dtype(x_TD))
     elif needs_gradient(logits_TE):
-        weights_TK, experts_TK = _TopKRouter.apply(logits_TE, top_k)  # type: ignore[no-untyped-call]
+        weights_TK, experts_TK = _TopKRouter.apply(logits_TE, top_k)
     else:
         weights_TK, experts_TK = _route(logits_TE, top_k)
-    return RoutedTokens(
-        weights_TK=weights_TK, experts_TK=experts_TK, logits_TE=logits_TE.to(accumulation_dtype(x_TD))
-    )
+    return RoutedTokens(weights_TK=weights_TK, experts_TK=experts_TK, logits_TE=_widened(logits_TE))
+
+
+def _widened(logits_TE: Tensor) -> Tensor:
+    dtype = accumulation_dtype(logits_TE)
+    return logits_TE if logits_TE.dtype == dtype else logits_TE.to(dtype)
 
 
 def _route(logits_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """The router on a GPU: scores in one fixed-order product, top-k and weights in the same program.
 
-The weights are the softmax over the chosen scores (what a renormalised softmax over all is), so nothing is ever
-summed over a row of experts: a row's bits depend on no tile.
+The weights are the softmax over the chosen scores (what a renormalised softmax over all is), so nothing is
+ever summed over a row of experts: a row's bits depend on no tile.
 Legend: T tokens, D width, E experts, K experts a token.
 """
 
@@ -19,14 +19,14 @@ FEWEST_COLUMNS = 16
 """The narrowest product of the matrix units."""
 
 FEW_ROWS = 2048
-"""Up to here short tiles spread the tokens over more multiprocessors; above, tall ones read the weight less often."""
+"""Up to here short tiles spread tokens over more multiprocessors; above, tall ones read the weight less."""
 
 
 def moe_router(
     x_TD: Tensor, weight_ED: Tensor, top_k: int, experts_TK: Tensor | None, tile: Tile | None = None
 ) -> RoutedTokens:
     if needs_gradient(x_TD, weight_ED):
-        weights_TK, experts_TK, logits_TE = _Router.apply(x_TD, weight_ED, top_k, experts_TK, tile)  # type: ignore[no-untyped-call]
+        weights_TK, experts_TK, logits_TE = _Router.apply(x_TD, weight_ED, top_k, experts_TK, tile)
     else:
         weights_TK, experts_TK, logits_TE = _route(x_TD, weight_ED, top_k, experts_TK, tile)
     return RoutedTokens(weights_TK=weights_TK, experts_TK=experts_TK, logits_TE=logits_TE)
@@ -103,7 +103,7 @@ class _Router(torch.autograd.Function):
         dweights_TK, _, dlogits_TE = gradients
         product_TK = dweights_TK * weights_TK
         dchosen_TK = product_TK - weights_TK * product_TK.sum(dim=-1, keepdim=True)
-        # One slot after another: a replay may name an expert twice, and a scatter of equal indices has no order.
+        # Slot after slot: a replay may name an expert twice, and a scatter of equal indices has no order.
         experts_E = torch.arange(dlogits_TE.shape[1], device=dlogits_TE.device)
         for slot in range(weights_TK.shape[1]):
             is_chosen_TE = chosen_TK[:, slot, None] == experts_E
@@ -158,7 +158,7 @@ def _router_kernel(
                 best = tl.max(tl.where(experts[None, :] == index[:, None], scores, float("-inf")), 1)
             else:
                 best = tl.max(left, 1)
-                # The last expert stands in where nothing equals the maximum (not a number): an index in range.
+                # Where nothing equals the maximum (not a number) the last expert stands in, an index in range
                 index = tl.min(tl.where(left == best[:, None], experts[None, :], NUM_EXPERTS - 1), 1)
                 left = tl.where(experts[None, :] == index[:, None], float("-inf"), left)
             chosen = tl.where((slots == slot)[None, :], index[:, None], chosen)

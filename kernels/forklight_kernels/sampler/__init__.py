@@ -14,7 +14,7 @@ def sampler(logits_BV: Tensor, request: SamplingRequest) -> SampledTokens:
     backend = backend_for(logits_BV)
     if backend is Backend.NAIVE:
         return naive.sampler(logits_BV, request)
-    if backend is Backend.TRITON:
+    if backend is Backend.TRITON and len(logits_BV) > 0:
         from forklight_kernels.sampler import triton_gpu
 
         return triton_gpu.sampler(logits_BV, request)

@@ -8,7 +8,7 @@ from forklight_kernels.sampler.types import SampledTokens, SamplingRequest
 
 
 def sampler(logits_BV: Tensor, request: SamplingRequest) -> SampledTokens:
-    uniforms = uniform_numbers(request.seeds_B.numpy(), request.positions_B.numpy()).tolist()
+    uniforms = uniform_numbers(request.seeds_B.cpu().numpy(), request.positions_B.cpu().numpy()).tolist()
     settings = zip(request.temperatures_B.tolist(), request.top_ps_B.tolist(), uniforms, strict=True)
     rows = [_draw(row.double(), *setting) for row, setting in zip(logits_BV, settings, strict=True)]
     ids, logprobs, raw_logprobs = zip(*rows, strict=True)

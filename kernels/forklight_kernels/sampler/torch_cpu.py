@@ -13,9 +13,8 @@ def sampler(logits_BV: Tensor, request: SamplingRequest) -> SampledTokens:
     kept_BV = _kept_probabilities(raw_BV, request, is_greedy_B)
     cumulative_BV = kept_BV.cumsum(dim=-1)
     total_B1 = cumulative_BV[:, -1:]
-    uniforms_B1 = torch.from_numpy(uniform_numbers(request.seeds_B.numpy(), request.positions_B.numpy()))[
-        :, None
-    ]
+    uniforms_B = uniform_numbers(request.seeds_B.cpu().numpy(), request.positions_B.cpu().numpy())
+    uniforms_B1 = torch.from_numpy(uniforms_B)[:, None].to(raw_BV.device)
     ids_B1 = torch.searchsorted(cumulative_BV, uniforms_B1 * total_B1, right=True)
     if bool(is_greedy_B.any()):
         ids_B1 = torch.where(is_greedy_B[:, None], raw_BV.argmax(dim=-1, keepdim=True), ids_B1)

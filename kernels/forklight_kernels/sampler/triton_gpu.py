@@ -1,4 +1,4 @@
-"""Sampling on a GPU: two launches, four where a row may have a filter; nothing waits, so a CUDA graph can hold it.
+"""Sampling on a GPU: two launches, four where a row may have a filter. Nothing waits for the host.
 
 Legend: B sequences, V vocabulary.
 """

@@ -1,7 +1,7 @@
-"""Masses of tokens as whole numbers, so that sums are exact and no order of adding, batch or layout can matter.
+"""Masses of tokens as whole numbers, so that sums are exact: no order of adding, batch or layout can matter.
 
-A mass is exp(z - largest z of the row) * SCALE, a power of two, cut to an integer. Legend of comments: R blocks of a program,
-N numbers a row of a tile, B sequences, V vocabulary.
+A mass is exp(z - largest z of the row) * SCALE, a power of two, cut to an integer.
+Legend: R blocks of a program, N numbers a row of a tile, B sequences, V vocabulary.
 """
 
 import triton
@@ -12,7 +12,6 @@ from forklight_kernels.token_stats.triton_statistics import (
     block_exponentials,
     exponential,
     fold,
-    merge_sums,
     product,
 )
 
@@ -33,7 +32,7 @@ def scaled(logits, inverse):
 
 @triton.jit
 def load_logits(LOGITS, row, stride, column, V):
-    """fp32 logits of a row; NEGLIGIBLE beyond the vocabulary and where one is -inf. Adding 0 turns -0 into 0."""
+    """fp32 logits of a row; NEGLIGIBLE beyond the vocabulary and for -inf. Adding 0 turns -0 into 0."""
     pointers = LOGITS + row.to(tl.int64) * stride + column
     logits = tl.load(pointers, mask=column < V, other=NEGLIGIBLE).to(tl.float32)
     return tl.maximum(logits, NEGLIGIBLE) + 0.0

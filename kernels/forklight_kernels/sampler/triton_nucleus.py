@@ -1,8 +1,8 @@
 """Drawing from a nucleus: the fewest likeliest tokens whose masses reach top_p, ties to the lowest id.
 
-No sort. A token below (1 - top_p) / V of the row cannot be inside, since all such together are less than what may be
-left out; `collect_kernel` gathers the others, usually few. `select_kernel` bisects on their logits, as integers, for
-the smallest one inside; masses are integers too, so every pass is exact. Rows without a filter return at once.
+No sort. A token below (1 - top_p) / V of the row cannot be inside: all such together are less than may be
+left out. `collect_kernel` gathers the others, often few; `select_kernel` bisects their logits, as integers,
+for the smallest inside; masses are integers too, so it is exact. A row without a filter returns at once.
 Legend: B sequences, V vocabulary, C chunks of a row, N numbers.
 """
 
@@ -47,7 +47,7 @@ def collect_kernel(
     LANES: tl.constexpr,
     LEVELS: tl.constexpr,
 ):
-    """CANDIDATES [B, C, CHUNK]: logits that may be inside, to the front of their chunk, in order; COUNTS [B, C]."""
+    """CANDIDATES [B, C, CHUNK]: logits that may be inside, at the front of their chunk; COUNTS [B, C]."""
     row, chunk = tl.program_id(0), tl.program_id(1)
     temperature, top_p = tl.load(TEMPERATURES + row), tl.load(TOP_PS + row)
     if (temperature > 0) & (top_p < 1):
@@ -106,7 +106,7 @@ def _smallest_inside(
     WIDTH: tl.constexpr,
     SCALE: tl.constexpr,
 ):
-    """The largest ordered logit whose tokens, with all larger ones, weigh `wanted`; else the smallest there is."""
+    """The largest ordered logit that, with all larger ones, weighs `wanted`; else the smallest there is."""
     deepest = tl.max(counts_C, 0)
     smallest = tl.full([CHUNKS, WIDTH], 0x7FFFFFFF, tl.int32)
     largest = tl.full([CHUNKS, WIDTH], -0x80000000, tl.int32)
@@ -204,9 +204,7 @@ def select_kernel(
         total = _total(block_masses(tops, sums, top, SCALE))
         wanted = tl.maximum(tl.ceil(top_p.to(tl.float64) * total.to(tl.float64)).to(tl.int64), 1)
         lane_C = tl.arange(0, CHUNKS)
-        counts_C = tl.load(
-            COUNTS + row.to(tl.int64) * num_chunks + lane_C, mask=lane_C < num_chunks, other=0
-        )
+        counts_C = tl.load(COUNTS + row.to(tl.int64) * num_chunks + lane_C, mask=lane_C < num_chunks, other=0)
         edge = _smallest_inside(
             CANDIDATES, row, counts_C, wanted, inverse, top, num_chunks, CHUNK, CHUNKS, WIDTH, SCALE
         )

@@ -17,7 +17,7 @@ def _mixed(bits):
 
 @triton.jit
 def uniform_bits(seed, position):
-    """uint64 whose upper 53 bits are those of `uniform_numbers` and whose others are 0: u = bits / 2^64, exactly."""
+    """uint64: the 53 bits of `uniform_numbers`, then zeros. u = bits / 2^64, exactly."""
     stream = _mixed(seed.to(tl.uint64) + GOLDEN)
     bits = _mixed(stream + position.to(tl.uint64) * GOLDEN)
     return (bits >> 11) << 11

@@ -18,7 +18,7 @@ class SamplingRequest:
     positions_B: Tensor
     """int64; the number of the token in its sequence. (seed, position) must not repeat."""
     is_filtered: bool | None = None
-    """False promises that every top_p is 1; a GPU then skips the search for the nucleus. None: some may be less."""
+    """False promises that every top_p is 1: a GPU then looks for no nucleus. None: some may be less."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,9 +79,10 @@ def key_gradient_kernel(
     num_diagonal = tl.minimum((BLOCK_N + BLOCK_M - 1) // BLOCK_M, num_blocks)
     num_whole = tl.maximum((end - first) // BLOCK_M, num_diagonal) - num_diagonal
     num_masked = num_blocks - num_whole
+    per_head = tl.maximum(num_whole, 1)  # the pipeline's prologue divides even where the loop is empty
     for step in tl.range(0, num_whole * GROUP, num_stages=STAGES):
-        h = g * GROUP + step // num_whole
-        row = first + (num_diagonal + step % num_whole) * BLOCK_M
+        h = g * GROUP + step // per_head
+        row = first + (num_diagonal + step % per_head) * BLOCK_M
         dk, dv = _add_queries(
             Q, DO, LSE, DELTA, k, v, dk, dv, h, row, end, shift, key_N, scale, D, BLOCK_M, False
         )  # fmt: skip

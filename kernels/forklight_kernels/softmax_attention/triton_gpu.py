@@ -20,6 +20,7 @@ from forklight_kernels.checks import (
 from forklight_kernels.gradient import Context, needs_gradient
 from forklight_kernels.launch import prepare_launch
 from forklight_kernels.packing import sequence_offsets
+from forklight_kernels.recompute import Result, kept
 from forklight_kernels.softmax_attention.blocks import ROW_SUM_COLUMNS, score_scale
 from forklight_kernels.softmax_attention.triton_backward import (
     delta_kernel,
@@ -113,10 +114,14 @@ class _SoftmaxAttention(torch.autograd.Function):
     def forward(
         ctx: _Context, q_THD: Tensor, k_TGD: Tensor, v_TGD: Tensor, offsets: tuple[int, ...], tuning: Tuning
     ) -> Tensor:
-        num_stats = sum(padded_length(end - start) for start, end in pairwise(offsets))
-        lse_HS = q_THD.new_empty(q_THD.shape[1], num_stats, dtype=torch.float32)
         q_THD, k_TGD, v_TGD = describable(q_THD), describable(k_TGD), describable(v_TGD)
-        o_THD = _attend(q_THD, k_TGD, v_TGD, offsets, tuning, lse_HS)
+
+        def attend() -> tuple[Tensor, Tensor]:
+            num_stats = sum(padded_length(end - start) for start, end in pairwise(offsets))
+            lse_HS = q_THD.new_empty(q_THD.shape[1], num_stats, dtype=torch.float32)
+            return _attend(q_THD, k_TGD, v_TGD, offsets, tuning, lse_HS), lse_HS
+
+        o_THD, lse_HS = kept(Result.ATTENTION, attend)
         ctx.save_for_backward(q_THD, k_TGD, v_TGD, o_THD, lse_HS)
         ctx.offsets, ctx.tuning = offsets, tuning
         return o_THD

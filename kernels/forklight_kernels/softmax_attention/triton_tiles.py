@@ -43,7 +43,7 @@ _HALF = Tuning(
 )
 _HALF_SHORT = Tuning(
     forward=Tile(rows=64, warps=4, stages=2),
-    key_gradient=Tile(rows=64, step=64, warps=4, stages=2),
+    key_gradient=Tile(rows=64, step=32, warps=4, stages=3),
     query_gradient=Tile(rows=64, step=64, warps=4, stages=2),
 )
 _FLOAT = Tuning(

@@ -1,6 +1,6 @@
-"""The LM head: fp32 log-probability of each target token and the entropy, at a temperature, from one arithmetic.
+"""The LM head: fp32 log-probability of each target token and the entropy, at a temperature.
 
-`token_stats` for training; `head_logits` and `logit_stats` are the same function in two steps, for generation.
+`token_stats` is for training; `head_logits` and `logit_stats` are the same in two steps, for generation.
 """
 
 from math import inf
@@ -18,7 +18,7 @@ def token_stats(
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities and entropies [T], fp32; never holds [T, V]. Differentiable in hidden and weight.
 
-    A target outside the vocabulary raises on the CPU; on a GPU, where looking would wait, its log-probability is nan.
+    A target outside the vocabulary raises on a CPU; on a GPU, where looking would wait, it gives nan.
     """
     _check_head(hidden_TD, weight_VD)
     _check_targets(targets_T, hidden_TD, temperature)
@@ -33,14 +33,17 @@ def token_stats(
 
 
 def head_logits(hidden_BD: Tensor, weight_VD: Tensor) -> Tensor:
-    """fp32 logits [B, V] for the sampler. No gradient. On a GPU a row's bits are those inside `token_stats`."""
+    """fp32 logits [B, V] for the sampler, no gradient. On a GPU their bits are those inside `token_stats`."""
     _check_head(hidden_BD, weight_VD)
+    hidden_BD, weight_VD = hidden_BD.detach(), weight_VD.detach()
     backend = backend_for(hidden_BD)
+    if backend is Backend.NAIVE:
+        return naive.head_logits(hidden_BD, weight_VD)
     if backend is Backend.TRITON and len(hidden_BD) > 0:
         from forklight_kernels.token_stats import triton_gpu
 
-        return triton_gpu.head_logits(hidden_BD.detach(), weight_VD.detach())
-    return (naive if backend is Backend.NAIVE else torch_cpu).head_logits(hidden_BD.detach(), weight_VD.detach())
+        return triton_gpu.head_logits(hidden_BD, weight_VD)
+    return torch_cpu.head_logits(hidden_BD, weight_VD)
 
 
 def logit_stats(logits_BV: Tensor, targets_B: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -48,13 +51,15 @@ def logit_stats(logits_BV: Tensor, targets_B: Tensor, temperature: float = 1.0) 
     require_dims("logits", logits_BV, 2, "[B, V]")
     require(logits_BV.shape[1] > 0, "logits have no columns; the vocabulary cannot be empty")
     _check_targets(targets_B, logits_BV, temperature)
-    backend = backend_for(logits_BV)
     logits_BV = logits_BV.detach()
+    backend = backend_for(logits_BV)
+    if backend is Backend.NAIVE:
+        return naive.logit_stats(logits_BV, targets_B, temperature)
     if backend is Backend.TRITON and len(logits_BV) > 0:
         from forklight_kernels.token_stats import triton_gpu
 
         return triton_gpu.logit_stats(logits_BV, targets_B, temperature)
-    return (naive if backend is Backend.NAIVE else torch_cpu).logit_stats(logits_BV, targets_B, temperature)
+    return torch_cpu.logit_stats(logits_BV, targets_B, temperature)
 
 
 def _check_head(hidden_TD: Tensor, weight_VD: Tensor) -> None:

@@ -18,7 +18,7 @@ MAX_PIECE_ELEMENTS = 1 << 18
 def token_stats(
     hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    logprobs_T, entropy_T = _TokenStats.apply(hidden_TD, weight_VD, targets_T, temperature)  # type: ignore[no-untyped-call]
+    logprobs_T, entropy_T = _TokenStats.apply(hidden_TD, weight_VD, targets_T, temperature)
     return logprobs_T, entropy_T
 
 

@@ -28,7 +28,8 @@ from forklight_kernels.token_stats.triton_kernels import (
     product_statistics_kernel,
 )
 
-FORWARD_TILE = Tile(rows=128, columns=256, depth=64, num_warps=8, num_stages=4)
+FORWARD_TILE = Tile(rows=128, columns=256, depth=64, num_warps=8, num_stages=4, group=16)
+"""16 rows of tiles walk over the vocabulary together: 25 MB of hidden states stay in the L2 cache."""
 FEW_ROWS_TILE = Tile(rows=64, columns=256, depth=64, num_warps=4, num_stages=4)
 EXACT_TILE = Tile(rows=32, columns=256, depth=16, num_warps=8, num_stages=2)
 """fp32 operands: no matrix unit multiplies them exactly."""
@@ -42,8 +43,6 @@ LOGIT_TILES = (
 """Stored logits of few rows: the weight's bytes are the cost, wide tiles read the rows again least often."""
 EXACT_LOGIT_TILE = Tile(rows=32, columns=64, depth=32, num_warps=4, num_stages=2)
 
-GROUP_ROWS = 16
-"""Rows of tiles that walk over the vocabulary together: 25 MB of hidden states stay in the L2 cache."""
 BLOCKS_A_PROGRAM = 16
 MERGE_WARPS = 4
 NUMBERS_A_BLOCK = 4
@@ -55,7 +54,7 @@ def token_stats(
     hidden_TD: Tensor, weight_VD: Tensor, targets_T: Tensor, temperature: float, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor]:
     if needs_gradient(hidden_TD, weight_VD):
-        logprobs_T, entropy_T = _TokenStats.apply(hidden_TD, weight_VD, targets_T, temperature, tile)  # type: ignore[no-untyped-call]
+        logprobs_T, entropy_T = _TokenStats.apply(hidden_TD, weight_VD, targets_T, temperature, tile)
         return logprobs_T, entropy_T
     return head_statistics(hidden_TD, weight_VD, targets_T, temperature, tile)[:2]
 
@@ -73,6 +72,7 @@ def logit_tile(hidden_BD: Tensor) -> Tile:
 
 
 def logit_stats(logits_BV: Tensor, targets_B: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logits_BV = logits_BV if logits_BV.stride(1) == 1 else logits_BV.contiguous()
     num_rows, vocab_size = logits_BV.shape
     blocks = num_blocks(vocab_size)
     stats = logits_BV.new_empty(num_rows, blocks, NUMBERS_A_BLOCK, dtype=torch.float32)
@@ -147,7 +147,7 @@ def _launch_statistics(
         DEPTH=tile.depth,
         BLOCK=VOCABULARY_BLOCK,
         LEVELS=levels(VOCABULARY_BLOCK),
-        GROUP=GROUP_ROWS,
+        GROUP=tile.group,
         IS_SCALED=inverse != 1.0,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,

@@ -1,7 +1,7 @@
 """The head's gradients: recompute a slice of the vocabulary's logits, write dz, two products; next slice.
 
-Slices are of the vocabulary and not of the tokens: the weight's gradient of a slice is then one product, written
-once in the weight's dtype, and no fp32 [V, D] is held. The hidden state's is summed over slices in fp32 [T, D].
+Slices are of the vocabulary and not of the tokens: the weight's gradient of a slice is then one product,
+written once in the weight's dtype, and no fp32 [V, D] is held. The hidden state's is a sum of slices, fp32.
 Legend: T tokens, D width, V vocabulary, U vocabulary of a slice.
 """
 
@@ -17,19 +17,18 @@ from forklight_kernels.launch import num_multiprocessors, prepare_launch
 from forklight_kernels.token_stats.blocks import VOCABULARY_BLOCK, inverse_temperature
 from forklight_kernels.token_stats.triton_kernels import logit_gradient_kernel
 
-TILE = Tile(rows=128, columns=256, depth=64, num_warps=8, num_stages=3, parts=2)
+TILE = Tile(rows=128, columns=256, depth=64, num_warps=8, num_stages=3, parts=2, group=16)
 EXACT_TILE = Tile(rows=32, columns=256, depth=16, num_warps=8, num_stages=2, parts=2)
 """fp32 operands."""
-GROUP_ROWS = 16
 MIN_DZ_BYTES = 64 << 20
 """dz may always be this large; beyond, as large as the fp32 gradient of the hidden states beside it."""
 SUM_COST = 1.5e-4
-"""Reading and adding one fp32 number of dhidden, in the time a multiprocessor takes for one column of K of a tile."""
+"""Adding to one fp32 number of dhidden, in the time a multiprocessor takes for one step of K of a tile."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadPull:
-    """What the backward pass of the head starts from; an output that is not differentiated has no gradient."""
+    """What the backward pass starts from; an output that is not differentiated has no gradient."""
 
     hidden_TD: Tensor
     weight_VD: Tensor
@@ -56,7 +55,7 @@ def head_gradients(
     dz_TU = hidden_TD.new_empty(num_tokens, width)
     dhidden_TD: Tensor | None = None
     dweight_VD = torch.empty_like(weight_VD, memory_format=torch.contiguous_format) if needs[1] else None
-    launch = _GradientLaunch(pull=pull, tile=tile or _tile(hidden_TD))
+    launch = GradientLaunch(pull=pull, tile=tile or _tile(hidden_TD))
     for piece in _vocabulary_slices(len(weight_VD), width):
         launch(dz_TU, piece)
         piece_TU = dz_TU[:, : piece.stop - piece.start]
@@ -88,13 +87,18 @@ def _added_product(total: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=256)
-def choose_slice_width(num_tokens: int, depth: int, vocab_size: int, item_bytes: int, num_processors: int) -> int:
-    """Columns of dz at a time: of the equal cuts whose dz fits, the one that leaves multiprocessors idle least."""
+def choose_slice_width(
+    num_tokens: int, depth: int, vocab_size: int, item_bytes: int, num_processors: int
+) -> int:
+    """Columns of dz at a time: of the equal cuts whose dz fits, the one that leaves processors idle least."""
     dz_bytes = max(4 * num_tokens * depth, MIN_DZ_BYTES)
     widest = max(dz_bytes // (num_tokens * item_bytes) // VOCABULARY_BLOCK, 1) * VOCABULARY_BLOCK
     fewest = -(-vocab_size // widest)
     widths = {_equal_width(vocab_size, count) for count in range(fewest, 2 * fewest + 1)}
-    return min(sorted(widths, reverse=True), key=lambda width: _cost(width, num_tokens, depth, vocab_size, num_processors))
+    return min(
+        sorted(widths, reverse=True),
+        key=lambda width: _cost(width, num_tokens, depth, vocab_size, num_processors),
+    )
 
 
 def _equal_width(vocab_size: int, count: int) -> int:
@@ -114,7 +118,7 @@ def _cost(width: int, num_tokens: int, depth: int, vocab_size: int, num_processo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _GradientLaunch:
+class GradientLaunch:
     pull: HeadPull
     tile: Tile
 
@@ -142,7 +146,7 @@ class _GradientLaunch:
             COLUMNS=tile.columns,
             DEPTH=tile.depth,
             PARTS=tile.parts,
-            GROUP=GROUP_ROWS,
+            GROUP=tile.group,
             IS_SCALED=inverse != 1.0,
             HAS_LOGPROBS=pull.dlogprobs_T is not None,
             HAS_ENTROPY=pull.dentropy_T is not None,

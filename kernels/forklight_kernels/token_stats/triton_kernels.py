@@ -1,8 +1,8 @@
-"""The kernels of the LM head: statistics in a product's epilogue, statistics of stored logits, their merge, dz.
+"""The kernels of the LM head: statistics in a product's epilogue or of stored logits, their merge, dz.
 
-In the first and the last no logit leaves its program. A vocabulary block's statistics are four numbers: largest z,
-sum, moment, the target's z (-inf where the target is elsewhere). Legend: T tokens, D width, V vocabulary; R rows of
-a tile, N columns of a block.
+A logit computed here never leaves its program. The statistics of a vocabulary block are four numbers: largest
+z, sum, moment, the target's z (-inf where the target is elsewhere).
+Legend: T tokens, D width, V vocabulary; R rows of a tile, N columns of a block.
 """
 
 import triton
@@ -22,7 +22,9 @@ from forklight_kernels.token_stats.triton_statistics import (
 
 
 @triton.jit
-def _tile_of_product(LEFT, RIGHT, row, column, D, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr):
+def _tile_of_product(
+    LEFT, RIGHT, row, column, D, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr
+):
     """left @ right^T: one fp32 accumulator, all of D in rising order."""
     total = tl.zeros([ROWS, COLUMNS], tl.float32)
     for k in range(0, D, DEPTH):
@@ -39,7 +41,7 @@ def _scaled(z_RN, inverse, IS_SCALED: tl.constexpr):
 
 @triton.jit
 def _store_statistics(STATS, place_R, is_stored_R, z_RN, target_R, LEVELS: tl.constexpr):
-    """Reduce vocabulary blocks, a row each, and store their numbers; target_R < 0 where the target is elsewhere."""
+    """Reduce vocabulary blocks, a row each; target_R < 0 where the target is elsewhere."""
     column_N = tl.arange(0, z_RN.shape[1])
     target_z_R = tl.full([z_RN.shape[0]], float("-inf"), tl.float32)
     if tl.max(target_R, 0) >= 0:  # few tiles hold a target; the others need not look for it
@@ -112,7 +114,9 @@ def logit_statistics_kernel(
     block_R = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column_RN = block_R[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
     is_real_RN = column_RN < V
-    z_RN = tl.load(LOGITS + row.to(tl.int64) * stride + column_RN, mask=is_real_RN, other=NEGLIGIBLE).to(tl.float32)
+    z_RN = tl.load(LOGITS + row.to(tl.int64) * stride + column_RN, mask=is_real_RN, other=NEGLIGIBLE).to(
+        tl.float32
+    )
     z_RN = tl.maximum(_scaled(z_RN, inverse, IS_SCALED), NEGLIGIBLE)
     z_RN = tl.where(is_real_RN, z_RN, NEGLIGIBLE)
     target = tl.load(TARGETS + row)
@@ -167,7 +171,7 @@ def logit_gradient_kernel(
     HAS_LOGPROBS: tl.constexpr,
     HAS_ENTROPY: tl.constexpr,
 ):
-    """dz [T, columns] of the vocabulary from `first`: (dlogprob (onehot - p) - dentropy p (log p + H)) / temperature."""
+    """dz [T, columns] of the vocabulary from `first`; the formula is in the README."""
     num_m, num_n = tl.cdiv(T, ROWS), tl.cdiv(num_columns, COLUMNS)
     for tile in tl.range(tl.program_id(0), num_m * num_n, tl.num_programs(0), flatten=True):
         place_m, place_n = place_of_tile(tile, num_m, num_n, GROUP)
@@ -187,8 +191,9 @@ def logit_gradient_kernel(
         else:
             dz = -p * pull_R[:, None]
         if HAS_LOGPROBS:
-            target_R = (tl.load(TARGETS + row_R, mask=is_row_R, other=-1) - (first + column)).to(tl.int32)
-            if tl.max(((target_R >= 0) & (target_R < COLUMNS)).to(tl.int32), 0) > 0:
+            target_R = tl.load(TARGETS + row_R, mask=is_row_R, other=-1) - (first + column)
+            target_R = tl.where((target_R >= 0) & (target_R < COLUMNS), target_R, -1).to(tl.int32)
+            if tl.max(target_R, 0) >= 0:
                 is_target = tl.arange(0, COLUMNS)[None, :] == target_R[:, None]
                 dz = tl.where(is_target, dz + pull_R[:, None], dz)
         store_block(DZ, row, column, dz, PARTS)

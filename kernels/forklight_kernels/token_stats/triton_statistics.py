@@ -1,16 +1,17 @@
 """From logits to log-probability and entropy: the arithmetic whose bits training and generation share.
 
-A vocabulary block becomes (largest z, sum p, sum p (z - largest)) with p = exp(z - largest); blocks merge to a row.
-Bits do not depend on the kernel a helper is inlined in: every sum is one fixed tree of additions of two numbers,
-which no layout, tile or number of warps can reorder, and no product feeds an addition that a compiler may contract
-(`product` hides it in an fma with zero). Legend of comments: R rows, N numbers a row, a power of two.
+A vocabulary block becomes (largest z, sum p, sum p (z - largest)), p = exp(z - largest); blocks merge to a
+row. Bits do not depend on the kernel that a helper is inlined in: every sum is one fixed tree of additions of
+two numbers, which no layout, tile or number of warps can reorder, and no product feeds an addition that a
+compiler may contract (`product` hides it in an fma with zero).
+Legend: R rows, N numbers a row, a power of two.
 """
 
 import triton
 import triton.language as tl
 
 NEGLIGIBLE = tl.constexpr(-1e30)
-"""Logit of a place beyond the vocabulary: its exponential is an exact zero, and no difference of two is a nan."""
+"""Logit of a place beyond the vocabulary: its exponential is exactly 0, no difference of two is nan."""
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
@@ -27,25 +28,15 @@ def exponential(x):
 
 
 @triton.jit
-def _fold_neighbours(x):
-    return tl.sum(tl.reshape(x, (x.shape[0], x.shape[1] // 2, 2)), 2)
-
-
-@triton.jit
-def _fold_halves(x):
-    return tl.sum(tl.reshape(x, (x.shape[0], 2, x.shape[1] // 2)), 1)
-
-
-@triton.jit
 def fold(x, LEVELS: tl.constexpr):
     """Row sums of x [R, N], N = 2^LEVELS: neighbours first, then left half plus right half until one is left.
 
     Neighbours lie in one thread in every layout, and so do the halves of a product's tile down to 8 columns.
     """
     if LEVELS > 0:
-        x = _fold_neighbours(x)
+        x = tl.sum(tl.reshape(x, (x.shape[0], x.shape[1] // 2, 2)), 2)
     for _ in tl.static_range(LEVELS - 1):
-        x = _fold_halves(x)
+        x = tl.sum(tl.reshape(x, (x.shape[0], 2, x.shape[1] // 2)), 1)
     return tl.reshape(x, (x.shape[0],))
 
 

@@ -144,24 +144,19 @@ def test_norms_read_strided_rows_with_the_same_bits(first: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("heads", "keys", "head_size", "rotary_dim", "dtype"),
+    ("shape", "dtype"),
     [
-        (16, 4, 128, 64, torch.bfloat16),
-        (64, 8, 128, 64, torch.bfloat16),
-        (5, 1, 32, 32, torch.bfloat16),
-        (16, 4, 128, 64, torch.float32),
+        ((16, 4, 128, 64), torch.bfloat16),
+        ((64, 8, 128, 64), torch.bfloat16),
+        ((5, 1, 32, 32), torch.bfloat16),
+        ((16, 4, 128, 64), torch.float32),
     ],
 )
 def test_rope_matches_float64(
-    heads: int,
-    keys: int,
-    head_size: int,
-    rotary_dim: int,
-    dtype: torch.dtype,
-    float64_error: FloatError,
-    poisoned: Poisoned,
+    shape: tuple[int, int, int, int], dtype: torch.dtype, float64_error: FloatError, poisoned: Poisoned
 ) -> None:
     """At positions up to 10 million: angles that a short range reduction would lose."""
+    heads, keys, head_size, rotary_dim = shape
     for length in LENGTHS:
         positions_T = torch.randint(10_000_000, (length,), device="cuda")
         q_THD = randn(length, heads, head_size, dtype=dtype)

@@ -100,9 +100,9 @@ class HybridCache:
             self._open_values_ASHCP,
         ):
             if memory is not None:
-                memory[:, index] = memory[:, from_slot, None]
+                memory[:, index] = memory[:, from_slot, None].clone()
         for cached in (self.keys_FSGLP, self.values_FSGLP):
-            cached[:, index, :, :length] = cached[:, from_slot, None, :, :length]
+            cached[:, index, :, :length] = cached[:, from_slot, None, :, :length].clone()
         self.lengths_S[index] = length
 
     def _index(self, slots: Sequence[int]) -> torch.Tensor:

@@ -3,12 +3,15 @@
 Legend: T packed tokens of all sequences, D hidden size, V vocabulary.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
 from forklight_kernels import Residual, dense, head_logits, rms_norm
+from forklight_kernels.recompute import Result, twice_run
 from forklight_model.attention import LightningAttention, SoftmaxAttention, Weight
 from forklight_model.attention_pass import AttentionPass, PackedPass
 from forklight_model.config import ModelConfig
@@ -71,6 +74,9 @@ class HybridModel(nn.Module):
         self.config = config
         self.recomputes_activations = False
         """Keep only block inputs during the forward pass and run each block again in the backward pass."""
+        self.num_kept_expert_layers = 0
+        """When recomputing: so many layers keep their experts' gate and up, as memory allows. Softmax attention's
+        output is always kept: it costs one hidden state, and saves a pass over all pairs of tokens."""
         self.model = HybridStack(config)
         self.lm_head = Weight(config.vocab_size, config.hidden_size)
         if is_initialized:
@@ -96,12 +102,20 @@ class HybridModel(nn.Module):
     ) -> Tensor:
         """As forward_hidden, for any way of mixing tokens (training, prefill, decode)."""
         x_TD = embedding(input_ids_T, self.model.embed_tokens.weight)
-        for block in self.model.layers:
+        for layer, block in enumerate(self.model.layers):
             if self.recomputes_activations and torch.is_grad_enabled():
-                x_TD = checkpoint(block, x_TD, attention_pass, routing, use_reentrant=False)
+                contexts = partial(twice_run, self.kept_results(layer))
+                x_TD = checkpoint(
+                    block, x_TD, attention_pass, routing, use_reentrant=False, context_fn=contexts
+                )
             else:
                 x_TD = block(x_TD, attention_pass, routing)
         return rms_norm(x_TD, self.model.norm.weight, self.config.rms_norm_eps)
+
+    def kept_results(self, layer: int) -> frozenset[Result]:
+        """What a recomputed layer does not compute twice."""
+        keeps_experts = layer < self.num_kept_expert_layers
+        return frozenset({Result.ATTENTION, Result.EXPERTS} if keeps_experts else {Result.ATTENTION})
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """fp32 logits [T, V] (fp64 for an fp64 model), without a gradient: training has `token_stats`."""

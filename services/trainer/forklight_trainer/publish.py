@@ -60,6 +60,11 @@ class WeightsStore:
         manifest = verify_manifest(path)
         if (manifest["run_id"], manifest["version"]) != (self.run_id, version):
             raise WeightsError(f"{path} is not version {version} of run {self.run_id!r}: remove the folder")
+        if manifest["contract"] != self.contract:
+            raise WeightsError(
+                f"{path} was published under the numeric contract {manifest['contract']!r}, this trainer "
+                f"computes under {self.contract!r}: rollout pods of this release refuse it"
+            )
         manifest_id = "b3:" + blake3.blake3(path.read_bytes()).hexdigest()
         return types_pb2.WeightsRef(version=version, manifest=str(path.resolve()), manifest_id=manifest_id)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,18 @@ def test_manifest_when_written_names_the_kernels_contract(
 ) -> None:
     reference = store.publish(TorchEngine(make_model(0), ADAM), version=0, step=0)
     assert json.loads(Path(reference.manifest).read_bytes())["kernels"] == kernels_contract()
+
+
+def test_reference_when_published_under_another_contract_is_refused(
+    store: WeightsStore, make_model: Callable[[int], HybridModel]
+) -> None:
+    engine = TorchEngine(make_model(0), ADAM)
+    store.publish(engine, version=0, step=0)
+    newer = dataclasses.replace(store, contract="c1")
+    with pytest.raises(WeightsError, match="contract 'c0', this trainer computes under 'c1'"):
+        newer.reference(0)
+    newer.publish(engine, version=0, step=0)
+    assert newer.reference(0).version == 0
 
 
 def test_contract_when_the_kernels_round_otherwise_is_another(

@@ -179,8 +179,7 @@ class TorchEngine:
         self._optimizer.state.clear()
         for name, parameter in self._master.named_parameters() if tensors else ():
             self._optimizer.state[parameter] = {
-                key: tensors[f"{name}.{key}"].to("cpu" if key == "step" else self._device, copy=True)
-                for key in STATE_KEYS
+                key: tensors[f"{name}.{key}"].to(self._device, copy=True) for key in STATE_KEYS
             }
 
     def _move_gradients(self) -> None:

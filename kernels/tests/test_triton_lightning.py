@@ -1,0 +1,267 @@
+"""The Triton kernels of lightning attention and decode against their definitions, in Triton's interpreter.
+
+Legend: T tokens, H heads, D head size, N sequences, B sequences of a step.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from forklight_kernels import Backend, using_backend
+from forklight_kernels.lightning_attention import LightningForm, lightning_attention
+from forklight_kernels.lightning_attention.segments import choose_segment_rows, plan_walks
+from forklight_kernels.lightning_decode import (
+    DecodeStep,
+    LightningMemory,
+    continue_lightning,
+    lightning_decode,
+)
+
+pytest.importorskip("triton")
+from forklight_kernels.lightning_attention import triton_gpu as triton_attention
+from forklight_kernels.lightning_attention import triton_launch
+from forklight_kernels.lightning_attention.triton_launch import Tiles
+from forklight_kernels.lightning_decode import triton_gpu as triton_decode
+from forklight_kernels.lightning_decode.triton_gpu import DecodeTiles
+
+HEADS, SIZE = 2, 16
+SLOPES_H = torch.tensor([0.84, 0.01])
+SMALL = Tiles(columns=16, chain_rows=16, chain_columns=16, num_stages=2, fused_stages=0, segment_rows=0)
+"""Two programs a head at 32 columns; nothing chosen by the shape."""
+Pack = Callable[[Sequence[int]], Tensor]
+Parts = tuple[Tensor, Tensor, Tensor]
+
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="the interpreter is chosen where there is no GPU"
+)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory() -> Iterator[None]:
+    """What a kernel leaves unwritten is NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(autouse=True)
+def scans_in_small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three segments then take two groups; and the interpreter walks a group's scan in Python."""
+    monkeypatch.setattr(triton_launch, "SCAN_GROUP", 2)
+
+
+def error(got: Tensor, truth: Tensor) -> float:
+    if truth.numel() == 0:
+        return 0.0
+    return float((got.double() - truth.double()).norm() / truth.double().norm().clamp(min=1e-30))
+
+
+def joined(num_tokens: int, size: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(num_tokens, HEADS, 3 * size).to(dtype)
+
+
+def run(
+    op: Callable[[Parts, LightningForm], tuple[Tensor, Tensor]],
+    x_THW: Tensor,
+    initial: Tensor | None,
+    form: LightningForm,
+    pulls: Sequence[Tensor],
+) -> list[Tensor]:
+    """Outputs, and the gradients of q|k|v and of the initial state."""
+    x_THW = x_THW.detach().clone().requires_grad_()
+    leaves = [x_THW]
+    if initial is not None:
+        wide = torch.float64 if x_THW.dtype == torch.float64 else torch.float32
+        leaves.append(initial.detach().to(wide).clone().requires_grad_())
+        form = replace(form, initial_state=leaves[1])
+    q, k, v = x_THW.chunk(3, dim=-1)
+    outputs = list(op((q, k, v), form))
+    differentiable = [output for output in outputs if output.requires_grad]
+    pulled = [pull.to(output.dtype) for pull, output in zip(pulls, differentiable, strict=False)]
+    return [output.detach() for output in outputs] + list(torch.autograd.grad(differentiable, leaves, pulled))
+
+
+def check(
+    lengths: Sequence[int], *, tiles: Tiles, size: int = SIZE, with_state: bool = True, form: LightningForm
+) -> None:
+    offsets = [sum(lengths[:number]) for number in range(len(lengths) + 1)]
+    x_THW = joined(offsets[-1], size)
+    initial = torch.randn(len(lengths), HEADS, size, size) if with_state else None
+    pulls = torch.randn(offsets[-1], HEADS, size), torch.randn(len(lengths), HEADS, size, size)
+    cu_seqlens = torch.tensor(offsets, dtype=torch.int32)
+
+    def definition(parts: Parts, form: LightningForm) -> tuple[Tensor, Tensor]:
+        return lightning_attention(*parts, SLOPES_H, cu_seqlens, form)
+
+    def ours(parts: Parts, form: LightningForm) -> tuple[Tensor, Tensor]:
+        return triton_attention.lightning_attention(parts, SLOPES_H, tuple(offsets), form, tiles)
+
+    with using_backend(Backend.NAIVE):
+        truth = run(definition, x_THW.double(), initial, form, pulls)
+    errors = [
+        error(got, want) for got, want in zip(run(ours, x_THW, initial, form, pulls), truth, strict=True)
+    ]
+    assert max(errors) < 1e-5, errors
+
+
+@pytest.mark.parametrize("lengths", [[1], [63], [64], [70, 3, 64]])
+def test_outputs_and_gradients_match_naive(lengths: list[int]) -> None:
+    check(lengths, tiles=SMALL, form=LightningForm())
+
+
+@pytest.mark.parametrize("activates_first", [False, True])
+def test_silu_and_its_gradient_match_naive(activates_first: bool) -> None:
+    tiles = replace(SMALL, activates_first=activates_first)
+    check([65, 0, 20], tiles=tiles, with_state=False, form=LightningForm(applies_silu=True))
+
+
+def test_segments_match_naive() -> None:
+    tiles = replace(SMALL, segment_rows=64)
+    check([130, 0, 64], tiles=tiles, form=LightningForm(applies_silu=True))
+    check([70], tiles=tiles, with_state=False, form=LightningForm())
+
+
+def test_segments_match_naive_when_silu_is_in_the_loads_and_the_chunk_is_kept() -> None:
+    tiles = replace(SMALL, segment_rows=64, activates_first=False)
+    check([70, 64], tiles=tiles, form=LightningForm(applies_silu=True, keeps_open_chunk=True))
+
+
+@pytest.mark.parametrize("segment_rows", [0, 64])
+def test_the_fused_gradient_matches_naive(segment_rows: int) -> None:
+    tiles = replace(SMALL, fused_stages=2, segment_rows=segment_rows)
+    check([70, 0, 64], size=32, tiles=tiles, form=LightningForm(applies_silu=True))
+
+
+def test_the_open_chunk_is_left_out_of_the_state() -> None:
+    for segment_rows in (0, 64):
+        tiles = replace(SMALL, segment_rows=segment_rows)
+        check([63, 64, 70], tiles=tiles, form=LightningForm(keeps_open_chunk=True))
+
+
+def test_gradients_of_joined_inputs_are_views_of_one_tensor(pack: Pack) -> None:
+    q, k, v = (part.detach().requires_grad_() for part in joined(70, SIZE).chunk(3, dim=-1))
+    with using_backend(Backend.TRITON):
+        o_THD, _ = lightning_attention(q, k, v, SLOPES_H, pack([70]))
+    gradients = torch.autograd.grad(o_THD.sum(), (q, k, v))
+    assert [each.data_ptr() - gradients[0].data_ptr() for each in gradients] == [0, 4 * SIZE, 8 * SIZE]
+    assert all(each.stride() == (HEADS * 3 * SIZE, 3 * SIZE, 1) for each in gradients)
+
+
+def test_a_neighbour_full_of_nan_leaves_a_sequence_untouched(pack: Pack) -> None:
+    x_THW = joined(150, SIZE)
+    with using_backend(Backend.TRITON):
+        clean, _ = lightning_attention(*x_THW.chunk(3, dim=-1), SLOPES_H, pack([70, 50, 30]))
+        x_THW[:70] = float("nan")
+        x_THW[120:] = float("nan")
+        o_THD, states = lightning_attention(*x_THW.chunk(3, dim=-1), SLOPES_H, pack([70, 50, 30]))
+    assert torch.equal(o_THD[70:120], clean[70:120])
+    assert not states[1].isnan().any()
+
+
+def test_walks_cover_every_row_once() -> None:
+    walks = plan_walks((0, 130, 130, 194, 199), 64, torch.device("cpu"))
+    assert walks.lines_S4.tolist() == [
+        [0, 64, 0, 0],
+        [64, 64, 1, -1],
+        [128, 2, 2, -1],
+        [130, 0, 3, 1],
+        [130, 64, 4, 2],
+        [194, 5, 5, 3],
+    ]
+    assert walks.spans_N2.tolist() == [[0, 3], [3, 4], [4, 5], [5, 6]]
+    assert walks.chain_N4.tolist() == [[0, 130, 0, 0], [130, 64, 2, 4], [194, 5, 3, 5], [130, 0, 1, 3]]
+
+
+def test_sequences_are_cut_only_where_the_gpu_would_idle() -> None:
+    long = (0, 131072)
+    assert choose_segment_rows(long, 128, 132) == 0
+    assert choose_segment_rows(long, 16, 132) == 2048
+    assert choose_segment_rows(tuple(range(0, 131073, 16384)), 16, 132) == 0
+    assert choose_segment_rows((0, 256), 16, 132) == 0
+
+
+def new_memory(num_slots: int, size: int, dtype: torch.dtype = torch.float32) -> LightningMemory:
+    states = torch.zeros(num_slots, HEADS, size, size)
+    rows = torch.full((2, num_slots, HEADS, 64, size), float("nan"), dtype=dtype)
+    return LightningMemory(
+        states_SHDD=states, rounded_SHDD=states.to(dtype), keys_SHCD=rows[0], values_SHCD=rows[1]
+    )
+
+
+@pytest.mark.parametrize("columns", [16, 32])
+def test_decode_matches_one_pass_across_a_chunk_border(columns: int, pack: Pack) -> None:
+    size, num_tokens, prompt = 32, 66, 62
+    x_THW = joined(2 * num_tokens, size)
+    form = LightningForm(applies_silu=True, keeps_open_chunk=True)
+    with using_backend(Backend.NAIVE):
+        parts = [part.double() for part in x_THW.chunk(3, dim=-1)]
+        whole, states = lightning_attention(*parts, SLOPES_H, pack([num_tokens] * 2), form)
+    memory, slots = new_memory(3, size), torch.tensor([2, 0])
+    by_sequence = x_THW.view(2, num_tokens, HEADS, 3 * size)
+    q, k, v = by_sequence[:, :prompt].flatten(0, 1).chunk(3, dim=-1)
+    first = continue_lightning((q, k, v), SLOPES_H, pack([prompt] * 2), memory, slots, (0, 0))
+    rows = list(first.view(2, prompt, HEADS, size).unbind(1))
+    tiles = DecodeTiles(columns=columns, close_rows=48 - columns)
+    for token in range(prompt, num_tokens):
+        q, k, v = by_sequence[:, token].chunk(3, dim=-1)
+        step = DecodeStep(slots_B=slots, lengths_B=torch.tensor([token] * 2), applies_silu=True)
+        rows.append(triton_decode.lightning_decode((q, k, v), SLOPES_H, memory, step, tiles))
+    assert error(torch.stack(rows, dim=1).flatten(0, 1), whole) < 1e-5
+    assert error(memory.states_SHDD[slots], states) < 1e-5
+    assert bool((memory.states_SHDD[1] == 0).all())
+
+
+def test_a_prompt_in_pieces_and_then_decoded_equals_one_pass(pack: Pack) -> None:
+    x_THW, memory, rows = joined(100, SIZE), new_memory(1, SIZE), []
+    with using_backend(Backend.NAIVE):
+        parts = [part.double() for part in x_THW.chunk(3, dim=-1)]
+        whole, _ = lightning_attention(*parts, SLOPES_H, pack([100]), LightningForm(applies_silu=True))
+    with using_backend(Backend.TRITON):
+        for start, end in ((0, 30), (30, 64), (64, 98)):
+            q, k, v = x_THW[start:end].chunk(3, dim=-1)
+            rows.append(continue_lightning((q, k, v), SLOPES_H, pack([end - start]), memory, None, (start,)))
+        for token in (98, 99):
+            step = DecodeStep(lengths_B=torch.tensor([token]), applies_silu=True)
+            rows.append(lightning_decode(*x_THW[token : token + 1].chunk(3, dim=-1), SLOPES_H, memory, step))
+    assert error(torch.cat(rows), whole) < 1e-5
+
+
+def test_half_precision_runs_the_same_kernels(pack: Pack) -> None:
+    x_THW = joined(70, SIZE, torch.float16)
+    with using_backend(Backend.TRITON):
+        o_THD, states = lightning_attention(*x_THW.chunk(3, dim=-1), SLOPES_H, pack([70]))
+    with using_backend(Backend.NAIVE):
+        wide = [part.double() for part in x_THW.chunk(3, dim=-1)]
+        truth, _ = lightning_attention(*wide, SLOPES_H, pack([70]))
+    assert o_THD.dtype == torch.float16 and states.dtype == torch.float32
+    assert error(o_THD, truth) < 2e-3
+
+
+def test_what_the_kernels_cannot_take_is_refused_by_name(pack: Pack) -> None:
+    with using_backend(Backend.TRITON):
+        with pytest.raises(ValueError, match="head size 24; allowed are 16, 32, 64, 128"):
+            lightning_attention(*joined(3, 24).chunk(3, dim=-1), SLOPES_H, pack([3]))
+        with pytest.raises(ValueError, match="q_THD is float64; allowed are"):
+            lightning_attention(*joined(3, 16, torch.float64).chunk(3, dim=-1), SLOPES_H, pack([3]))
+        form = LightningForm(initial_state=torch.zeros(1, HEADS, 16, 16, dtype=torch.float64))
+        with pytest.raises(ValueError, match="initial_state is float64"):
+            lightning_attention(*joined(3, 16).chunk(3, dim=-1), SLOPES_H, pack([3]), form)
+        step = DecodeStep(lengths_B=torch.zeros(1, dtype=torch.int64))
+        with pytest.raises(ValueError, match="head size 24"):
+            lightning_decode(*joined(1, 24).chunk(3, dim=-1), SLOPES_H, new_memory(1, 24), step)
+
+
+def test_tensors_that_tma_cannot_read_are_copied() -> None:
+    whole = torch.randn(3 * HEADS * SIZE + 1)
+    unaligned = whole[1:].view(3, HEADS, SIZE)
+    head_major = torch.randn(HEADS, 70, SIZE).transpose(0, 1)
+    for each in (unaligned, head_major, unaligned[:1].expand(70, HEADS, SIZE)):
+        copied = triton_launch.loadable(each)
+        assert copied.data_ptr() % 16 == 0 and copied.is_contiguous() and torch.equal(copied, each)
+    view = joined(70, SIZE).chunk(3, dim=-1)[1]
+    assert triton_launch.loadable(view) is view
