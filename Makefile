@@ -1,6 +1,7 @@
 # The same words for people and for CI; each is one line to a script or module.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint types proto chaos bench-plane
+.PHONY: help setup demo up test lint types proto chaos bench-plane test-gpu bench-kernels
+GPU_PYTHON ?= .venv/bin/python
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -31,3 +32,9 @@ chaos: setup ## Kill every kind of process in 20 seeded runs (about 20 minutes)
 
 bench-plane: setup ## Trajectories a second through queue, ledger and blobs
 	@.venv/bin/python -m tests.bench.plane
+
+test-gpu: ## On an NVIDIA GPU: every kernel against float64, golden numbers, rollout's bits against the trainer's
+	@$(GPU_PYTHON) -m pytest -m gpu kernels/tests/gpu libs/model/tests/gpu tests/gpu
+
+bench-kernels: ## On an NVIDIA GPU: kernels and the whole model beside their peers, with targets (about 6 minutes)
+	@$(GPU_PYTHON) kernels/bench/all.py

@@ -18,50 +18,32 @@ from pathlib import Path
 
 import torch
 from harness import DEVICE, Table, attempt, graph_ms, median_ms, peak_gib, relative_error, tune_in_parallel
+from lightning_cases import (
+    BASE,
+    BF16,
+    CHUNK,
+    DECODE_TARGETS_US,
+    HEADS,
+    PLAIN,
+    SILU,
+    SIZE,
+    Call,
+    apart,
+    decode_us,
+    joined,
+    num_rotated,
+    ours,
+    slopes,
+)
+from lightning_tuning import TUNES
 from torch import Tensor
 from torch.nn.functional import silu
 
-from forklight_kernels.lightning_attention import LightningForm, triton_gpu
-from forklight_kernels.lightning_attention.triton_launch import Tiles, tiles_for
-from forklight_kernels.lightning_decode import DecodeStep, LightningMemory
-from forklight_kernels.lightning_decode import triton_gpu as triton_decode
-from forklight_kernels.lightning_decode.triton_gpu import DecodeTiles
-
-HEADS, SIZE, CHUNK = 64, 128, 64
-BF16 = torch.bfloat16
-BASE = tiles_for(BF16, SIZE)
-PLAIN, SILU = LightningForm(), LightningForm(applies_silu=True)
 FORWARD_TARGETS = {4096: 1.9, 16384: 2.2, 65536: 2.2, 131072: 2.2, 1048576: 2.2}
 GRADIENT_TARGET = "2.3, then 2.8; a third of the memory"
-DECODE_TARGETS_US = {1: None, 16: 22.0, 64: 76.0, 256: 290.0}
-ROTATED_BYTES = 256 * 2**20
-"""States that decode steps walk through: several times the L2 cache."""
+LARGEST_WITH_SILU = 131072
 LARGEST_COMPARED = 65536
 """Tokens at which our output is still compared with the peer's."""
-Call = Callable[[], object]
-
-
-def slopes(heads: int = HEADS) -> Tensor:
-    """Of every (64 / heads)-th head."""
-    steps = torch.arange(64 // heads, 65, 64 // heads, device=DEVICE, dtype=torch.float32)
-    return 2 ** (-steps / 8) * (1 - 40 / 79 + 1e-5)
-
-
-def joined(num_tokens: int, heads: int = HEADS) -> Tensor:
-    generator = torch.Generator(device=DEVICE).manual_seed(0)
-    return torch.randn(num_tokens, heads, 3 * SIZE, device=DEVICE, dtype=BF16, generator=generator)
-
-
-def apart(x_THW: Tensor) -> list[Tensor]:
-    return [part.contiguous() for part in x_THW.chunk(3, dim=-1)]
-
-
-def ours(
-    slopes_H: Tensor, form: LightningForm, tiles: Tiles, parts: Sequence[Tensor], sequences: int = 1
-) -> Tensor:
-    q, k, v = parts
-    offsets = tuple(range(0, len(q) + 1, len(q) // sequences))
-    return triton_gpu.lightning_attention((q, k, v), slopes_H, offsets, form, tiles)[0]
 
 
 def fla(parts: Sequence[Tensor], slopes_H: Tensor) -> Tensor:
@@ -84,7 +66,20 @@ def ratio(peer: float | None, own: float | None) -> float | None:
 
 
 @torch.no_grad()
+def largest_row(size: int) -> tuple[object, ...]:
+    """Without silu and on tensors of their own: at 1M tokens fla's states leave no room for more."""
+    slopes_H = slopes()
+    parts = [silu(x, inplace=True) for x in torch.randn(3, size, HEADS, SIZE, device="cuda", dtype=BF16)]
+    own = timed(f"ours T={size}", lambda: ours(slopes_H, PLAIN, BASE, parts))
+    torch.cuda.empty_cache()
+    theirs = timed(f"fla T={size}", lambda: fla(parts, slopes_H))
+    return size, theirs, own, ratio(theirs, own), FORWARD_TARGETS.get(size), None, None, None
+
+
+@torch.no_grad()
 def forward_row(size: int) -> tuple[object, ...]:
+    if size > LARGEST_WITH_SILU:
+        return largest_row(size)
     x_THW, slopes_H = joined(size), slopes()
     active, peer_parts = silu(x_THW).chunk(3, dim=-1), apart(silu(x_THW))
     theirs = timed(f"fla T={size}", lambda: fla(peer_parts, slopes_H))
@@ -191,31 +186,6 @@ def few_heads_table() -> None:
     table.show()
 
 
-def num_rotated(batch: int) -> int:
-    return max(1, min(32, ROTATED_BYTES // (batch * HEADS * SIZE * SIZE * 4)))
-
-
-def new_memory(batch: int) -> LightningMemory:
-    states = torch.randn(batch, HEADS, SIZE, SIZE, device=DEVICE)
-    rows = torch.randn(2, batch, HEADS, CHUNK, SIZE, device=DEVICE, dtype=BF16)
-    return LightningMemory(
-        states_SHDD=states, rounded_SHDD=states.to(BF16), keys_SHCD=rows[0], values_SHCD=rows[1]
-    )
-
-
-def decode_us(batch: int, place: int | None, tiles: DecodeTiles | None = None) -> float:
-    """Microseconds a step. place None: places spread over the chunk: one sequence in 64 closes it."""
-    memories = [new_memory(batch) for _ in range(num_rotated(batch))]
-    q, k, v = joined(batch).chunk(3, dim=-1)
-    lengths = (31 + 7 * torch.arange(batch, device=DEVICE)) % CHUNK
-    if place is not None:
-        lengths.fill_(place)
-    step, slopes_H = DecodeStep(lengths_B=lengths, applies_silu=True), slopes()
-    return 1e3 * graph_ms(
-        [partial(triton_decode.lightning_decode, (q, k, v), slopes_H, each, step, tiles) for each in memories]
-    )
-
-
 @torch.no_grad()
 def fla_decode_us(batch: int) -> float:
     from fla.ops.simple_gla import fused_recurrent_simple_gla
@@ -295,79 +265,6 @@ def decode_table() -> None:
     table.show()
 
 
-def sweep(name: str, cases: dict[str, Call]) -> None:
-    """Print every case, the best first; each call returns its own figure."""
-    found = [(figure, label) for label, call in cases.items() if (figure := attempt(label, call)) is not None]
-    for figure, label in sorted(found):
-        print(f"  {name:28s} {figure:9.3f}  {label}", flush=True)
-    torch.cuda.empty_cache()
-
-
-def quick(call: Call) -> Call:
-    return partial(median_ms, call, budget_s=0.1, warmup=1, max_repeats=10)
-
-
-@torch.no_grad()
-def tune_forward() -> None:
-    parts, slopes_H, cases = joined(65536).chunk(3, dim=-1), slopes(), {}
-    for sequences in (1, 4):
-        for stages in (2, 3, 4):
-            tiles = replace(BASE, num_stages=stages, segment_rows=0, activates_first=False)
-            for name, form in (("plain", PLAIN), ("silu in loads", SILU)):
-                label = f"{name}, stages {stages}, {sequences} sequences"
-                cases[label] = quick(partial(ours, slopes_H, form, tiles, parts, sequences))
-        tiles = replace(BASE, segment_rows=0)
-        cases[f"silu first, {sequences} sequences"] = quick(
-            partial(ours, slopes_H, SILU, tiles, parts, sequences)
-        )
-    sweep("64 heads, 64K, ms", cases)
-
-
-@torch.no_grad()
-def tune_few_heads() -> None:
-    parts, slopes_H, cases = joined(131072, 8).chunk(3, dim=-1), slopes(8), {}
-    for rows, columns, stages in (
-        (64, 32, 3), (64, 32, 4), (64, 32, 6), (64, 64, 4), (128, 16, 4), (128, 32, 4), (64, 16, 6),
-    ):  # fmt: skip
-        tiles = replace(BASE, chain_rows=rows, chain_columns=columns, chain_stages=stages)
-        cases[f"chain {rows} x {columns}, stages {stages}"] = quick(
-            partial(ours, slopes_H, PLAIN, tiles, parts)
-        )
-    for segment_rows in (1024, 2048, 4096, 8192):
-        for stages in (2, 3):
-            tiles = replace(BASE, segment_rows=segment_rows, num_stages=stages)
-            label = f"segments of {segment_rows}, stages {stages}"
-            cases[label] = quick(partial(ours, slopes_H, PLAIN, tiles, parts))
-    sweep("8 heads, 128K, ms", cases)
-
-
-def tune_gradient() -> None:
-    leaf, slopes_H = joined(65536).requires_grad_(), slopes()
-    pull, cases = torch.randn(65536, HEADS, SIZE, device=DEVICE, dtype=BF16), {}
-    for stages, fused_stages, rows in (
-        (3, 0, 0), (3, 1, 0), (3, 2, 0), (3, 1, 8192), (3, 2, 8192), (2, 0, 8192), (3, 2, 2048),
-    ):  # fmt: skip
-        tiles = replace(BASE, num_stages=stages, fused_stages=fused_stages, segment_rows=rows)
-
-        def step(tiles: Tiles = tiles) -> None:
-            torch.autograd.grad(ours(slopes_H, PLAIN, tiles, leaf.chunk(3, dim=-1)), leaf, pull)
-
-        cases[f"stages {stages}, fused stages {fused_stages}, segments of {rows}"] = quick(step)
-    sweep("64 heads, 64K, f+b ms", cases)
-
-
-def tune_decode() -> None:
-    for batch in DECODE_TARGETS_US:
-        cases = {}
-        for columns, warps, rows in (
-            (128, 4, 32), (128, 4, 64), (64, 4, 32), (64, 4, 16), (64, 2, 16), (128, 8, 64),
-        ):  # fmt: skip
-            tiles = DecodeTiles(columns=columns, num_warps=warps, close_rows=rows)
-            label = f"columns {columns}, warps {warps}, close {rows}"
-            cases[label] = partial(decode_us, batch, None, tiles)
-        sweep(f"decode, batch {batch}, us", cases)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tune", action="store_true", help="sweep our tiles instead of comparing")
@@ -376,14 +273,8 @@ def main() -> None:
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
     if arguments.tune:
-        tuners = {
-            "forward": tune_forward,
-            "gradient": tune_gradient,
-            "few": tune_few_heads,
-            "decode": tune_decode,
-        }
         for part in parts:
-            attempt(part, tuners[part])
+            attempt(part, TUNES[part])
         return
     tune_in_parallel()
     if "forward" in parts:  # a representative length first: that is where the peer's tuner looks

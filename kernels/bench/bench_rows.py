@@ -3,7 +3,7 @@
     python kernels/bench/bench_rows.py [--tune]
 
 Every call is timed inside a CUDA graph; `backward` is a graph of forward and backward, less the forward's.
-Legend: T tokens, D width, H query heads, G key heads, W = heads * 3 * head size.
+Legend: T tokens, D width, H query heads, G key heads.
 """
 
 import argparse
@@ -17,12 +17,11 @@ import torch
 from harness import DEVICE, Table, attempt, copy_bytes_per_s, graph_ms
 from torch import Tensor
 
-from forklight_kernels import gated_norm, rms_norm, silu_split
+from forklight_kernels import gated_norm, rms_norm
 from forklight_kernels.gated_norm import naive as naive_gated_norm
 from forklight_kernels.rms_norm import naive as naive_rms_norm
 from forklight_kernels.rope import rope_pair
 from forklight_kernels.rope.frequencies import rotary_frequencies
-from forklight_kernels.silu_split import naive as naive_silu_split
 
 EPS, THETA, ROTARY = 1e-5, 1e7, 64
 TARGET_OF_COPY = 0.85
@@ -90,14 +89,6 @@ def cases() -> Iterator[Case]:
             num_tokens=num_tokens,
             moved=(2, 2),
         )
-    yield Case(
-        name="silu_split 6144",
-        ours=lambda x: silu_split(x, 16),
-        peer=lambda x: naive_silu_split.silu_split(x, 16),
-        inputs=lambda rows: [randn(rows, 6144)],
-        num_tokens=32_768,
-        moved=(2, 3),
-    )
 
 
 def forward_ms(op: Op, copies: list[list[Tensor]]) -> float:
@@ -113,14 +104,9 @@ def both_ms(op: Op, copies: list[list[Tensor]]) -> float:
 
 
 def pulls_of(op: Op, inputs: list[Tensor]) -> list[Tensor]:
-    """Gradients of the outputs; those of silu_split lie in one tensor, as lightning_attention gives them."""
+    """Gradients of the outputs."""
     outputs = op(*inputs)
-    if isinstance(outputs, Tensor):
-        return [torch.randn_like(outputs)]
-    if len(outputs) == 3:
-        tokens, heads, size = outputs[0].shape
-        return list(randn(tokens, heads, 3 * size).chunk(3, dim=-1))
-    return [torch.randn_like(output) for output in outputs]
+    return [torch.randn_like(each) for each in ([outputs] if isinstance(outputs, Tensor) else outputs)]
 
 
 def copies_of(case: Case, rows: int) -> list[list[Tensor]]:
@@ -169,7 +155,7 @@ def tune() -> None:
     for num_rows, width in ((32_768, 2048), (8192, 6144), (8192, 8192)):
         for has_gate in (False, True):
             tune_norm(num_rows, width, has_gate)
-    tune_elementwise()
+    tune_rope()
 
 
 def tune_norm(num_rows: int, width: int, has_gate: bool) -> None:
@@ -206,21 +192,9 @@ def tune_norm(num_rows: int, width: int, has_gate: bool) -> None:
     sweep(f"{label} backward", backward_tiles, backward, x[0].nbytes * (5 if has_gate else 3), 4)
 
 
-def tune_elementwise() -> None:
+def tune_rope() -> None:
     from forklight_kernels.rope import triton_gpu as gpu_rope
-    from forklight_kernels.silu_split import triton_gpu as gpu_silu
 
-    x = [randn(32_768, 6144) for _ in range(2)]
-    silu_tiles = [
-        gpu_silu.SiluTile(block=block, num_warps=warps)
-        for block, warps in itertools.product((1024, 2048, 4096, 8192), (4, 8))
-    ]
-    sweep(
-        "silu_split 32768 x 6144 forward",
-        silu_tiles,
-        lambda tile: [partial(gpu_silu.silu_split, a, 16, tile) for a in x],
-        2 * x[0].nbytes,
-    )
     positions = torch.arange(32_768, device=DEVICE)
     for heads, keys in ((16, 4), (64, 8)):
         sets = [(randn(32_768, heads, 128), randn(32_768, keys, 128)) for _ in range(2)]

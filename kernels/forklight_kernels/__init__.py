@@ -17,7 +17,6 @@ from forklight_kernels.residual import Residual
 from forklight_kernels.rms_norm import rms_norm
 from forklight_kernels.rope import rope, rope_pair
 from forklight_kernels.sampler import SampledTokens, SamplingRequest, sampler
-from forklight_kernels.silu_split import silu_split
 from forklight_kernels.softmax_attention import softmax_attention
 from forklight_kernels.token_stats import head_logits, logit_stats, token_stats
 
@@ -47,7 +46,6 @@ __all__ = [
     "rope",
     "rope_pair",
     "sampler",
-    "silu_split",
     "softmax_attention",
     "split_projection",
     "token_stats",

@@ -102,7 +102,7 @@ _known_offsets: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 def sequence_offsets(cu_seqlens: Tensor, num_tokens: int) -> tuple[int, ...]:
     """cu_seqlens as checked numbers. A tensor is read once (on a GPU that waits), then remembered."""
     version = 0 if cu_seqlens.is_inference() else cu_seqlens._version
-    known = _known_offsets.get(cu_seqlens)
+    known: tuple[int, tuple[int, ...]] | None = _known_offsets.get(cu_seqlens)
     if known is None or known[0] != version:
         known = version, tuple(cu_seqlens.tolist())
         _known_offsets[cu_seqlens] = known

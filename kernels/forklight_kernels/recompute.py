@@ -1,8 +1,7 @@
 """What a block that runs twice (once forward, once again for the backward pass) need not compute twice.
 
-Whoever recomputes hands `twice_run(...)` to torch's checkpoint as its two contexts. An op asks `kept(...)` for
-what is dear to compute and cheap to hold, and `is_repeating()` before work that only the first run's reader
-needs.
+Whoever recomputes hands `twice_run(...)` to torch's checkpoint as its two contexts. An op asks `kept(...)`
+for what is dear to compute and cheap to hold, and `is_repeating()` before work that only the first run serves.
 """
 
 from collections.abc import Callable
@@ -46,12 +45,18 @@ class _Run(AbstractContextManager[None]):
 _current: ContextVar[_Run | None] = ContextVar("forklight_kernels_block_run", default=None)
 
 
-def twice_run(
-    keeps: frozenset[Result],
-) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+Contexts = tuple[AbstractContextManager[None], AbstractContextManager[None]]
+
+
+def twice_run(keeps: frozenset[Result]) -> Contexts:
     """Contexts of a block's first run and of its second one, whose last op's output nobody reads."""
     held: dict[Result, Tensors] = {}
     return _Run(held, keeps, is_again=False), _Run(held, keeps, is_again=True)
+
+
+def is_twice_run() -> bool:
+    """What ops save in this block is dropped and computed again, so saving more costs no memory."""
+    return _current.get() is not None
 
 
 def is_repeating() -> bool:

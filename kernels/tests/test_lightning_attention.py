@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import silu
 
 from forklight_kernels import Backend, using_backend
 from forklight_kernels.lightning_attention import LightningForm, lightning_attention, split_projection
@@ -17,7 +18,6 @@ from forklight_kernels.lightning_decode import (
     continue_lightning,
     lightning_decode,
 )
-from forklight_kernels.silu_split import torch_cpu as silu_split
 
 SLOPES_H = torch.tensor([0.84, 0.0625, 1e-6])
 SIZE = 8
@@ -88,12 +88,20 @@ def test_gradient_of_the_output_alone_matches_naive(
 
 def test_silu_inside_equals_silu_before(pack: Pack) -> None:
     x_TW = torch.randn(100, len(SLOPES_H) * 3 * SIZE, requires_grad=True)
-    before, _ = lightning_attention(*silu_split.silu_split(x_TW, len(SLOPES_H)), SLOPES_H, pack([40, 60]))
+    before, _ = lightning_attention(*split_projection(silu(x_TW), len(SLOPES_H)), SLOPES_H, pack([40, 60]))
     form = LightningForm(applies_silu=True)
     inside, _ = lightning_attention(*split_projection(x_TW, len(SLOPES_H)), SLOPES_H, pack([40, 60]), form)
     pull = torch.randn_like(before)
     assert torch.equal(inside, before)
     assert torch.equal(*(torch.autograd.grad(o, x_TW, pull, retain_graph=True)[0] for o in (inside, before)))
+
+
+def test_split_projection_joins_gradients_that_are_no_views_of_one_tensor() -> None:
+    x_TW, pull = torch.randn(9, 2 * 3 * 4, requires_grad=True), torch.randn(9, 2, 4)
+    gradients = []
+    for q, k, v in (split_projection(x_TW, 2), x_TW.view(9, 2, 3, 4).unbind(2)):
+        gradients += torch.autograd.grad(q * k + q * v, x_TW, pull)
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-6)
 
 
 def test_a_neighbour_full_of_nan_leaves_a_sequence_untouched(pack: Pack) -> None:

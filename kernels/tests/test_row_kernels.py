@@ -1,4 +1,4 @@
-"""Norms, gate, activation, rotation of a pair. Legend: T tokens, D width, H and G heads."""
+"""Norms, gate, rotation of a pair. Legend: T tokens, D width, H and G heads."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from forklight_kernels import Backend, gated_norm, rms_norm, rope, silu_split, using_backend
+from forklight_kernels import Backend, gated_norm, rms_norm, rope, using_backend
 from forklight_kernels.rope import rope_pair
 
 LENGTHS = [1, 63, 64, 65, 500]
@@ -36,22 +36,6 @@ def test_gated_norm_in_bf16_has_a_single_rounding() -> None:
     assert float(((got.double() - truth) / truth).abs().max()) < 2**-8
     with using_backend(Backend.NAIVE):
         torch.testing.assert_close(got, gated_norm(x_TD, gate_TD, weight_D, 1e-5), rtol=2**-7, atol=0)
-
-
-@pytest.mark.parametrize("num_tokens", LENGTHS)
-def test_silu_split_matches_naive(num_tokens: int, assert_matches_naive: Check) -> None:
-    def op(x: Tensor) -> tuple[Tensor, ...]:
-        return silu_split(x, 2)
-
-    assert_matches_naive(op, torch.randn(num_tokens, 2 * 3 * 4))
-
-
-def test_silu_split_gradient_is_right_when_one_part_is_used_twice(assert_matches_naive: Check) -> None:
-    def op(x: Tensor) -> Tensor:
-        q, k, v = silu_split(x, 2)
-        return q * k + q * v
-
-    assert_matches_naive(op, torch.randn(9, 2 * 3 * 4))
 
 
 @pytest.mark.parametrize("backend", [Backend.AUTOMATIC, Backend.NAIVE])

@@ -24,6 +24,7 @@ pytest.importorskip("triton")
 from forklight_kernels.lightning_attention import triton_gpu as triton_attention
 from forklight_kernels.lightning_attention import triton_launch
 from forklight_kernels.lightning_attention.triton_launch import Tiles
+from forklight_kernels.lightning_attention.triton_silu import activated
 from forklight_kernels.lightning_decode import triton_gpu as triton_decode
 from forklight_kernels.lightning_decode.triton_gpu import DecodeTiles
 
@@ -120,6 +121,13 @@ def test_silu_and_its_gradient_match_naive(activates_first: bool) -> None:
     check([65, 0, 20], tiles=tiles, with_state=False, form=LightningForm(applies_silu=True))
 
 
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # an infinite exponential is meant
+def test_silu_is_finite_at_the_ends_of_the_range() -> None:
+    ends = torch.tensor([-3e38, -1e4, -88.8, -1.0, 0.0, 1.0, 88.8, 3e38])
+    expected = torch.tensor([0.0, 0.0, 0.0, -0.26894143, 0.0, 0.73105857, 88.8, 3e38])
+    torch.testing.assert_close(activated(ends.expand(3, 2, 8))[2, 1], expected, rtol=1e-6, atol=1e-30)
+
+
 def test_segments_match_naive() -> None:
     tiles = replace(SMALL, segment_rows=64)
     check([130, 0, 64], tiles=tiles, form=LightningForm(applies_silu=True))
@@ -134,7 +142,7 @@ def test_segments_match_naive_when_silu_is_in_the_loads_and_the_chunk_is_kept() 
 @pytest.mark.parametrize("segment_rows", [0, 64])
 def test_the_fused_gradient_matches_naive(segment_rows: int) -> None:
     tiles = replace(SMALL, fused_stages=2, segment_rows=segment_rows)
-    check([70, 0, 64], size=32, tiles=tiles, form=LightningForm(applies_silu=True))
+    check([66, 0, 5], size=32, tiles=tiles, form=LightningForm(applies_silu=True))
 
 
 def test_the_open_chunk_is_left_out_of_the_state() -> None:

@@ -1,6 +1,6 @@
 """The Triton row kernels against their definitions, on a CPU by Triton's interpreter.
 
-Legend: T tokens, D width, H query heads, G key heads, W = heads * 3 * head size.
+Legend: T tokens, D width, H query heads, G key heads.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from forklight_kernels import Backend, gated_norm, rms_norm, rope, silu_split, using_backend
+from forklight_kernels import Backend, gated_norm, rms_norm, rope, using_backend
 from forklight_kernels.rope import rope_pair
 
 pytest.importorskip("triton")
@@ -164,44 +164,12 @@ def test_rope_shares_more_keys_than_one_program_takes() -> None:
     check(lambda q, k: rope_pair(q, k, torch.tensor([1, 900]), 64, THETA), inputs)
 
 
-@pytest.mark.parametrize("num_tokens", [1, 13])
-def test_silu_split_matches_its_definition(num_tokens: int) -> None:
-    check(lambda x: silu_split(x, 3), [torch.randn(num_tokens, 3 * 3 * 16) * 4])
-
-
-def test_silu_split_reads_strided_rows_and_joins_separate_gradients() -> None:
-    wide_TW = torch.randn(6, 200)
-    check(lambda x: silu_split(x, 2), [wide_TW[:, 3:99]])
-
-    def product(x: Tensor) -> Tensor:
-        q, k, v = silu_split(x, 2)
-        return q * k + q * v
-
-    check(product, [wide_TW[:, :96]])
-
-
-def test_silu_split_returns_views_of_one_tensor() -> None:
-    with using_backend(Backend.TRITON):
-        q_THD, k_THD, v_THD = silu_split(torch.randn(4, 96), 2)
-    assert k_THD.data_ptr() == q_THD.data_ptr() + 16 * 4
-    assert v_THD.data_ptr() == k_THD.data_ptr() + 16 * 4
-
-
-@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")  # an infinite exponential is meant
-def test_silu_is_finite_at_the_ends_of_the_range() -> None:
-    x_TW = torch.tensor([[-3e38, -1e4, -88.8, 0.0, 88.8, 3e38]])
-    with using_backend(Backend.TRITON):
-        parts = torch.cat(silu_split(x_TW, 1), dim=-1).flatten()
-    torch.testing.assert_close(parts, torch.tensor([0.0, 0.0, 0.0, 0.0, 88.8, 3e38]), rtol=1e-6, atol=1e-30)
-
-
 def test_no_tokens_are_no_launch() -> None:
     weight_D = torch.randn(16, requires_grad=True)
     x_TD = torch.empty(0, 16, requires_grad=True)
     with using_backend(Backend.TRITON):
         (gated_norm(x_TD, x_TD, weight_D, EPS) + rms_norm(x_TD, weight_D, EPS)).sum().backward()
         assert rope(torch.empty(0, 2, 16), torch.empty(0, dtype=torch.int64), 8, THETA).shape == (0, 2, 16)
-        assert silu_split(torch.empty(0, 96), 2)[2].shape == (0, 2, 16)
     assert weight_D.grad is not None
     assert torch.equal(weight_D.grad, torch.zeros(16))
 
@@ -223,8 +191,6 @@ def test_bad_inputs_are_refused_by_name() -> None:
         ("head size 12", lambda: rope(x_THD[..., :12], positions_T, 8, THETA)),
         ("k_TGD has shape", lambda: rope_pair(x_THD, x_THD[:3], positions_T, 8, THETA)),
         ("k_TGD is float16", lambda: rope_pair(x_THD, x_THD.half(), positions_T, 8, THETA)),
-        ("x_TW is 16 wide", lambda: silu_split(x_TD, 2)),
-        ("x_TW is float64", lambda: silu_split(torch.randn(4, 96).double(), 2)),
     ]
     with using_backend(Backend.TRITON):
         for message, call in refused:

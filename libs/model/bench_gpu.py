@@ -21,14 +21,14 @@ from forklight_model.cache import HybridCache
 from forklight_model.decode_graph import DecodeGraph
 from forklight_model.inference import prefill
 from forklight_model.logprobs import token_logprobs
-from forklight_model.model import HybridModel
+from forklight_model.model import HybridModel, Recomputation
 from forklight_model.parity import SamplingPlan, count_unequal, sample_sequences
 from forklight_model.sizes import SIZES, num_active_parameters, num_parameters
 
 DEVICE = "cuda"
 TRAINING_SHAPES = ((1, 32768), (8, 4096))
 HEAD_PIECE = 8192
-KEPT_EXPERT_LAYERS = 14
+RECOMPUTATION = Recomputation(keeps_experts=True, num_whole_layers=4)
 """What fits into the peer's peak memory at `small`."""
 DECODE_BATCH, DECODE_CONTEXT = 64, 16384
 PARITY_PROMPTS = (1, 63, 64, 65, 500, 1000, 2047, 4096, 6000, 7900, 8190, 8500)
@@ -70,14 +70,14 @@ def our_step(model: HybridModel, batch: int, length: int) -> Callable[[], None]:
 
 
 def our_training(model: HybridModel, batch: int, length: int) -> dict[str, float]:
-    model.recomputes_activations, model.num_kept_expert_layers = True, KEPT_EXPERT_LAYERS
+    model.recomputation = RECOMPUTATION
     step = our_step(model, batch, length)
     step()
     torch.cuda.reset_peak_memory_stats()
     seconds = median_s(step, warmup=1)
     peak = torch.cuda.max_memory_allocated() / 2**30
     model.zero_grad(set_to_none=True)
-    model.recomputes_activations = False
+    model.recomputation = None
     return {"tokens_per_s": batch * length / seconds, "ms": seconds * 1e3, "peak_gib": peak}
 
 
@@ -98,7 +98,7 @@ def our_decode(model: HybridModel, batch: int, context: int) -> dict[str, float]
 
 def our_profile(model: HybridModel, batch: int, length: int) -> dict[str, float]:
     """Where a training step's time on the GPU goes, kernel by kernel."""
-    model.recomputes_activations, model.num_kept_expert_layers = True, KEPT_EXPERT_LAYERS
+    model.recomputation = RECOMPUTATION
     step = our_step(model, batch, length)
     step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:

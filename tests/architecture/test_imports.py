@@ -18,6 +18,8 @@ HEAVY = ("torch", "triton", "deepspeed", "vllm", "transformers")
 # Everything a worker can throw ends at its two doors; core's are the doors all services share.
 DOORS = ("servicer.py", "worker.py")
 ALLOWED = {
+    "kernels/bench/harness.py": "a peer that fails is a row that says so, and costs no other row",
+    "libs/model/bench_gpu.py": "a part that fails is a line that says so, and costs no other part",
     "libs/core/forklight_core/rpc/server.py": "the door all services share",
     "libs/core/forklight_core/lifecycle.py": "how every service process ends",
     "services/reward/forklight_reward/sandbox/inside.py": "calls a stranger's program inside the jail",
@@ -25,6 +27,7 @@ ALLOWED = {
     "services/reward/forklight_reward/verifier/symbolic.py": "the LaTeX parser raises anything on odd input",
 }
 BROAD = {"Exception", "BaseException"}
+PRINTING_SCRIPTS = {"libs/model/bench_gpu.py"}  # besides the folders named bench
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
@@ -105,7 +108,9 @@ def test_no_library_prints() -> None:
     printing = [
         f"{name_of(path)}:{node.lineno}"
         for path in python_files()
-        if "tests" not in path.parts and path.parts[-2] != "bench"
+        if "tests" not in path.parts
+        and path.parts[-2] != "bench"
+        and name_of(path) not in PRINTING_SCRIPTS
         for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]

@@ -30,6 +30,7 @@ from forklight_kernels.lightning_attention.triton_launch import (
 )
 from forklight_kernels.lightning_attention.triton_silu import activate
 from forklight_kernels.lightning_attention.types import LightningForm
+from forklight_kernels.recompute import is_twice_run
 
 NO_SILU = (False, False, False)
 
@@ -69,11 +70,12 @@ def lightning_attention(
     if needs_gradient(q_THD, k_THD, v_THD, form.initial_state):
         o_THD, states_NHDD = _Lightning.apply(q_THD, k_THD, v_THD, form.initial_state, plan)
         return o_THD, states_NHDD
-    return _forward(qkv, form.initial_state, plan)
+    return _forward(_operands(qkv, plan), form.initial_state, plan)
 
 
 class _Context(Context):
     plan: _Plan
+    saves_active: bool
 
 
 class _Lightning(torch.autograd.Function):
@@ -81,8 +83,12 @@ class _Lightning(torch.autograd.Function):
     def forward(
         ctx: _Context, q_THD: Tensor, k_THD: Tensor, v_THD: Tensor, initial_state: Tensor | None, plan: _Plan
     ) -> tuple[Tensor, Tensor]:
-        o_THD, states_NHDD = _forward((q_THD, k_THD, v_THD), initial_state, plan)
-        ctx.save_for_backward(q_THD, k_THD, v_THD, *([] if initial_state is None else [initial_state]))
+        active = _operands((q_THD, k_THD, v_THD), plan)
+        o_THD, states_NHDD = _forward(active, initial_state, plan)
+        # Where the block runs twice, the second run's silu serves the gradient too.
+        ctx.saves_active = plan.applies_silu and is_twice_run()
+        initial = [] if initial_state is None else [initial_state]
+        ctx.save_for_backward(q_THD, k_THD, v_THD, *(active if ctx.saves_active else ()), *initial)
         ctx.plan = plan
         ctx.set_materialize_grads(False)
         if plan.keeps_open_chunk:
@@ -92,6 +98,12 @@ class _Lightning(torch.autograd.Function):
     @staticmethod
     def backward(ctx: _Context, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         q_THD, k_THD, v_THD, *initial = ctx.saved_tensors
+        qkv = (q_THD, k_THD, v_THD)
+        if ctx.saves_active:
+            active_q_THD, active_k_THD, active_v_THD, *initial = initial
+            active = (active_q_THD, active_k_THD, active_v_THD)
+        else:
+            active = _operands(qkv, ctx.plan)
         do_THD, dstates_NHDD = gradients
         if ctx.plan.keeps_open_chunk:
             dstates_NHDD = None
@@ -102,12 +114,12 @@ class _Lightning(torch.autograd.Function):
             dstates=None if dstates_NHDD is None else dstates_NHDD.contiguous(),
             initial=initial[0].contiguous() if initial else None,
         )
-        dqkv, dinitial = _backward((q_THD, k_THD, v_THD), pull, ctx.plan)
+        dqkv, dinitial = _backward(qkv, active, pull, ctx.plan)
         return *dqkv, dinitial, None
 
 
-def _forward(qkv: Parts, initial_state: Tensor | None, plan: _Plan) -> tuple[Tensor, Tensor]:
-    q_THD, k_THD, v_THD = _operands(qkv, plan)
+def _forward(active: Parts, initial_state: Tensor | None, plan: _Plan) -> tuple[Tensor, Tensor]:
+    q_THD, k_THD, v_THD = active
     prepare_launch(v_THD)
     initial = None if initial_state is None else initial_state.to(torch.float32).contiguous()
     states_NHDD = _new_states(v_THD, plan.walks.num_sequences)
@@ -156,8 +168,7 @@ class _Pull:
     initial: Tensor | None
 
 
-def _backward(qkv: Parts, pull: _Pull, plan: _Plan) -> tuple[Parts, Tensor | None]:
-    active = _operands(qkv, plan)
+def _backward(qkv: Parts, active: Parts, pull: _Pull, plan: _Plan) -> tuple[Parts, Tensor | None]:
     prepare_launch(active[0])
     before_silu: Parts | None = None
     if plan.applies_silu:

@@ -1,6 +1,6 @@
-"""rms_norm, gated_norm, rope and silu_split on a GPU: error against float64, and shared bits.
+"""rms_norm, gated_norm and rope on a GPU: error against float64, and shared bits.
 
-Legend: T tokens, D width, H query heads, G key heads, W = heads * 3 * head size.
+Legend: T tokens, D width, H query heads, G key heads.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from forklight_kernels import Backend, gated_norm, rms_norm, rope, silu_split, using_backend
+from forklight_kernels import Backend, gated_norm, rms_norm, rope, using_backend
 from forklight_kernels.rope import rope_pair
 
 pytestmark = pytest.mark.gpu
@@ -191,35 +191,15 @@ def test_rope_has_the_same_bits_in_every_batch_and_layout() -> None:
             assert torch.equal(rope(alone[:size], positions_T[:size], 64, THETA), b[:size])
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_silu_split_matches_float64(
-    dtype: torch.dtype, float64_error: FloatError, poisoned: Poisoned
-) -> None:
-    for length in LENGTHS:
-        x_TW = randn(length, 16 * 3 * 128, dtype=dtype, scale=4.0)
-        assert_right(lambda x: silu_split(x, 16), [x_TW], float64_error, poisoned)
-        assert_right(lambda x: silu_split(x, 2), [x_TW[:, 100:1060]], float64_error, poisoned)
-
-
-def test_silu_split_has_the_same_bits_in_every_batch() -> None:
-    x_TW = randn(BATCHES[-1], 6144, scale=4.0)
-    whole = silu_split(x_TW, 16)
-    for size in BATCHES:
-        for a, b in zip(silu_split(x_TW[:size], 16), whole, strict=True):
-            assert torch.equal(a, b[:size])
-    strided = silu_split(torch.cat((x_TW, x_TW), dim=1)[:, 6144:], 16)
-    assert all(torch.equal(a, b) for a, b in zip(strided, whole, strict=True))
-
-
 def test_a_decode_step_runs_inside_a_graph() -> None:
     """No host synchronisation: the captured kernels give the eager bits for data written later."""
-    x_TD, gate_TD, weight_D, x_TW = randn(64, 2048), randn(64, 2048), randn(2048), randn(64, 6144)
+    x_TD, gate_TD, weight_D = randn(64, 2048), randn(64, 2048), randn(2048)
     q_THD, k_TGD = randn(64, 16, 128), randn(64, 4, 128)
     positions_T = torch.randint(80_000, (64,), device="cuda")
 
     def step() -> list[Tensor]:
         turned = rope_pair(q_THD, k_TGD, positions_T, 64, THETA)
-        return [normed(x_TD, weight_D), gated(x_TD, gate_TD, weight_D), *turned, *silu_split(x_TW, 16)]
+        return [normed(x_TD, weight_D), gated(x_TD, gate_TD, weight_D), *turned]
 
     with torch.no_grad():
         step()
@@ -227,7 +207,7 @@ def test_a_decode_step_runs_inside_a_graph() -> None:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             captured = step()
-        for tensor in (x_TD, gate_TD, x_TW, q_THD, k_TGD):
+        for tensor in (x_TD, gate_TD, q_THD, k_TGD):
             tensor.normal_()
         positions_T.add_(1)
         graph.replay()

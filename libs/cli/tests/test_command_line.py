@@ -215,3 +215,17 @@ def test_demo_run_file_is_sound_when_its_data_is_made(tmp_path: Path) -> None:
     run_file = load_experiment(RUN_FILE, [*paths, f"sft.demonstrations={files.demonstrations}"]).run_file
     assert run_file.evaluation.goal_reward is not None
     assert run_file.evaluation.every_versions > 0
+
+
+@pytest.mark.parametrize("size", ["mini", "small", "minimax-m1"])
+def test_config_new_prints_a_run_file_that_passes_its_own_check(size: str, tmp_path: Path) -> None:
+    printed = forklight("config", "new", size)
+    assert printed.returncode == 0 and f'size = "{size}"' in printed.stdout
+    path = tmp_path / "run.toml"
+    path.write_text(printed.stdout)
+    checked = forklight("config", "check", path)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_config_new_prints_the_demo_for_nano() -> None:
+    assert 'size = "nano"' in forklight("config", "new", "nano").stdout

@@ -34,7 +34,7 @@ class DecodeGraph:
         self._model, self._cache = model, cache
         self._slots_B = torch.arange(num_slots, device=cache.lengths_S.device)
         self._ids_B = torch.zeros_like(self._slots_B)
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UP_STEPS):

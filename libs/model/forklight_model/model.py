@@ -3,6 +3,8 @@
 Legend: T packed tokens of all sequences, D hidden size, V vocabulary.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -11,12 +13,25 @@ from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
 from forklight_kernels import Residual, dense, head_logits, rms_norm
-from forklight_kernels.recompute import Result, twice_run
+from forklight_kernels.recompute import Contexts, Result, twice_run
 from forklight_model.attention import LightningAttention, SoftmaxAttention, Weight
 from forklight_model.attention_pass import AttentionPass, PackedPass
 from forklight_model.config import ModelConfig
 from forklight_model.moe import SparseMoe
 from forklight_model.routing import Routing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recomputation:
+    """Keep block inputs only, and run a block again when its gradient is due: memory for time.
+
+    Softmax attention's output is always kept: one hidden state for a pass over all pairs of tokens.
+    """
+
+    keeps_experts: bool = False
+    """Keep the experts' gate and up as well: about a third of a block's arithmetic is then not repeated."""
+    num_whole_layers: int = 0
+    """The last so many layers keep everything. Their gradients come first, while there are few of them."""
 
 
 class HybridBlock(nn.Module):
@@ -72,11 +87,8 @@ class HybridModel(nn.Module):
     def __init__(self, config: ModelConfig, is_initialized: bool = True) -> None:
         super().__init__()
         self.config = config
-        self.recomputes_activations = False
-        """Keep only block inputs during the forward pass and run each block again in the backward pass."""
-        self.num_kept_expert_layers = 0
-        """When recomputing: so many layers keep their experts' gate and up, as memory allows. Softmax attention's
-        output is always kept: it costs one hidden state, and saves a pass over all pairs of tokens."""
+        self.recomputation: Recomputation | None = None
+        """What the backward pass computes again; None keeps every activation."""
         self.model = HybridStack(config)
         self.lm_head = Weight(config.vocab_size, config.hidden_size)
         if is_initialized:
@@ -103,19 +115,22 @@ class HybridModel(nn.Module):
         """As forward_hidden, for any way of mixing tokens (training, prefill, decode)."""
         x_TD = embedding(input_ids_T, self.model.embed_tokens.weight)
         for layer, block in enumerate(self.model.layers):
-            if self.recomputes_activations and torch.is_grad_enabled():
-                contexts = partial(twice_run, self.kept_results(layer))
+            contexts = self._twice_run(layer) if torch.is_grad_enabled() else None
+            if contexts is None:
+                x_TD = block(x_TD, attention_pass, routing)
+            else:
                 x_TD = checkpoint(
                     block, x_TD, attention_pass, routing, use_reentrant=False, context_fn=contexts
                 )
-            else:
-                x_TD = block(x_TD, attention_pass, routing)
         return rms_norm(x_TD, self.model.norm.weight, self.config.rms_norm_eps)
 
-    def kept_results(self, layer: int) -> frozenset[Result]:
-        """What a recomputed layer does not compute twice."""
-        keeps_experts = layer < self.num_kept_expert_layers
-        return frozenset({Result.ATTENTION, Result.EXPERTS} if keeps_experts else {Result.ATTENTION})
+    def _twice_run(self, layer: int) -> Callable[[], Contexts] | None:
+        """The contexts of a recomputed layer's two runs; None for one that keeps its activations."""
+        how = self.recomputation
+        if how is None or layer >= self.config.num_hidden_layers - how.num_whole_layers:
+            return None
+        keeps = {Result.ATTENTION, Result.EXPERTS} if how.keeps_experts else {Result.ATTENTION}
+        return partial(twice_run, frozenset(keeps))
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """fp32 logits [T, V] (fp64 for an fp64 model), without a gradient: training has `token_stats`."""

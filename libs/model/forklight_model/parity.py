@@ -140,7 +140,7 @@ def count_unequal(
     lengths = torch.tensor([0, *(len(sequence.ids_T) for sequence in sequences)])
     cu_seqlens = lengths.cumsum(0).to(device=ids_T.device, dtype=torch.int32)
     logprobs_T = token_logprobs(model, ids_T, cu_seqlens, temperature).logprobs_T
-    parts = logprobs_T.split([len(sequence.ids_T) for sequence in sequences])
+    parts = logprobs_T.split_with_sizes([len(sequence.ids_T) for sequence in sequences])
     ours_R = torch.cat(
         [part[-len(sequence.logprobs_R) :] for part, sequence in zip(parts, sequences, strict=True)]
     )

@@ -4,6 +4,7 @@ Legend: T tokens, E experts, K chosen a token, L layers.
 """
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -74,6 +75,7 @@ class Routing:
         layers = [self._routed[layer] for layer in sorted(self._routed)]
         num_experts = layers[0].logits_TE.shape[1]
         num_tokens = sum(len(each.logits_TE) for each in layers)
-        counts_E = sum(torch.bincount(each.experts_TK.flatten(), minlength=num_experts) for each in layers)
-        mass_E = sum(torch.softmax(each.logits_TE, dim=-1).sum(dim=0) for each in layers)
+        counts = (torch.bincount(each.experts_TK.flatten(), minlength=num_experts) for each in layers)
+        masses = (torch.softmax(each.logits_TE, dim=-1).sum(dim=0) for each in layers)
+        counts_E, mass_E = reduce(torch.add, counts), reduce(torch.add, masses)
         return num_experts * torch.dot(counts_E / num_tokens, mass_E / num_tokens)

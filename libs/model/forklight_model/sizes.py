@@ -89,9 +89,11 @@ def num_parameters(config: ModelConfig) -> int:
 
 
 def num_active_parameters(config: ModelConfig) -> int:
-    """Parameters that one token passes through (its chosen experts only)."""
+    """Parameters that one token passes through: its chosen experts, and its own row of the embedding."""
     unchosen = config.num_local_experts - config.num_experts_per_tok
-    return num_parameters(config) - config.num_hidden_layers * unchosen * _expert_parameters(config)
+    other_rows = (config.vocab_size - 1) * config.hidden_size
+    unused = config.num_hidden_layers * unchosen * _expert_parameters(config) + other_rows
+    return num_parameters(config) - unused
 
 
 def _layer_parameters(config: ModelConfig, layer: int) -> int:

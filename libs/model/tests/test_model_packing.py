@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
 from forklight_model.logprobs import token_logprobs
-from forklight_model.model import HybridModel
-from forklight_model.moe import Routing
+from forklight_model.model import HybridModel, Recomputation
+from forklight_model.routing import Routing
 
 LENGTHS = (65, 1, 130, 7)
 
@@ -78,16 +79,58 @@ def test_gradient_matches_a_finite_difference(model: HybridModel) -> None:
         assert abs((above - below) / (2 * step) - expected) < 1e-4 * max(1.0, abs(expected)), name
 
 
-def test_recomputing_activations_gives_the_same_gradients_and_record(model: HybridModel) -> None:
+RECOMPUTATIONS = (Recomputation(), Recomputation(keeps_experts=True, num_whole_layers=3))
+
+
+@pytest.mark.parametrize("recomputation", RECOMPUTATIONS)
+def test_recomputing_activations_gives_the_same_gradients_and_record(
+    model: HybridModel, recomputation: Recomputation
+) -> None:
     input_ids_T = torch.randint(103, (90,))
     kept = gradients_of(model, input_ids_T, [40, 50])
-    model.recomputes_activations = True
+    model.recomputation = recomputation
     recomputed = gradients_of(model, input_ids_T, [40, 50])
     for name, gradient in kept.items():
         assert torch.equal(gradient, recomputed[name]), name
     routing = Routing()
     model.forward_hidden(input_ids_T, offsets([40, 50]), routing).sum().backward()
     assert routing.experts_LTK.shape == (8, 90, 2)
+
+
+@pytest.mark.parametrize("recomputation", [None, *RECOMPUTATIONS])
+def test_load_balancing_loss_reaches_the_routers_whatever_is_recomputed(
+    model: HybridModel, recomputation: Recomputation | None
+) -> None:
+    input_ids_T = torch.randint(103, (60,))
+    model.recomputation, routing = recomputation, Routing()
+    model.forward_hidden(input_ids_T, offsets([20, 40]), routing)
+    loss = routing.load_balancing_loss()
+    loss.backward()
+    gates = [layer.block_sparse_moe.gate.weight for layer in model.model.layers]
+    assert all(float(gate.grad.abs().max()) > 0 for gate in gates)
+    # By the published formula: all layers' tokens in one list, one-hot choices averaged a slot.
+    probabilities, one_hot = [], []
+    for layer in range(8):
+        routed = routing._routed[layer]
+        probabilities.append(torch.softmax(routed.logits_TE, dim=-1))
+        one_hot.append(torch.nn.functional.one_hot(routed.experts_TK, 4).float())
+    share_KE, mean_E = torch.cat(one_hot).mean(dim=0), torch.cat(probabilities).mean(dim=0)
+    torch.testing.assert_close(loss, 4 * (share_KE * mean_E[None, :]).sum())
+
+
+def test_a_replayed_pass_repeats_the_record_and_still_teaches_the_router(model: HybridModel) -> None:
+    input_ids_T, first = torch.randint(103, (60,)), Routing()
+    model.forward_hidden(input_ids_T, offsets([20, 40]), first)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.block_sparse_moe.gate.weight.add_(torch.randn_like(layer.block_sparse_moe.gate.weight))
+    free, again = Routing(), Routing(replayed=first.recorded)
+    model.forward_hidden(input_ids_T, offsets([20, 40]), free)
+    model.forward_hidden(input_ids_T, offsets([20, 40]), again).sum().backward()
+    assert not torch.equal(free.experts_LTK, first.experts_LTK)
+    assert torch.equal(again.experts_LTK, first.experts_LTK)
+    assert torch.equal(again.recorded.weights_LTK, first.recorded.weights_LTK)
+    assert all(float(layer.block_sparse_moe.gate.weight.grad.abs().max()) > 0 for layer in model.model.layers)
 
 
 def test_temperature_divides_the_logits(model: HybridModel) -> None:

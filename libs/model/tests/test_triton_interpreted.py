@@ -37,7 +37,7 @@ TINY = ModelConfig(
     max_position_embeddings=256,
     initializer_range=0.2,
 )
-LENGTHS = (1, 70, 12)
+LENGTHS = (1, 66, 5)
 
 
 @pytest.fixture
@@ -71,12 +71,12 @@ def test_log_probs_and_all_gradients_equal_torch(model: HybridModel) -> None:
 
 
 @pytest.mark.usefixtures("interpreted")
-@pytest.mark.parametrize("piece", [64, 25])
-def test_what_rollout_says_is_what_the_trainer_says(model: HybridModel, piece: int) -> None:
-    prompts = [torch.randint(TINY.vocab_size, (length,)) for length in (60, 1)]
-    sequences = sample_sequences(model, prompts, SamplingPlan(num_tokens=6, piece=piece))
+def test_what_rollout_says_is_what_the_trainer_says(model: HybridModel) -> None:
+    # Pieces that end inside a chunk of 64; then one step closes the chunk and the next one reads it.
+    prompts = [torch.randint(TINY.vocab_size, (length,)) for length in (63, 1)]
+    sequences = sample_sequences(model, prompts, SamplingPlan(num_tokens=3, piece=40))
     agreement = count_unequal(model, sequences)
-    assert agreement.num_tokens == 12 and agreement.max_difference < 1e-5
+    assert agreement.num_tokens == 6 and agreement.max_difference < 1e-5
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -14,6 +14,17 @@ def config() -> None:
     """Check, explain and print run files."""
 
 
+RUN_FILES = Path(__file__).parents[1] / "runfiles"
+SHIPPED = {"nano": "demo.toml", "mini": "mini.toml", "small": "small.toml", "minimax-m1": "minimax-m1.toml"}
+
+
+@config.command()
+@click.argument("size", type=click.Choice(list(SHIPPED)))
+def new(size: str) -> None:
+    """Print a run file to start from: forklight config new small > run.toml"""
+    click.echo((RUN_FILES / SHIPPED[size]).read_text(encoding="utf-8"), nl=False)
+
+
 @config.command()
 def schema() -> None:
     """JSON schema of the run file: every key with its type, bounds, default and explanation."""

@@ -16,7 +16,7 @@ from forklight_model.checkpoint import load_model
 from forklight_model.decode_graph import DecodeGraph
 from forklight_model.inference import decode, prefill
 from forklight_model.logprobs import token_logprobs
-from forklight_model.model import HybridModel
+from forklight_model.model import HybridModel, Recomputation
 from forklight_model.parity import (
     SELF_TEST,
     SamplingPlan,
@@ -97,15 +97,16 @@ def test_bf16_is_near_float64(small_bf16: HybridModel) -> None:
 def test_recomputed_blocks_give_the_same_gradients(small_bf16: HybridModel) -> None:
     ids_T = torch.randint(SELF_TEST.vocab_size, (sum(LENGTHS),), device=DEVICE)
     gradients = []
-    for recomputes in (False, True, True):
-        small_bf16.recomputes_activations = recomputes
+    wholes = Recomputation(keeps_experts=True, num_whole_layers=1)
+    for recomputation in (None, Recomputation(), Recomputation(keeps_experts=True), wholes):
+        small_bf16.recomputation = recomputation
         small_bf16.zero_grad(set_to_none=True)
         token_logprobs(small_bf16, ids_T, offsets(*LENGTHS)).logprobs_T.sum().backward()
         gradients.append([parameter.grad.clone() for parameter in small_bf16.parameters()])
-    small_bf16.recomputes_activations = False
+    small_bf16.recomputation = None
     small_bf16.zero_grad(set_to_none=True)
-    for first, second, third in zip(*gradients, strict=True):
-        assert torch.equal(first, second) and torch.equal(second, third)
+    for first, *others in zip(*gradients, strict=True):
+        assert all(torch.equal(first, other) for other in others)
 
 
 def test_this_gpu_is_in_parity_mode() -> None:
