@@ -1,7 +1,7 @@
 """The numeric contract: what training and generation must compute alike, as data, and its hash.
 
 The page in kernels/README.md says the same in words; a test holds the two together. Whatever is not named
-here (tiles, warps, stages, batch, packing, page size) is free, because it changes no bit on GPUs that pass the
+here (tiles, warps, stages, batch, packing, page size) is free: it changes no bit on GPUs that pass the
 self-test. Change a value or a rule, raise VERSION.
 """
 

@@ -108,9 +108,7 @@ def test_no_library_prints() -> None:
     printing = [
         f"{name_of(path)}:{node.lineno}"
         for path in python_files()
-        if "tests" not in path.parts
-        and path.parts[-2] != "bench"
-        and name_of(path) not in PRINTING_SCRIPTS
+        if "tests" not in path.parts and path.parts[-2] != "bench" and name_of(path) not in PRINTING_SCRIPTS
         for node in ast.walk(tree_of(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]

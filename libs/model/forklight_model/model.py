@@ -68,7 +68,8 @@ class HybridBlock(nn.Module):
         residual = Residual(
             x_TD=normed_TD if self.has_postnorm else x_TD, alpha=self.moe_alpha, beta=self.moe_beta
         )
-        return self.block_sparse_moe(normed_TD, residual, routing)
+        out_TD: Tensor = self.block_sparse_moe(normed_TD, residual, routing)
+        return out_TD
 
 
 class HybridStack(nn.Module):
