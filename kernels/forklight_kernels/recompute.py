@@ -1,7 +1,7 @@
 """What a block that runs twice (once forward, once again for its gradient) need not compute twice.
 
 Whoever recomputes hands `twice_run(...)` to torch's checkpoint as its two contexts. An op asks `kept(...)`
-for what is dear to compute and cheap to hold, and `is_repeating()` before work that serves the first run alone.
+for what is dear to compute and cheap to hold, and `is_repeating()` before work for the first run alone.
 """
 
 from collections.abc import Callable
