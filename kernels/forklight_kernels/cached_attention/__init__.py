@@ -4,6 +4,7 @@ from torch import Tensor
 
 from forklight_kernels.backend import Backend, backend_for
 from forklight_kernels.cached_attention import naive, torch_cpu
+from forklight_kernels.cached_attention.request import check_append, check_request
 from forklight_kernels.cached_attention.types import KeyPages
 
 
@@ -14,6 +15,7 @@ def cached_attention(
 
     Without `cu_seqlens` token b is the one new token of sequence b (decode).
     """
+    check_request(q_THD, pages, lengths_B, cu_seqlens)
     backend = backend_for(q_THD)
     if backend is Backend.TRITON:
         from forklight_kernels.cached_attention import triton_gpu
@@ -31,6 +33,7 @@ def append_keys(
 
     Without `cu_seqlens` token b belongs to sequence b (decode).
     """
+    check_append(k_TGD, v_TGD, pages, positions_T, cu_seqlens)
     backend = backend_for(k_TGD)
     if backend is Backend.TRITON:
         from forklight_kernels.cached_attention import triton_gpu

@@ -13,13 +13,14 @@ import triton
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from forklight_kernels.cached_attention.request import check_append, check_request
+from forklight_kernels.cached_attention.request import require_layout
 from forklight_kernels.cached_attention.triton_decode import (
     append_rows_kernel,
     decode_split_kernel,
     merge_splits_kernel,
 )
 from forklight_kernels.cached_attention.types import KeyPages
+from forklight_kernels.checks import require
 from forklight_kernels.launch import prepare_launch
 from forklight_kernels.packing import sequence_offsets
 from forklight_kernels.softmax_attention.blocks import KEY_GRID, ROW_SUM_COLUMNS, KeyGrid, score_scale
@@ -60,7 +61,7 @@ def cached_attention(
     tile: Tile | DecodeTile | None = None,
 ) -> Tensor:
     """The op; `grid` and `tile` replace the table's choice (benchmarks, tests)."""
-    check_request(q_THD, pages, lengths_B, cu_seqlens, grid.block)
+    require_layout(pages, grid.block, lengths_B=lengths_B)
     if len(q_THD) == 0:
         return torch.empty_like(q_THD)
     keys, values = (_describe_pages(name, pages, grid.block) for name in ("keys_PGLD", "values_PGLD"))
@@ -79,7 +80,8 @@ def append_keys(
     k_TGD: Tensor, v_TGD: Tensor, pages: KeyPages, positions_T: Tensor, cu_seqlens: Tensor | None = None
 ) -> None:
     """The op."""
-    check_append(k_TGD, v_TGD, pages, positions_T, cu_seqlens)
+    require_layout(pages, positions_T=positions_T)
+    require(k_TGD.stride(2) == 1 and v_TGD.stride(2) == 1, "k_TGD and v_TGD must have a last stride of 1")
     num_tokens, num_heads, head_size = k_TGD.shape
     if num_tokens == 0:
         return
