@@ -132,7 +132,6 @@ def gradient_rows(table: Table, size: int) -> None:
     table.add(size, "fla chunk_simple_gla C=64", their_ms, their_gib, None, None, None)
     for name, tiles, form in (
         ("as shipped", BASE, PLAIN),
-        ("dk and dv fused", replace(BASE, fused_stages=2), PLAIN),
         ("with silu, first", BASE, SILU),
         ("with silu, in loads", replace(BASE, activates_first=False), SILU),
     ):

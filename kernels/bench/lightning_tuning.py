@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import torch
 from harness import DEVICE, attempt, median_ms
@@ -73,15 +74,13 @@ def tune_few_heads() -> None:
 def tune_gradient() -> None:
     leaf, slopes_H = joined(65536).requires_grad_(), slopes()
     pull, cases = torch.randn(65536, HEADS, SIZE, device=DEVICE, dtype=BF16), {}
-    for stages, fused_stages, rows in (
-        (3, 0, 0), (3, 1, 0), (3, 2, 0), (3, 1, 8192), (3, 2, 8192), (2, 0, 8192), (3, 2, 2048),
-    ):  # fmt: skip
-        tiles = replace(BASE, num_stages=stages, fused_stages=fused_stages, segment_rows=rows)
+    for stages, rows in product((3, 4), (0, 2048, 8192)):
+        tiles = replace(BASE, num_stages=stages, segment_rows=rows)
 
         def step(tiles: Tiles = tiles) -> None:
             torch.autograd.grad(ours(slopes_H, PLAIN, tiles, leaf.chunk(3, dim=-1)), leaf, pull)
 
-        cases[f"stages {stages}, fused stages {fused_stages}, segments of {rows}"] = quick(step)
+        cases[f"stages {stages}, segments of {rows}"] = quick(step)
     sweep("64 heads, 64K, f+b ms", cases)
 
 

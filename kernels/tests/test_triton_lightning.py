@@ -30,7 +30,7 @@ from forklight_kernels.lightning_decode.triton_gpu import DecodeTiles
 
 HEADS, SIZE = 2, 16
 SLOPES_H = torch.tensor([0.84, 0.01])
-SMALL = Tiles(columns=16, chain_rows=16, chain_columns=16, num_stages=2, fused_stages=0, segment_rows=0)
+SMALL = Tiles(columns=16, chain_rows=16, chain_columns=16, num_stages=2, segment_rows=0)
 """Two programs a head at 32 columns; nothing chosen by the shape."""
 Pack = Callable[[Sequence[int]], Tensor]
 Parts = tuple[Tensor, Tensor, Tensor]
@@ -137,12 +137,6 @@ def test_segments_match_naive() -> None:
 def test_segments_match_naive_when_silu_is_in_the_loads_and_the_chunk_is_kept() -> None:
     tiles = replace(SMALL, segment_rows=64, activates_first=False)
     check([70, 64], tiles=tiles, form=LightningForm(applies_silu=True, keeps_open_chunk=True))
-
-
-@pytest.mark.parametrize(("segment_rows", "size"), [(0, 32), (64, 16)])
-def test_the_fused_gradient_matches_naive(segment_rows: int, size: int) -> None:
-    tiles = replace(SMALL, fused_stages=2, segment_rows=segment_rows)
-    check([66, 0, 64], size=size, tiles=tiles, form=LightningForm(applies_silu=True))
 
 
 def test_the_open_chunk_is_left_out_of_the_state() -> None:

@@ -1,7 +1,7 @@
 """Lightning attention on a GPU: one pass over q, k, v with the state in registers, and its gradient by hand.
 
 o = f(q, k, v) gives dq = f(do, v, k), and with time reversed dk = f(v, do, q), dv = f(k, q, do): four walks
-of one kernel, or two walks and a fused one. Where whole sequences would leave the GPU idle, a walk of the
+of one kernel. Where whole sequences would leave the GPU idle, a walk of the
 state alone first leaves it at segment boundaries (with the pass's own operations, so the bits are those of
 one pass). Legend: T packed tokens, H heads, D head size, N sequences, S segments.
 """
@@ -16,13 +16,11 @@ from forklight_kernels.launch import prepare_launch
 from forklight_kernels.lightning_attention.segments import Walks
 from forklight_kernels.lightning_attention.triton_launch import (
     Chain,
-    Fused,
     Parts,
     Pass,
     Tiles,
     loadable,
     run_chain,
-    run_fused,
     run_pass,
     states_between_segments,
     tiles_for,
@@ -219,13 +217,6 @@ def _key_value_gradients(
             initial=pull.dstates, after=after,
         )  # fmt: skip
         before = states_between_segments(chain, plan.walks, plan.slopes_H, plan.tiles)
-    if plan.tiles.fused_stages and not silu:
-        call = Fused(
-            operands=(q_THD, k_THD, v_THD, pull.do_THD), out=(dk_THD, dv_THD),
-            before_silu=before_silu[1:] if before_silu else None, before=before, after=dinitial,
-        )  # fmt: skip
-        run_fused(call, lines, plan.slopes_H, plan.tiles)
-        return
     for call_of in (
         Pass(
             operands=(v_THD, pull.do_THD, q_THD), silu=(silu, False, silu), out=dk_THD, is_reverse=True,

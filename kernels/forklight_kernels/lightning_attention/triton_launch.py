@@ -11,7 +11,6 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from forklight_kernels.launch import num_multiprocessors
 from forklight_kernels.lightning_attention.segments import CHUNK, Walks, choose_segment_rows, plan_walks
-from forklight_kernels.lightning_attention.triton_fused import fused_kernel
 from forklight_kernels.lightning_attention.triton_pass import chain_kernel, pass_kernel, scan_kernel
 
 Parts = tuple[Tensor, Tensor, Tensor]
@@ -30,8 +29,6 @@ class Tiles:
     chain_rows: int = 64
     chain_columns: int = 16
     chain_stages: int = 6
-    fused_stages: int = 2
-    """Of the fused dk and dv walk; 0: two passes instead."""
     activates_first: bool = True
     """silu in a pass of its own, not in the loads (two programs a head load the same q and k)."""
     segment_rows: int | None = None
@@ -45,11 +42,10 @@ def tiles_for(dtype: torch.dtype, head_size: int) -> Tiles:
         block = min(32, head_size)
         return Tiles(
             columns=16 if head_size == 128 else block, num_warps=num_warps, num_stages=2,
-            chain_rows=block, chain_columns=block, chain_stages=2, fused_stages=0,
+            chain_rows=block, chain_columns=block, chain_stages=2,
         )  # fmt: skip
     return Tiles(
         columns=min(64, head_size), chain_rows=min(64, head_size), chain_columns=min(16, head_size),
-        fused_stages=0,
     )  # fmt: skip
 
 
@@ -170,31 +166,3 @@ def states_between_segments(call: Chain, walks: Walks, slopes_H: Tensor, tiles: 
         num_heads, head_size, block, SCAN_GROUP, call.is_reverse, call.initial is not None, num_warps=4,
     )  # fmt: skip
     return call.after
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Fused:
-    """One launch of fused_kernel: dk and dv from q, k, v and the output's gradient."""
-
-    operands: tuple[Tensor, Tensor, Tensor, Tensor]
-    out: tuple[Tensor, Tensor]
-    before_silu: tuple[Tensor, Tensor] | None = None
-    before: Tensor | None = None
-    after: Tensor | None = None
-
-
-def run_fused(call: Fused, lines: Tensor, slopes_H: Tensor, tiles: Tiles) -> None:
-    """Walk every line of the table backwards."""
-    _, num_heads, head_size = call.operands[0].shape
-    dk, dv = call.out
-    before_silu = call.before_silu or call.operands[1:3]
-    tensors = (*call.operands, *before_silu, dk, dv)
-    fused_kernel[(2, num_heads, len(lines))](
-        *(descriptor(tensor, head_size // 2) for tensor in tensors), dk, dv, lines, slopes_H,
-        lines if call.before is None else call.before,
-        lines if call.after is None else call.after,
-        *(tensor.stride(1) for tensor in tensors), dk.stride(0), dv.stride(0),
-        num_heads, head_size, CHUNK, tiles.fused_stages,
-        call.before is not None, call.after is not None, call.before_silu is not None,
-        num_warps=4,
-    )  # fmt: skip

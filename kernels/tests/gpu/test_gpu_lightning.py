@@ -136,7 +136,6 @@ def test_outputs_and_gradients_match_float64(lengths: tuple[int, ...]) -> None:
     "changes",
     [
         {"segment_rows": 64},
-        {"segment_rows": 0, "fused_stages": 2},
         {"segment_rows": 0, "activates_first": False},
     ],
     ids=str,
