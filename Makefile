@@ -36,5 +36,5 @@ bench-plane: setup ## Trajectories a second through queue, ledger and blobs
 test-gpu: ## On an NVIDIA GPU: every kernel against float64, golden numbers, rollout's bits against the trainer's
 	@$(GPU_PYTHON) -m pytest -m gpu kernels/tests/gpu libs/model/tests/gpu tests/gpu
 
-bench-kernels: ## On an NVIDIA GPU: kernels and the whole model beside their peers, with targets (about 6 minutes)
+bench-kernels: ## On an NVIDIA GPU: kernels and the whole model beside their peers, with targets (about 8 minutes)
 	@$(GPU_PYTHON) kernels/bench/all.py
