@@ -28,6 +28,7 @@ class DecodeBatch:
         self._positions_S = torch.zeros_like(self._slots_S)
         self._temperatures_S = torch.ones(num_places, device=device)
         self._top_ps_S = torch.ones_like(self._temperatures_S)
+        self._filtered_keys: set[int] = set()
 
     @property
     def slots_B(self) -> Tensor:
@@ -54,6 +55,8 @@ class DecodeBatch:
         for place, start in enumerate(prompt.waiting, start=first):
             self._places[start.key] = place
             self.keys.append(start.key)
+            if prompt.top_p < 1:
+                self._filtered_keys.add(start.key)
         self._cache.fork(prompt.slot, range(added.start, added.stop))
         seeds = [_signed(start.seed) for start in prompt.waiting]
         self._seeds_S[added] = torch.tensor(seeds, device=self._seeds_S.device)
@@ -74,6 +77,7 @@ class DecodeBatch:
         place = self._places.pop(key, None)
         if place is None:
             return False
+        self._filtered_keys.discard(key)
         last = len(self.keys) - 1
         moved = self.keys.pop()
         if place != last:
@@ -99,6 +103,8 @@ class DecodeBatch:
             top_ps_B=self._top_ps_S[places],
             seeds_B=self._seeds_S[places],
             positions_B=self._positions_S[places],
+            # Known here without asking the device: a GPU then need not look for a nucleus.
+            is_filtered=bool(self._filtered_keys),
         )
 
 
