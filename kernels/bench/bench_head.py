@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from harness import DEVICE, Table, attempt, copy_bytes_per_s, graph_ms, median_ms, peak_gib
+from harness import DEVICE, Table, attempt, copy_bytes_per_s, graph_ms, median_ms, peak_gib, require_gpu
 from torch import Tensor
 
 from forklight_kernels import SamplingRequest, sampler, token_stats
@@ -315,7 +315,9 @@ def tune() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tune", action="store_true")
-    if parser.parse_args().tune:
+    options = parser.parse_args()
+    require_gpu()
+    if options.tune:
         tune()
         return
     bench_training("head_published", PUBLISHED, "targets: 30 ms, 115 ms; liger / ours 1.07, 1.15; 0.3 GiB")

@@ -17,7 +17,17 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from harness import DEVICE, Table, attempt, graph_ms, median_ms, peak_gib, relative_error, tune_in_parallel
+from harness import (
+    DEVICE,
+    Table,
+    attempt,
+    graph_ms,
+    median_ms,
+    peak_gib,
+    relative_error,
+    require_gpu,
+    tune_in_parallel,
+)
 from lightning_cases import (
     BASE,
     BF16,
@@ -270,6 +280,7 @@ def main() -> None:
     parser.add_argument("--million", action="store_true", help="a row of 1M tokens too")
     parser.add_argument("--parts", default="forward,gradient,few,decode")
     arguments = parser.parse_args()
+    require_gpu()
     parts = arguments.parts.split(",")
     if arguments.tune:
         for part in parts:

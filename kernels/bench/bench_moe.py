@@ -10,7 +10,16 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from harness import Table, attempt, copy_bytes_per_s, graph_ms, median_ms, peak_gib, relative_error
+from harness import (
+    Table,
+    attempt,
+    copy_bytes_per_s,
+    graph_ms,
+    median_ms,
+    peak_gib,
+    relative_error,
+    require_gpu,
+)
 from moe_cases import (
     DENSE_ROWS,
     DENSE_SHAPES,
@@ -298,6 +307,7 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="sweep tiles instead")
     parser.add_argument("--only", default="", help=f"comma-separated: {', '.join(BENCHES)}")
     arguments = parser.parse_args()
+    require_gpu()
     torch.manual_seed(0)
     chosen = TUNES if arguments.tune else BENCHES
     for name, bench in chosen.items():

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from harness import DEVICE, Table, attempt, copy_bytes_per_s, graph_ms
+from harness import DEVICE, Table, attempt, copy_bytes_per_s, graph_ms, require_gpu
 from torch import Tensor
 
 from forklight_kernels import gated_norm, rms_norm
@@ -227,7 +227,9 @@ def sweep(label: str, tiles: list, calls: Callable, moved: float, per_kernel: in
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tune", action="store_true", help="sweep the tiles instead")
-    if parser.parse_args().tune:
+    options = parser.parse_args()
+    require_gpu()
+    if options.tune:
         tune()
     else:
         compare()

@@ -12,7 +12,7 @@ from functools import partial
 from itertools import accumulate, product
 
 import torch
-from harness import DEVICE, Table, attempt, graph_ms, median_ms, peak_gib, relative_error
+from harness import DEVICE, Table, attempt, graph_ms, median_ms, peak_gib, relative_error, require_gpu
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
@@ -372,6 +372,7 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="sweep tiles and key grids instead")
     parser.add_argument("--parts", default=",".join(PARTS), help="of decode, prefill, backward, small")
     arguments = parser.parse_args()
+    require_gpu()
     parts = arguments.parts.split(",")
     if arguments.tune:
         table = Table(name="softmax_tune", columns=("what", "configuration", "ms"))

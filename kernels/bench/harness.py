@@ -8,6 +8,7 @@ import json
 import os
 import re
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,16 @@ from typing import TypeVar
 import torch
 
 DEVICE = "cuda"
+FAILED_ROW = "  !! "
+"""How the line of a row begins that could not be measured."""
+
+
+def require_gpu() -> None:
+    """Say at once what is missing, before minutes of imports and compiling."""
+    if not torch.cuda.is_available():
+        sys.exit("this benchmark needs an NVIDIA GPU: torch.cuda.is_available() is False")
+
+
 Call = Callable[[], object]
 T = TypeVar("T")
 
@@ -140,7 +151,7 @@ def attempt(label: str, call: Callable[[], T]) -> T | None:
     except Exception as error:
         torch.cuda.empty_cache()
         first = next(iter(str(error).strip().splitlines()), "")
-        print(f"  !! {label}: {type(error).__name__}: {first[:300]}", flush=True)
+        print(f"{FAILED_ROW}{label}: {type(error).__name__}: {first[:300]}", flush=True)
         return None
 
 

@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -267,11 +268,19 @@ def show_ratios(rows: list[dict[str, object]]) -> None:
             )
 
 
-def main() -> None:
+def wrong_rows(rows: list[dict[str, object]]) -> list[str]:
+    """Ours that failed, or that found unequal bits. A peer may fail."""
+    ours = [row for row in rows if not str(row["case"]).startswith("peer")]
+    return [str(row) for row in ours if "error" in row or row.get("unequal")]
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", default="small", choices=["mini", "small"])
     parser.add_argument("--parts", default="train,decode,parity,peer")
     options = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("this benchmark needs an NVIDIA GPU: torch.cuda.is_available() is False")
     parts = options.parts.split(",")
     config = SIZES[options.size]
     print(
@@ -290,7 +299,10 @@ def main() -> None:
     if os.environ.get("OUT"):
         target = Path(os.environ["OUT"], f"model_{options.size}.json")
         target.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    wrong = wrong_rows(rows)
+    print("\n".join(["wrong:", *wrong]) if wrong else "no row of ours failed")
+    return len(wrong)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

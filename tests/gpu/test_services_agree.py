@@ -26,7 +26,10 @@ from forklight_trainer.packing import pack_samples
 from forklight_trainer.replay import replay_routing
 from forklight_trainer.step import PolicyState, StepOutcome, step_settings, train_step
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
 
 CONFIG = dataclasses.replace(
     SELF_TEST, num_hidden_layers=3, attn_type_list=(0, 1, 0), max_position_embeddings=4096

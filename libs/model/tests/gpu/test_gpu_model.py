@@ -27,16 +27,13 @@ from forklight_model.parity import (
 from forklight_model.routing import Routing
 from forklight_model.sizes import SIZES
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
 
 DEVICE = "cuda"
 LENGTHS = (1, 63, 64, 65, 200)
-
-
-@pytest.fixture(autouse=True)
-def needs_cuda() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
 
 
 @pytest.fixture(scope="module")
