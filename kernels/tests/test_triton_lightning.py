@@ -3,7 +3,7 @@
 Legend: T tokens, H heads, D head size, N sequences, B sequences of a step.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -35,19 +35,10 @@ SMALL = Tiles(columns=16, chain_rows=16, chain_columns=16, num_stages=2, segment
 Pack = Callable[[Sequence[int]], Tensor]
 Parts = tuple[Tensor, Tensor, Tensor]
 
-pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="the interpreter is chosen where there is no GPU"
-)
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory() -> Iterator[None]:
-    """What a kernel leaves unwritten is NaN."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    yield
-    torch.use_deterministic_algorithms(before)
+pytestmark = [
+    pytest.mark.usefixtures("poisoned_memory"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is chosen where there is no GPU"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,7 @@
 Legend: T tokens, D width, H query heads, G key heads.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -30,17 +30,10 @@ IN_BLOCKS = NormTile(
 )
 """Rows of several blocks, as widths above 16,384 are."""
 
-pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="the interpreter is chosen where there is no GPU"
-)
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory() -> Iterator[None]:
-    """What a kernel leaves unwritten is NaN."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+pytestmark = [
+    pytest.mark.usefixtures("poisoned_memory"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is chosen where there is no GPU"),
+]
 
 
 def check(op: Op, inputs: Sequence[Tensor], triton_op: Op | None = None, tolerance: float = 1e-5) -> None:

@@ -3,7 +3,7 @@
 Legend: T tokens, H heads, G key heads, D head size, B sequences, N pages of a sequence, L places of a page.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -30,19 +30,10 @@ SMALL = Tuning(
     grid=GRID,
 )
 
-pytestmark = pytest.mark.skipif(
-    torch.cuda.is_available(), reason="the interpreter is chosen where there is no GPU"
-)
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory() -> Iterator[None]:
-    """What a kernel leaves unwritten is NaN."""
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    assert torch.utils.deterministic.fill_uninitialized_memory
-    yield
-    torch.use_deterministic_algorithms(before)
+pytestmark = [
+    pytest.mark.usefixtures("poisoned_memory"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="the interpreter is chosen where there is no GPU"),
+]
 
 
 def qkv(num_tokens: int, dtype: torch.dtype = torch.float32, size: int = SIZE) -> list[Tensor]:

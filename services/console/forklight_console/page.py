@@ -10,7 +10,26 @@ from typing import cast
 from forklight.v1 import buffer_pb2, types_pb2
 from forklight_console.ports import StepRecord
 
-MAX_COLUMNS = 14
+STEP_COLUMNS = (
+    "step",
+    "version",
+    "num_samples",
+    "tokens",
+    "reward_mean",
+    "length_mean",
+    "length_p99",
+    "entropy",
+    "loss",
+    "router_auxiliary_loss",
+    "grad_norm",
+    "ratio_max",
+    "masked_share",
+    "staleness_mean",
+    "correlation",
+    "unequal_tokens",
+    "tokens_per_s",
+)
+"""What a person looks at first, in this order; /api/steps has everything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +107,10 @@ def make_overview(status: buffer_pb2.GetStatusReply) -> Overview:
 
 
 def make_step_table(steps: Sequence[StepRecord]) -> StepTable:
-    """All plain values of the records; the newest record says which columns there are."""
-    newest = steps[-1] if steps else {}
-    columns = [name for name, value in newest.items() if isinstance(value, int | float | str)][:MAX_COLUMNS]
+    """The columns that any of the records has a value for."""
+    columns = [
+        name for name in STEP_COLUMNS if any(isinstance(step.get(name), int | float | str) for step in steps)
+    ]
     rows = [[format_value(step.get(column)) for column in columns] for step in reversed(steps)]
     return StepTable(columns=columns, rows=rows)
 

@@ -15,6 +15,7 @@ from forklight.v1 import buffer_pb2, buffer_pb2_grpc, types_pb2
 from forklight_console.adapters.live import read_steps
 from forklight_console.adapters.memory import MemoryRunView
 from forklight_console.app import make_app, run
+from forklight_console.page import make_step_table
 from forklight_console.settings import ConsoleSettings
 from forklight_core.errors import UnavailableError
 from forklight_core.rpc import Registration, serve
@@ -39,6 +40,16 @@ REPLY = buffer_pb2.GetStatusReply(
     ],
 )
 STEPS = [{"step": number, "reward_mean": number / 10, "nested": {"left": "out"}} for number in range(1, 4)]
+
+
+def test_the_step_table_shows_agreement_and_leaves_out_what_no_step_has() -> None:
+    steps = [
+        {"step": 1, "correlation": 0.5, "unequal_tokens": None, "time": 1.0},
+        {"step": 2, "correlation": 1.0, "unequal_tokens": 3, "router_auxiliary_loss": None},
+    ]
+    table = make_step_table(steps)
+    assert table.columns == ["step", "correlation", "unequal_tokens"]
+    assert table.rows == [["2", "1", "3"], ["1", "0.5", "-"]]
 
 
 def sample(number: int, state: types_pb2.SampleState) -> buffer_pb2.SampleRecord:
