@@ -1,6 +1,6 @@
 """Whether this GPU, compiler and torch keep the numeric contract: rollout's bits are the trainer's.
 
-Owns the check made at start (a small model, about a second) and the counting that longer checks share.
+Owns the check made at start (a small model) and the counting that longer checks share.
 Legend: B sequences, T tokens, N prompt tokens, R sampled tokens.
 """
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def announce_numeric_mode(run_file: RunFile, device: str) -> types_pb2.NumericMode:
-    """Ask the model's self-test (about a second on a GPU) and put its answer into the log."""
+    """Ask the model's self-test (a small model, sampled and scored) and put its answer into the log."""
     mode = types_pb2.NumericMode(**asdict(check_numeric_mode(device, DTYPES[run_file.model.dtype])))
     log_numeric_mode(log, mode)
     if run_file.parity.require_equal and not mode.is_parity:
