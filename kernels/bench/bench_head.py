@@ -16,8 +16,8 @@ from harness import DEVICE, Table, attempt, copy_bytes_per_s, graph_ms, median_m
 from torch import Tensor
 
 from forklight_kernels import SamplingRequest, sampler, token_stats
-from forklight_kernels.dense.triton_tiles import Tile
 from forklight_kernels.token_stats import head_logits, logit_stats, triton_gpu, triton_gradient
+from forklight_kernels.triton_tiles import Tile
 
 PUBLISHED, SMALL = (8192, 6144, 200064), (32768, 2048, 65536)
 NUM_EXACT = 512

@@ -13,11 +13,11 @@ from moe_cases import DENSE_SHAPES, MINIMAX, SMALL, Case, dense_calls, free, mak
 from torch.nn.functional import linear
 
 from forklight_kernels.dense import triton_gpu as dense_gpu
-from forklight_kernels.dense.triton_tiles import Tile
 from forklight_kernels.moe_experts import triton_gpu as experts_gpu
 from forklight_kernels.moe_experts.triton_plan import plan_experts
 from forklight_kernels.moe_experts.triton_products import gate_and_up, matrix_gradient, rows_by_experts
 from forklight_kernels.moe_experts.triton_rows import gather_rows
+from forklight_kernels.triton_tiles import Tile
 
 
 def tune_dense() -> None:

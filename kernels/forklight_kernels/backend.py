@@ -38,11 +38,6 @@ def using_backend(backend: Backend) -> Iterator[None]:
         _selected.reset(token)
 
 
-def uses_naive() -> bool:
-    """Whether the readable truth was asked for."""
-    return _selected.get() is Backend.NAIVE
-
-
 def backend_for(tensor: Tensor) -> Backend:
     """NAIVE, TORCH or TRITON for an op whose main input this is."""
     return backend_on(tensor.device, tensor.dtype)

@@ -13,9 +13,9 @@ from forklight_kernels import Backend, Residual, dense, moe_experts, moe_router,
 
 pytest.importorskip("triton")
 from forklight_kernels.dense import triton_gpu as triton_dense
-from forklight_kernels.dense.triton_tiles import Tile, fit_stages, mappable
 from forklight_kernels.moe_experts import triton_gpu as triton_experts
 from forklight_kernels.moe_experts import triton_plan
+from forklight_kernels.triton_tiles import Tile, fit_stages, mappable
 
 Op = Callable[..., Tensor | tuple[Tensor, ...]]
 

@@ -11,7 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from forklight_kernels.dense.triton_tiles import (
+from forklight_kernels.gradient import Context, needs_gradient
+from forklight_kernels.launch import num_multiprocessors, prepare_launch
+from forklight_kernels.residual import Residual
+from forklight_kernels.triton_tiles import (
     Tile,
     fit_stages,
     halves,
@@ -21,9 +24,6 @@ from forklight_kernels.dense.triton_tiles import (
     store_block,
     tensor_map,
 )
-from forklight_kernels.gradient import Context, needs_gradient
-from forklight_kernels.launch import num_multiprocessors, prepare_launch
-from forklight_kernels.residual import Residual
 
 EXACT_TILE = Tile(rows=32, columns=64, depth=32, num_warps=4, num_stages=2)
 """fp32 operands: no matrix unit multiplies them exactly, so this is for tests and truth runs."""

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from forklight_kernels.dense.triton_tiles import MAP_ALIGN_BYTES, Tile
 from forklight_kernels.gradient import Context, needs_gradient
 from forklight_kernels.moe_experts.triton_plan import ExpertPlan, plan_experts
 from forklight_kernels.moe_experts.triton_products import gate_and_up, matrix_gradient, rows_by_experts
 from forklight_kernels.moe_experts.triton_rows import activation_gradient, combine, gather_rows
 from forklight_kernels.recompute import Result, is_repeating, kept
 from forklight_kernels.residual import Residual
+from forklight_kernels.triton_tiles import MAP_ALIGN_BYTES, Tile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

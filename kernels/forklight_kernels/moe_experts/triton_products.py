@@ -9,7 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from forklight_kernels.dense.triton_tiles import (
+from forklight_kernels.launch import num_multiprocessors, prepare_launch
+from forklight_kernels.moe_experts.triton_plan import ExpertPlan
+from forklight_kernels.moe_experts.triton_rows import silu
+from forklight_kernels.triton_tiles import (
     MAP_ALIGN_BYTES,
     Tile,
     fit_stages,
@@ -19,9 +22,6 @@ from forklight_kernels.dense.triton_tiles import (
     store_block,
     tensor_map,
 )
-from forklight_kernels.launch import num_multiprocessors, prepare_launch
-from forklight_kernels.moe_experts.triton_plan import ExpertPlan
-from forklight_kernels.moe_experts.triton_rows import silu
 
 
 def gate_and_up(

@@ -10,10 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from forklight_kernels.dense.triton_tiles import Tile, fit_stages, mappable, tensor_map
 from forklight_kernels.gradient import Context, needs_gradient
 from forklight_kernels.launch import num_multiprocessors, prepare_launch
 from forklight_kernels.moe_router.types import RoutedTokens
+from forklight_kernels.triton_tiles import Tile, fit_stages, mappable, tensor_map
 
 FEWEST_COLUMNS = 16
 """The narrowest product of the matrix units."""

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from forklight_kernels.dense.triton_gpu import multiply
-from forklight_kernels.dense.triton_tiles import Tile, mappable, tensor_map
 from forklight_kernels.gradient import Context, needs_gradient
 from forklight_kernels.launch import num_multiprocessors, prepare_launch
 from forklight_kernels.token_stats.blocks import (
@@ -27,6 +26,7 @@ from forklight_kernels.token_stats.triton_kernels import (
     merge_statistics_kernel,
     product_statistics_kernel,
 )
+from forklight_kernels.triton_tiles import Tile, mappable, tensor_map
 
 FORWARD_TILE = Tile(rows=128, columns=256, depth=64, num_warps=8, num_stages=4, group=16)
 """16 rows of tiles walk over the vocabulary together: 25 MB of hidden states stay in the L2 cache."""

@@ -12,10 +12,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from forklight_kernels.dense.triton_tiles import Tile, mappable, tensor_map
 from forklight_kernels.launch import num_multiprocessors, prepare_launch
 from forklight_kernels.token_stats.blocks import VOCABULARY_BLOCK, inverse_temperature
 from forklight_kernels.token_stats.triton_kernels import logit_gradient_kernel
+from forklight_kernels.triton_tiles import Tile, mappable, tensor_map
 
 TILE = Tile(rows=128, columns=256, depth=64, num_warps=8, num_stages=3, parts=2, group=16)
 EXACT_TILE = Tile(rows=32, columns=256, depth=16, num_warps=8, num_stages=2, parts=2)

@@ -8,7 +8,6 @@ Legend: T tokens, D width, V vocabulary; R rows of a tile, N columns of a block.
 import triton
 import triton.language as tl
 
-from forklight_kernels.dense.triton_tiles import place_of_tile, store_block
 from forklight_kernels.token_stats.triton_statistics import (
     NEGLIGIBLE,
     block_exponentials,
@@ -19,6 +18,7 @@ from forklight_kernels.token_stats.triton_statistics import (
     merge_sums,
     product,
 )
+from forklight_kernels.triton_tiles import place_of_tile, store_block
 
 
 @triton.jit

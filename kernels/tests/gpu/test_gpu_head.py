@@ -16,10 +16,10 @@ import triton.language as tl
 from torch import Tensor
 
 from forklight_kernels import SampledTokens, SamplingRequest, sampler, token_stats
-from forklight_kernels.dense.triton_tiles import Tile
 from forklight_kernels.sampler.randomness import uniform_numbers
 from forklight_kernels.sampler.triton_random import uniform_bits
 from forklight_kernels.token_stats import head_logits, logit_stats, triton_gpu
+from forklight_kernels.triton_tiles import Tile
 
 pytestmark = pytest.mark.gpu
 
