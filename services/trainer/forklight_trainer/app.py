@@ -30,6 +30,7 @@ import torch
 from forklight_core.blobs import open_blob_store
 from forklight_core.retry import TRANSIENT
 from forklight_core.runfile import RunFile, load_run_file
+from forklight_model.device import choose_device
 from forklight_trainer.adapters.grpc_buffer import GrpcBuffer
 from forklight_trainer.adapters.torch_plain import TorchEngine, optimizer_settings
 from forklight_trainer.checkpoint import CheckpointStore
@@ -118,10 +119,3 @@ def assemble(
         stop=stop,
         lease_wait_s=settings.lease_wait_s,
     )
-
-
-def choose_device(wanted: str) -> str:
-    """auto is a GPU when there is one."""
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -24,6 +24,7 @@ from forklight_core.wire import RoutingArrays
 from forklight_kernels import SampledTokens, sampler
 from forklight_model.cache import HybridCache, cache_bytes
 from forklight_model.config import ModelConfig
+from forklight_model.device import choose_device
 from forklight_model.inference import decode
 from forklight_model.model import HybridModel
 from forklight_model.parity import check_numeric_mode
@@ -52,12 +53,6 @@ class NativeOptions:
     def number_type(self) -> torch.dtype:
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.dtype]
 
-    def choose_device(self) -> str:
-        """auto is a GPU when there is one."""
-        if self.device != "auto":
-            return self.device
-        return "cuda" if torch.cuda.is_available() else "cpu"
-
 
 def native_engine_factory(wish: MemoryWish, options: NativeOptions) -> EngineFactory:
     """Engines of this kind, planned to fit into memory."""
@@ -65,7 +60,7 @@ def native_engine_factory(wish: MemoryWish, options: NativeOptions) -> EngineFac
     def make(weights: PublishedWeights) -> NativeEngine:
         if options.threads:
             torch.set_num_threads(options.threads)
-        config, device = read_config(weights), options.choose_device()
+        config, device = read_config(weights), choose_device(options.device)
         if options.records_routing:
             check_recordable(config)
         plan = _plan(wish, options, config, device)
