@@ -24,6 +24,7 @@ from forklight_core.runfile import RunFile, load_run_file
 from forklight_model.tokenizer import load_tokenizer
 from forklight_rollout import metrics
 from forklight_rollout.adapters.buffer_rpc import RpcBuffer
+from forklight_rollout.admission import Door
 from forklight_rollout.buffer_calls import BufferCalls
 from forklight_rollout.engine_thread import EngineThread
 from forklight_rollout.generator import Generator
@@ -122,7 +123,8 @@ class PodParts:
 def assemble_worker(parts: PodParts, first: FirstWeights) -> tuple[EngineThread, Worker]:
     """A worker and its engine thread, neither started."""
     tokenizer = load_tokenizer(first.weights.folder)
-    thread = EngineThread(Generator(first.engine, stop_ids=tokenizer.stop_ids))
+    thread = EngineThread(Generator(first.engine, decode=tokenizer.decode))
+    door = Door(limits=thread.limits, encode=tokenizer.encode_prompt, stop_ids=tokenizer.stop_ids)
     held = HeldGroups()
     keeper = LeaseKeeper(
         parts.queue, thread, held, problems=parts.buffer.problems, pod=parts.pod, lease_s=parts.lease_s
@@ -131,7 +133,7 @@ def assemble_worker(parts: PodParts, first: FirstWeights) -> tuple[EngineThread,
         queue=parts.queue,
         engine=thread,
         held=held,
-        reader=TaskReader(run_id=parts.run_id, tokenizer=tokenizer, limits=thread.limits),
+        reader=TaskReader(run_id=parts.run_id, door=door),
         buffer=parts.buffer,
     )
     provenance = Provenance(pod=parts.pod, contract=first.weights.manifest.contract, decode=tokenizer.decode)

@@ -1,34 +1,38 @@
 """Continuous batching: which samples run, what each has produced, when each ends. Synchronous, one thread.
 
     waiting groups --admit (as the engine has room)--> running --token by token--> finished
-                                                          ^ one version per step: spans record it
+                                                          ^ every token says its version: spans record it
 
-The engine turns prompts into tokens; everything a trajectory has to say about them is kept here.
+The engine turns prompts into tokens and says when its rules end a sequence; everything a trajectory has to
+say about them is kept here.
 """
 
 from __future__ import annotations
 
-import math
 import time
-from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 
-from forklight_core.wire import RoutingArrays
-from forklight_rollout.groups import FinishedSample, FinishReason, GroupWork, SampleStart, Span
-from forklight_rollout.ports import Engine, PromptStart, SequenceStart
-from forklight_rollout.routing_log import RoutingLog
+from forklight_rollout.draft import Draft
+from forklight_rollout.groups import FinishedSample, GroupWork, OpenSample, SampleStart
+from forklight_rollout.ports import Engine, FinishReason, PromptStart, SequenceStart, StepTokens
+from forklight_rollout.text_stops import TextStops
+
+Decode = Callable[[list[int]], str]
 
 
 class Generator:
     """The samples of a pod between their lease and their submission."""
 
     def __init__(
-        self, engine: Engine, *, stop_ids: Collection[int], clock: Callable[[], float] = time.time
+        self, engine: Engine, *, decode: Decode | None = None, clock: Callable[[], float] = time.time
     ) -> None:
         self.engine = engine
         self.num_tokens = 0
-        self._stop_ids = frozenset(stop_ids)
+        self.is_admitting = True
+        """False keeps what waits waiting; what runs goes on."""
+        self._decode = decode
         self._clock = clock
         self._waiting: deque[_Waiting] = deque()
         self._running: dict[int, _Running] = {}
@@ -44,45 +48,94 @@ class Generator:
 
     @property
     def is_idle(self) -> bool:
-        return not self._running and not self._waiting
+        """Nothing to do until something changes."""
+        return not self._running and not (self._waiting and self.is_admitting)
 
     def add(self, work: GroupWork) -> None:
         """Queue a group; its samples start as room appears, first come, first served."""
         if work.samples:
             self._num_keys += 1
-            self._waiting.append(_Waiting(self._num_keys, work))
+            self._waiting.append(_Waiting(self._num_keys, work, work.samples))
 
     def step(self) -> list[FinishedSample]:
-        """Start what fits, advance every sequence by a token, return what ended."""
-        self._admit()
+        """Start what fits, go on with every sequence, return what ended."""
+        if self.is_admitting:
+            self._admit()
         tokens = self.engine.step()
         self.num_tokens += len(tokens.keys)
-        version = self.engine.version
-        ended: list[tuple[int, FinishReason]] = []
-        for key, token, logprob, raw_logprob in zip(
-            tokens.keys, tokens.ids, tokens.logprobs, tokens.raw_logprobs, strict=True
-        ):
-            reason = self._running[key].accept(token, logprob, raw_logprob, version)
-            if reason is not None:
-                ended.append((key, reason))
-        if tokens.routing is not None:
-            for key, fed in zip(tokens.keys, tokens.routing, strict=True):
-                self._running[key].note_routing(fed)
-        return self._retire(ended)
+        return self._finish(self._accept(tokens))
 
     def cancel(self, sample_ids: Collection[str]) -> list[FinishedSample]:
         """Stop samples that nobody wants; those that had begun are returned as cancelled."""
-        for group in self._waiting:
-            group.samples = deque(sample for sample in group.samples if sample.sample_id not in sample_ids)
-        self._waiting = deque(group for group in self._waiting if group.samples)
-        keys = [key for key, running in self._running.items() if running.sample.sample_id in sample_ids]
-        return self._retire([(key, FinishReason.CANCELLED) for key in keys])
+        self._drop_waiting(sample_ids)
+        keys = [key for key, running in self._running.items() if running.start.sample_id in sample_ids]
+        self.engine.retire(keys)
+        return self._finish([(key, FinishReason.CANCELLED) for key in keys])
+
+    def interrupt(self, sample_ids: Collection[str]) -> list[OpenSample]:
+        """Stop samples so that another pod can go on with them; returns what is not saved of each."""
+        dropped = self._drop_waiting(sample_ids)
+        keys = [key for key, running in self._running.items() if running.start.sample_id in sample_ids]
+        self.engine.retire(keys)
+        dropped += [self._running.pop(key) for key in keys]
+        return [running.read() for running in dropped if running.num_unsaved]
+
+    def read_unsaved(self, min_tokens: int) -> list[OpenSample]:
+        """What running samples have beyond their saved tokens, where it is at least so much."""
+        return [
+            running.read()
+            for running in self._running.values()
+            if running.num_unsaved >= min_tokens and running.start.listener is None
+        ]
+
+    def note_saved(self, sample_id: str, num_tokens: int) -> None:
+        """So many first tokens of a sample are safe elsewhere."""
+        for running in self._running.values():
+            if running.start.sample_id == sample_id:
+                running.draft.num_saved = num_tokens
+
+    def begin_again(self, *, keeps_tokens: bool) -> list[str]:
+        """Prefill every running sample anew, under the weights of now; without its tokens, from its prompt.
+
+        Returns the samples that lost saved tokens. What somebody reads as it comes keeps its tokens anyway.
+        """
+        again: dict[int, _Waiting] = {}
+        lost: list[str] = []
+        self.engine.retire(list(self._running))
+        for running in self._running.values():
+            start = running.start
+            if keeps_tokens or start.listener is not None:
+                start = replace(start, draft=running.draft)
+            else:
+                lost += [start.sample_id] if running.draft.num_saved else []
+                start = replace(start, draft=None)
+            group = again.get(id(running.work))
+            if group is None:
+                self._num_keys += 1
+                group = again[id(running.work)] = _Waiting(self._num_keys, running.work, ())
+            group.samples.append(start)
+        self._running.clear()
+        self._waiting.extendleft(reversed(again.values()))
+        return lost
 
     def unstarted_groups(self) -> list[str]:
         """Groups of which no sample runs or has ended here."""
         return [
-            group.work.group_id for group in self._waiting if len(group.samples) == len(group.work.samples)
+            group.work.group_id
+            for group in self._waiting
+            if len(group.samples) == len(group.work.samples)
+            and not any(sample.draft for sample in group.samples)
         ]
+
+    def _drop_waiting(self, sample_ids: Collection[str]) -> list[_Running]:
+        """Forget samples that wait; those that had begun."""
+        begun = []
+        for group in self._waiting:
+            dropped = [sample for sample in group.samples if sample.sample_id in sample_ids]
+            begun += [_Running(group.work, sample, self._clock(), None) for sample in dropped if sample.draft]
+            group.samples = deque(sample for sample in group.samples if sample.sample_id not in sample_ids)
+        self._waiting = deque(group for group in self._waiting if group.samples)
+        return begun
 
     def _admit(self) -> None:
         room = self.engine.limits.num_sequences - len(self._running)
@@ -95,30 +148,65 @@ class Generator:
                 self._waiting.popleft()
 
     def _start(self, group: _Waiting, samples: Sequence[SampleStart]) -> None:
-        now = self._clock()
+        now, work = self._clock(), group.work
         started = []
         for sample in samples:
             self._num_keys += 1
-            self._running[self._num_keys] = _Running(group.work, sample, self._stop_ids, now)
-            started.append(SequenceStart(key=self._num_keys, seed=sample.seed))
-        rules = group.work.rules
+            running = _Running(work, sample, now, self._decode)
+            self._running[self._num_keys] = running
+            started.append(
+                SequenceStart(
+                    key=self._num_keys,
+                    seed=sample.seed,
+                    prefix_ids=tuple(running.draft.ids),
+                    num_certain=running.draft.count_certain(work.end),
+                )
+            )
         self.engine.admit(
             PromptStart(
                 group=group.key,
-                prompt_ids=group.work.prompt_ids,
-                temperature=rules.temperature,
-                top_p=rules.top_p,
+                prompt_ids=work.prompt_ids,
+                draw=work.draw,
+                end=work.end,
                 sequences=tuple(started),
             )
         )
 
-    def _retire(self, ended: Iterable[tuple[int, FinishReason]]) -> list[FinishedSample]:
-        pairs = list(ended)
-        if not pairs:
-            return []
-        self.engine.retire([key for key, _ in pairs])
-        now = self._clock()
-        return [self._running.pop(key).finish(reason, now) for key, reason in pairs]
+    def _accept(self, tokens: StepTokens) -> list[tuple[int, FinishReason]]:
+        """Note the new tokens; the sequences that end, and why."""
+        ended: list[tuple[int, FinishReason]] = []
+        stopped: set[int] = set()
+        for place, (key, token, logprob, raw_logprob, reason) in enumerate(
+            zip(tokens.keys, tokens.ids, tokens.logprobs, tokens.raw_logprobs, tokens.reasons, strict=True)
+        ):
+            if key in stopped:
+                continue  # drawn after a stop string, before the engine heard of it
+            running = self._running[key]
+            running.draft.add(token, logprob, raw_logprob, tokens.version)
+            if tokens.routing is not None:
+                running.draft.note_routing(len(running.work.prompt_ids), tokens.routing[place])
+            if running.start.listener is not None:
+                running.start.listener.take(token, logprob, raw_logprob)
+            if reason is None and running.text_stops is not None and running.text_stops.accept(token):
+                stopped.add(key)
+                reason = FinishReason.STOP
+            if reason is not None:
+                ended.append((key, reason))
+        if stopped:
+            self.engine.retire(sorted(stopped))
+        return ended
+
+    def _finish(self, ended: Iterable[tuple[int, FinishReason]]) -> list[FinishedSample]:
+        """What has ended; a sample with a listener goes to that one only."""
+        now, finished = self._clock(), []
+        for key, reason in ended:
+            running = self._running.pop(key)
+            sample = running.finish(reason, now)
+            if running.start.listener is None:
+                finished.append(sample)
+            else:
+                running.start.listener.finish(sample)
+        return finished
 
 
 class _Waiting:
@@ -126,83 +214,44 @@ class _Waiting:
 
     __slots__ = ("key", "samples", "work")
 
-    def __init__(self, key: int, work: GroupWork) -> None:
+    def __init__(self, key: int, work: GroupWork, samples: Iterable[SampleStart]) -> None:
         self.key = key
         self.work = work
-        self.samples = deque(work.samples)
+        self.samples = deque(samples)
 
 
 class _Running:
-    """One sample and the tokens it has so far. `accept` is on the hot path: once a token."""
+    """One sample and the tokens it has so far."""
 
-    __slots__ = (
-        "_certain",
-        "_certain_limit",
-        "_ids",
-        "_logprobs",
-        "_max_new_tokens",
-        "_num_certain",
-        "_raw_logprobs",
-        "_routing",
-        "_spans",
-        "_started_at",
-        "_stop_ids",
-        "_version",
-        "_work",
-        "sample",
-    )
+    __slots__ = ("draft", "start", "started_at", "text_stops", "work")
 
-    def __init__(self, work: GroupWork, sample: SampleStart, stop_ids: frozenset[int], now: float) -> None:
-        rules = work.rules
-        self.sample = sample
-        self._work = work
-        self._stop_ids = stop_ids
-        self._started_at = now
-        self._ids = array("i")
-        self._logprobs = array("f")
-        self._raw_logprobs = array("f")
-        self._routing: RoutingLog | None = None
-        self._spans: list[Span] = []
-        self._version = -1
-        self._max_new_tokens = rules.max_new_tokens
-        self._num_certain = 0
-        self._certain_limit = rules.repetition_tokens
-        self._certain = math.log(rules.repetition_probability) if rules.repetition_tokens else 0.0
+    def __init__(self, work: GroupWork, start: SampleStart, now: float, decode: Decode | None) -> None:
+        self.work = work
+        self.start = start
+        self.started_at = now
+        self.draft = start.draft or Draft()
+        self.text_stops = TextStops(work.stop_strings, decode) if work.stop_strings and decode else None
 
-    def accept(self, token: int, logprob: float, raw_logprob: float, version: int) -> FinishReason | None:
-        """Take the next token; the reason when it was the last one."""
-        if version != self._version:
-            self._spans.append(Span(start=len(self._ids), version=version))
-            self._version = version
-        self._ids.append(token)
-        self._logprobs.append(logprob)
-        self._raw_logprobs.append(raw_logprob)
-        if token in self._stop_ids:
-            return FinishReason.STOP
-        # The model's own probability: at the sampling distribution a greedy sample would always be certain.
-        self._num_certain = self._num_certain + 1 if raw_logprob > self._certain else 0
-        if self._certain_limit and self._num_certain >= self._certain_limit:
-            return FinishReason.REPETITION
-        return FinishReason.LENGTH if len(self._ids) >= self._max_new_tokens else None
+    @property
+    def num_unsaved(self) -> int:
+        return len(self.draft) - self.draft.num_saved
 
-    def note_routing(self, fed: RoutingArrays) -> None:
-        """Choices for what was fed to get the newest token."""
-        if self._routing is None:
-            self._routing = RoutingLog(fed)
-        else:
-            self._routing.add(fed)
+    def read(self) -> OpenSample:
+        """What is not saved yet."""
+        return OpenSample(
+            sample_id=self.start.sample_id,
+            group_id=self.work.group_id,
+            prompt_ids=self.work.prompt_ids,
+            response=self.draft.stretch(self.draft.num_saved, num_prompt=len(self.work.prompt_ids)),
+        )
 
     def finish(self, reason: FinishReason, now: float) -> FinishedSample:
         return FinishedSample(
-            sample_id=self.sample.sample_id,
-            group_id=self._work.group_id,
-            prompt_ids=self._work.prompt_ids,
-            response_ids=self._ids,
-            logprobs=self._logprobs,
-            raw_logprobs=self._raw_logprobs,
-            spans=tuple(self._spans),
+            sample_id=self.start.sample_id,
+            group_id=self.work.group_id,
+            prompt_ids=self.work.prompt_ids,
+            response=self.draft.stretch(),
             reason=reason,
-            started_at=self._started_at,
+            started_at=self.started_at,
             finished_at=now,
-            routing=None if self._routing is None else self._routing.close(),
         )

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from forklight.v1 import types_pb2
 from forklight_core.queues import Leased, WorkQueue
 from forklight_core.wire import check_envelope, parse
-from forklight_model.tokenizer import Tokenizer
+from forklight_rollout.admission import Door, read_group
 from forklight_rollout.buffer_calls import BufferCalls
 from forklight_rollout.engine_thread import EngineThread
-from forklight_rollout.groups import GroupWork, read_group
+from forklight_rollout.groups import GroupWork
 from forklight_rollout.held_groups import HeldGroups
-from forklight_rollout.ports import EngineLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,8 +20,7 @@ class TaskReader:
     """Reads tasks of one run for one engine; InvalidInputError names the field that is impossible."""
 
     run_id: str
-    tokenizer: Tokenizer
-    limits: EngineLimits
+    door: Door
 
     def read_task(self, leased: Leased) -> types_pb2.GenerationTask:
         """The task of a queue entry."""
@@ -32,10 +30,7 @@ class TaskReader:
 
     def read_work(self, task: types_pb2.GenerationTask, indices: Sequence[int]) -> GroupWork:
         """What to generate of a task."""
-        return read_group(task, indices, encode=self._encode, limits=self.limits)
-
-    def _encode(self, prompt: str) -> list[int]:
-        return self.tokenizer.encode_prompt(prompt)
+        return read_group(task, indices, self.door)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ def count_sample(sample: FinishedSample, outcome: str) -> None:
     """A sample left this pod (accepted, duplicate, dropped) or was given up (cancelled, fenced, failed)."""
     reason = sample.reason.value
     counter(SAMPLES).add(1, {"outcome": outcome, "finish_reason": reason})
-    histogram(RESPONSE_TOKENS).record(len(sample.response_ids), {"finish_reason": reason})
+    histogram(RESPONSE_TOKENS).record(len(sample.response.ids), {"finish_reason": reason})
     histogram(GENERATE_DURATION).record(max(0.0, sample.finished_at - sample.started_at))
 
 

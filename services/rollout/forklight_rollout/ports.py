@@ -17,6 +17,15 @@ from forklight_core.wire import RoutingArrays
 from forklight_rollout.manifest import PublishedWeights
 
 
+class FinishReason(StrEnum):
+    """Why a generation ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    REPETITION = "repetition"
+    CANCELLED = "cancelled"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLimits:
     """What an engine can hold; nobody asks it for more."""
@@ -27,11 +36,43 @@ class EngineLimits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineTraits:
+    """How far an engine's numbers are the trainer's."""
+
+    exact_kernels: tuple[str, ...]  # of lightning, softmax, moe, head: those that are the trainer's own
+    is_batch_invariant: bool  # same seed and weights, same tokens, whatever else runs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrawRules:
+    """How a token is drawn. Filters apply in this order: top_k, min_p, then top_p of what they leave."""
+
+    temperature: float  # 0 is greedy
+    top_p: float = 1.0  # the fewest tokens that together reach it; 1 keeps all
+    top_k: int = 0  # the k likeliest; 0 keeps all
+    min_p: float = 0.0  # at least this share of the likeliest token's probability; 0 keeps all
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndRules:
+    """When a generation ends, looked at after each token in this order: stop, repetition, length."""
+
+    max_new_tokens: int  # of the whole response, its prefix included
+    stop_ids: frozenset[int] = frozenset()
+    repetition_tokens: int = 0  # so many tokens in a row, each more probable than the next field; 0: never
+    repetition_probability: float = 0.99  # of the model's own distribution (temperature 1, no filter)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SequenceStart:
     """One sequence to sample from a prompt."""
 
     key: int  # the caller's name for it, never used twice
     seed: int  # unsigned 64 bits; the same seed and weights give the same tokens, whatever else runs
+    prefix_ids: tuple[int, ...] = ()
+    """Response tokens that exist already: fed after the prompt, not drawn. The next draw is the one that
+    would have followed them."""
+    num_certain: int = 0  # of the prefix's last tokens, how many in a row count as repetition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,26 +81,32 @@ class PromptStart:
 
     group: int  # the caller's name of the group
     prompt_ids: tuple[int, ...]
-    temperature: float  # 0 is greedy
-    top_p: float
+    draw: DrawRules
+    end: EndRules
     sequences: tuple[SequenceStart, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepTokens:
-    """One new token for each sequence that got one in a step; all are as long."""
+    """New tokens, all columns as long. A key may come several times, in order; nothing follows a reason."""
 
+    version: int  # policy version that drew them
     keys: Sequence[int]
     ids: Sequence[int]
     logprobs: Sequence[float]  # at the sampling distribution
-    raw_logprobs: Sequence[float]  # at temperature 1 and top-p 1
+    raw_logprobs: Sequence[float]  # at temperature 1 and without filters
+    reasons: Sequence[FinishReason | None]  # set on a sequence's last token
     routing: Sequence[RoutingArrays] | None = None
-    """Choices for the tokens each sequence was fed for this one: the whole prompt at its first, then its last
-    token. None from an engine that does not record them."""
+    """Choices for the tokens each sequence was fed for this one: the whole prompt and prefix at its first,
+    then its last token. None from an engine that does not record them."""
 
 
 class Engine(Protocol):
-    """Turns prompts into tokens. Not thread-safe, except `stage`: one thread calls everything else."""
+    """Turns prompts into tokens. Not thread-safe, except `stage`: one thread calls everything else.
+
+    An engine may run ahead of what `step` returns, and may hold sequences back while its memory is full; it
+    never loses one.
+    """
 
     @property
     def limits(self) -> EngineLimits:
@@ -67,8 +114,13 @@ class Engine(Protocol):
         ...
 
     @property
+    def traits(self) -> EngineTraits:
+        """Which kernels it computes with; constant."""
+        ...
+
+    @property
     def version(self) -> int:
-        """Policy version that samples the next token."""
+        """Newest policy version in use."""
         ...
 
     @property
@@ -86,11 +138,16 @@ class Engine(Protocol):
         ...
 
     def step(self) -> StepTokens:
-        """Advance every sequence by at most one token, all from `version`."""
+        """Go on with every sequence; what has been drawn since the last call. Waits rather than spins."""
         ...
 
     def retire(self, keys: Sequence[int]) -> None:
-        """Forget sequences, running or not yet begun; unknown keys are ignored."""
+        """Forget sequences, running or not yet begun: no token of theirs comes any more. Sequences that got a
+        reason are forgotten by themselves. Unknown keys are ignored."""
+        ...
+
+    def score(self, ids: Sequence[int]) -> Sequence[float]:
+        """Log-probs of the tokens after the first under `version`, at temperature 1."""
         ...
 
     def stage(self, weights: PublishedWeights) -> None:
@@ -98,7 +155,7 @@ class Engine(Protocol):
         ...
 
     def swap(self) -> None:
-        """Use the staged weights from the next step on; sequences and their caches stay (policy `keep`)."""
+        """Use the staged weights from the next step on; sequences and their caches stay."""
         ...
 
 

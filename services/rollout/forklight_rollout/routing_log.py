@@ -1,6 +1,6 @@
 """What the routers chose for one running sample, as compact bytes that grow with it.
 
-The part of the prompt is its group's: all samples forked from a prefill hold the same arrays.
+What it began with is shared: all samples forked from a prefill hold the same arrays.
 Legend: F fed tokens, L layers, K experts a token.
 """
 
@@ -14,24 +14,27 @@ from forklight_core.wire import RoutingArrays
 class RoutingLog:
     """Five bytes a token, layer and chosen expert."""
 
-    __slots__ = ("_experts", "_prompt", "_weights")
+    __slots__ = ("_experts", "_first", "_weights", "num_tokens")
 
-    def __init__(self, prompt: RoutingArrays) -> None:
-        self._prompt = prompt
+    def __init__(self, first: RoutingArrays) -> None:
+        self.num_tokens = len(first.experts)
+        self._first = first
         self._experts = bytearray()
         self._weights = bytearray()
 
     def add(self, fed: RoutingArrays) -> None:
         """The choices for the next tokens."""
+        self.num_tokens += len(fed.experts)
         self._experts += fed.experts.tobytes()
         self._weights += fed.weights.tobytes()
 
-    def close(self) -> RoutingArrays:
-        """All choices so far, [F, L, K], in arrays of their own."""
-        shape = (-1, *self._prompt.experts.shape[1:])
-        experts_FLK = np.frombuffer(self._experts, dtype=np.uint8).reshape(shape)
-        weights_FLK = np.frombuffer(self._weights, dtype=np.float32).reshape(shape)
+    def close(self, start: int = 0) -> RoutingArrays:
+        """The choices from fed token `start` on, [F, L, K], in arrays of their own."""
+        shape = (-1, *self._first.experts.shape[1:])
+        # Copies: a bytearray whose memory an array looks into could not grow any more.
+        experts_FLK = np.frombuffer(bytes(self._experts), dtype=np.uint8).reshape(shape)
+        weights_FLK = np.frombuffer(bytes(self._weights), dtype=np.float32).reshape(shape)
         return RoutingArrays(
-            experts=np.concatenate([self._prompt.experts, experts_FLK]),
-            weights=np.concatenate([self._prompt.weights, weights_FLK]),
+            experts=np.concatenate([self._first.experts, experts_FLK])[start:],
+            weights=np.concatenate([self._first.weights, weights_FLK])[start:],
         )

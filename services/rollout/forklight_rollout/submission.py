@@ -58,7 +58,9 @@ class Submission:
         """A full disk is waited out while the group is ours: the sample is safe in memory."""
         provenance = self.provenance
         if group.task.purpose != types_pb2.PURPOSE_TRAIN:
-            sample = replace(sample, routing=None)  # nobody scores it again
+            sample = replace(
+                sample, response=replace(sample.response, routing=None)
+            )  # nobody scores it again
         data = await asyncio.to_thread(
             build_payload, sample, decode=provenance.decode, contract=provenance.contract
         )

@@ -14,8 +14,9 @@ from forklight_core.blobs import BlobRef
 from forklight_core.telemetry import SpanKind, emit_span
 from forklight_core.telemetry.spans import context_of
 from forklight_core.wire import SCHEMA_VERSION, TrajectoryArrays, pack_payload
-from forklight_rollout.groups import FinishedSample, FinishReason
+from forklight_rollout.groups import FinishedSample
 from forklight_rollout.held_groups import HeldGroup
+from forklight_rollout.ports import FinishReason
 
 GENERATE_SPAN = "rollout.generate"
 
@@ -29,16 +30,17 @@ _REASONS: Mapping[FinishReason, types_pb2.FinishReason] = {
 
 def build_payload(sample: FinishedSample, *, decode: Callable[[list[int]], str], contract: str) -> bytes:
     """The bytes of the sample's blob."""
+    response = sample.response
     return pack_payload(
         TrajectoryArrays(
             sample_id=sample.sample_id,
             prompt_ids=np.asarray(sample.prompt_ids, dtype=np.int32),
-            response_ids=np.asarray(sample.response_ids, dtype=np.int32),
-            logprobs=np.asarray(sample.logprobs, dtype=np.float32),
-            raw_logprobs=np.asarray(sample.raw_logprobs, dtype=np.float32),
-            text=decode(sample.response_ids.tolist()),
+            response_ids=np.asarray(response.ids, dtype=np.int32),
+            logprobs=np.asarray(response.logprobs, dtype=np.float32),
+            raw_logprobs=np.asarray(response.raw_logprobs, dtype=np.float32),
+            text=decode(response.ids.tolist()),
             contract=contract,
-            routing=sample.routing,
+            routing=response.routing,
         )
     )
 
@@ -60,10 +62,10 @@ def build_trajectory(
         prompt_id=task.prompt_id,
         payload=types_pb2.BlobRef(id=payload.id, size_bytes=payload.size_bytes),
         num_prompt_tokens=len(sample.prompt_ids),
-        num_response_tokens=len(sample.response_ids),
+        num_response_tokens=len(sample.response.ids),
         finish_reason=_REASONS[sample.reason],
         version_spans=[
-            types_pb2.VersionSpan(start=span.start, version=span.version) for span in sample.spans
+            types_pb2.VersionSpan(start=span.start, version=span.version) for span in sample.response.spans
         ],
         pod=pod,
         started_at=sample.started_at,
@@ -78,13 +80,13 @@ def emit_generate_span(sample: FinishedSample, *, pod: str) -> str:
         "rl.sample.id": sample.sample_id,
         "rl.group.id": sample.group_id,
         "rl.tokens.prompt": len(sample.prompt_ids),
-        "rl.tokens.response": len(sample.response_ids),
+        "rl.tokens.response": len(sample.response.ids),
         "rl.finish_reason": sample.reason.value,
         "rl.pod": pod,
     }
-    if sample.spans:
-        attributes["rl.version.first"] = sample.spans[0].version
-        attributes["rl.version.last"] = sample.spans[-1].version
+    if sample.response.spans:
+        attributes["rl.version.first"] = sample.response.spans[0].version
+        attributes["rl.version.last"] = sample.response.spans[-1].version
     return emit_span(
         GENERATE_SPAN,
         traceparent=ids.sample_traceparent(sample.sample_id),

@@ -19,9 +19,10 @@ from forklight_model.sizes import SIZES
 from forklight_model.tokenizer import build_character_tokenizer
 from forklight_rollout.adapters.native import NativeEngine, NativeOptions, native_engine_factory
 from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork, SampleStart, SamplingRules
+from forklight_rollout.groups import FinishedSample, GroupWork, SampleStart
 from forklight_rollout.manifest import PublishedWeights, verify_weights
 from forklight_rollout.memory_plan import MemoryWish
+from forklight_rollout.ports import DrawRules, EndRules
 
 RUN_ID = "test-run"
 SHARD = "model-00001-of-00001.safetensors"
@@ -131,20 +132,19 @@ def make_work() -> MakeWork:
         prompt_ids: tuple[int, ...] = (1, 20, 30, 40, 2),
         num_samples: int = 1,
         seed: int = 7,
+        stop_ids: frozenset[int] = frozenset(),
+        stop_strings: tuple[str, ...] = (),
         **rules: float,
     ) -> GroupWork:
         group_id = f"{RUN_ID}/g{index:08d}"
-        values: dict[str, float] = {
-            "max_new_tokens": 16,
-            "temperature": 1.0,
-            "top_p": 1.0,
-            "repetition_probability": 0.99,
-            "repetition_tokens": 0,
-        }
+        draw = {name: rules.pop(name) for name in ("top_p", "top_k", "min_p") if name in rules}
+        end = {"max_new_tokens": 16, "repetition_probability": 0.99, "repetition_tokens": 0}
         return GroupWork(
             group_id=group_id,
             prompt_ids=prompt_ids,
-            rules=SamplingRules(**(values | rules)),  # type: ignore[arg-type]
+            draw=DrawRules(temperature=rules.pop("temperature", 1.0), **draw),  # type: ignore[arg-type]
+            end=EndRules(stop_ids=stop_ids, **(end | rules)),  # type: ignore[arg-type]
+            stop_strings=stop_strings,
             samples=tuple(
                 SampleStart(sample_id=f"{group_id}/s{number:03d}", seed=seed + number)
                 for number in range(num_samples)

@@ -33,7 +33,7 @@ LONG_PROMPT = tuple(7 + index * 13 % 90 for index in range(50))
 
 
 def generate(engine: NativeEngine, finish: Finish, *works: GroupWork) -> dict[str, FinishedSample]:
-    generator = Generator(engine, stop_ids=())
+    generator = Generator(engine)
     for work in works:
         generator.add(work)
     return finish(generator)
@@ -75,8 +75,8 @@ def test_every_fed_token_has_the_experts_of_a_whole_pass(
     samples = generate(make_engine(max_batch=4, records_routing=True), finish, *works)
     assert len(samples) == 9
     for sample in samples.values():
-        ids = [*sample.prompt_ids, *sample.response_ids]
-        assert_same_choices(sample.routing, chosen_in_one_pass(models[0], ids))
+        ids = [*sample.prompt_ids, *sample.response.ids]
+        assert_same_choices(sample.response.routing, chosen_in_one_pass(models[0], ids))
 
 
 def test_recording_changes_no_token_and_no_log_prob(
@@ -86,10 +86,10 @@ def test_recording_changes_no_token_and_no_log_prob(
     recorded = generate(make_engine(records_routing=True), finish, *works)
     plain = generate(make_engine(), finish, *works)
     for sample_id, sample in plain.items():
-        assert sample.routing is None
-        assert (sample.response_ids, sample.logprobs) == (
-            recorded[sample_id].response_ids,
-            recorded[sample_id].logprobs,
+        assert sample.response.routing is None
+        assert (sample.response.ids, sample.response.logprobs) == (
+            recorded[sample_id].response.ids,
+            recorded[sample_id].response.logprobs,
         )
 
 
@@ -120,20 +120,24 @@ def test_a_prompt_that_is_prefilled_again_after_a_swap_is_recorded_again(
     published: dict[int, PublishedWeights],
 ) -> None:
     engine = make_engine(max_batch=1, records_routing=True)
-    generator = Generator(engine, stop_ids=())
+    generator = Generator(engine)
     generator.add(make_work(prompt_ids=LONG_PROMPT, num_samples=2, max_new_tokens=4))
     generator.step()
     engine.stage(published[1])
     engine.swap()
     samples = finish(generator)
     late = samples["test-run/g00000000/s001"]
-    assert [span.version for span in late.spans] == [1]
-    assert_same_choices(late.routing, chosen_in_one_pass(models[1], [*late.prompt_ids, *late.response_ids]))
-    early = samples["test-run/g00000000/s000"]
-    assert early.routing is not None
-    assert len(early.routing.experts) == 50 + 4 - 1
+    assert [span.version for span in late.response.spans] == [1]
     assert_same_choices(
-        RoutingArrays(experts=early.routing.experts[:50], weights=early.routing.weights[:50]),
+        late.response.routing, chosen_in_one_pass(models[1], [*late.prompt_ids, *late.response.ids])
+    )
+    early = samples["test-run/g00000000/s000"]
+    assert early.response.routing is not None
+    assert len(early.response.routing.experts) == 50 + 4 - 1
+    assert_same_choices(
+        RoutingArrays(
+            experts=early.response.routing.experts[:50], weights=early.response.routing.weights[:50]
+        ),
         chosen_in_one_pass(models[0], [*LONG_PROMPT, 7]),
     )
 
@@ -141,9 +145,9 @@ def test_a_prompt_that_is_prefilled_again_after_a_swap_is_recorded_again(
 def test_a_payload_carries_the_record(make_engine: MakeEngine, make_work: MakeWork, finish: Finish) -> None:
     (sample,) = generate(make_engine(records_routing=True), finish, make_work()).values()
     arrays = unpack_payload(build_payload(sample, decode=lambda ids: "", contract="c"))
-    assert arrays.routing is not None and sample.routing is not None
-    assert np.array_equal(arrays.routing.experts, sample.routing.experts)
-    assert arrays.routing.weights.tobytes() == sample.routing.weights.tobytes()
+    assert arrays.routing is not None and sample.response.routing is not None
+    assert np.array_equal(arrays.routing.experts, sample.response.routing.experts)
+    assert arrays.routing.weights.tobytes() == sample.response.routing.weights.tobytes()
 
 
 def test_the_memory_plan_leaves_room_for_the_record(published: dict[int, PublishedWeights]) -> None:

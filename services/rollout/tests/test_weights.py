@@ -18,9 +18,10 @@ from forklight_core.errors import UnavailableError, WeightsError
 from forklight_model.model import HybridModel
 from forklight_rollout.adapters.native import NativeEngine
 from forklight_rollout.adapters.published import load_weights
+from forklight_rollout.draft import Span
 from forklight_rollout.engine_thread import EngineThread
 from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork, Span
+from forklight_rollout.groups import FinishedSample, GroupWork
 from forklight_rollout.manifest import PublishedWeights, verify_weights
 from forklight_rollout.problems import Problems
 from forklight_rollout.watcher import WeightsWatcher
@@ -158,7 +159,7 @@ def test_a_swap_keeps_running_sequences_and_records_the_spans(
 ) -> None:
     def generate(swap_after: int) -> dict[str, FinishedSample]:
         engine = make_engine(max_batch=2)
-        generator = Generator(engine, stop_ids=())
+        generator = Generator(engine)
         generator.add(make_work(0, num_samples=3, max_new_tokens=12))
         for _ in range(swap_after):
             generator.step()
@@ -168,12 +169,12 @@ def test_a_swap_keeps_running_sequences_and_records_the_spans(
 
     swapped, new = generate(5), generate(0)
     first, third = (swapped[f"test-run/g00000000/s00{number}"] for number in (0, 2))
-    assert first.spans == (Span(start=0, version=0), Span(start=5, version=1))
-    assert len(first.response_ids) == 12
+    assert first.response.spans == (Span(start=0, version=0), Span(start=5, version=1))
+    assert len(first.response.ids) == 12
     # The third sample waited for a slot: its prompt is prefilled again, so that all of it is version 1.
-    assert third.spans == (Span(start=0, version=1),)
-    assert third.response_ids == new["test-run/g00000000/s002"].response_ids
-    assert first.response_ids != new["test-run/g00000000/s000"].response_ids
+    assert third.response.spans == (Span(start=0, version=1),)
+    assert third.response.ids == new["test-run/g00000000/s002"].response.ids
+    assert first.response.ids != new["test-run/g00000000/s000"].response.ids
 
 
 class Announcements:
@@ -210,7 +211,7 @@ async def test_a_torn_version_is_reported_and_the_next_one_repairs_it(
     first = await waiting
     assert first is not None
     assert problems.summary() == ""
-    thread = EngineThread(Generator(first.engine, stop_ids=()))
+    thread = EngineThread(Generator(first.engine))
     thread.start(deliver=lambda finished: None)
     following = asyncio.create_task(watcher.run(first.engine, thread, stop))
     try:

@@ -52,7 +52,7 @@ class Surroundings:
 
     def assemble(self) -> tuple[EngineThread, Worker]:
         limits = EngineLimits(num_sequences=4, max_tokens=2 * ENDLESS, vocabulary_size=103)
-        engine = self.engine or MemoryEngine(limits, stop_id=1, mean_tokens=self.mean_tokens)
+        engine = self.engine or MemoryEngine(limits, mean_tokens=self.mean_tokens)
         calls = BufferCalls(door=self.buffer, problems=self.problems, deadline_s=self.submit_deadline_s)
         parts = PodParts(
             pod="pod-a",

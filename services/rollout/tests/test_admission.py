@@ -8,7 +8,8 @@ import pytest
 
 from forklight.v1 import types_pb2
 from forklight_core.errors import InvalidInputError
-from forklight_rollout.groups import GroupWork, read_group
+from forklight_rollout.admission import Door, read_group
+from forklight_rollout.groups import GroupWork
 from forklight_rollout.ports import EngineLimits
 
 LIMITS = EngineLimits(num_sequences=4, max_tokens=32, vocabulary_size=200)
@@ -32,7 +33,9 @@ def make_task(**sampling: float) -> types_pb2.GenerationTask:
 
 
 def read(task: types_pb2.GenerationTask, indices: tuple[int, ...] = (0, 1, 2, 3)) -> GroupWork:
-    return read_group(task, indices, encode=lambda text: [ord(letter) for letter in text], limits=LIMITS)
+    return read_group(
+        task, indices, Door(limits=LIMITS, encode=lambda text: [ord(letter) for letter in text])
+    )
 
 
 def test_only_the_missing_samples_are_generated_with_seeds_of_their_own() -> None:
@@ -78,7 +81,7 @@ def test_a_tokenizer_that_fails_is_the_prompts_fault() -> None:
         raise InvalidInputError(f"no token for {text!r}")
 
     with pytest.raises(InvalidInputError, match="prompt cannot be encoded: no token for 'hello'"):
-        read_group(make_task(), (0,), encode=encode, limits=LIMITS)
+        read_group(make_task(), (0,), Door(limits=LIMITS, encode=encode))
 
 
 def test_the_longest_prompt_that_fits_is_accepted() -> None:
@@ -89,4 +92,4 @@ def test_the_longest_prompt_that_fits_is_accepted() -> None:
 
 def test_repetition_may_be_switched_off() -> None:
     work = read(make_task(repetition_tokens=0, repetition_probability=0.0))
-    assert work.rules.repetition_tokens == 0
+    assert work.end.repetition_tokens == 0

@@ -1,0 +1,128 @@
+"""The checks at the door: what could not be generated is refused by field before it comes near the engine.
+
+Tasks of the queue and requests of clients pass here alike.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from forklight.v1 import types_pb2
+from forklight_core.errors import InvalidInputError
+from forklight_core.ids import sample_id
+from forklight_rollout.draft import Draft
+from forklight_rollout.groups import GroupWork, SampleStart
+from forklight_rollout.ports import DrawRules, EndRules, EngineLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Door:
+    """What this pod can generate."""
+
+    limits: EngineLimits
+    encode: Callable[[str], Sequence[int]]
+    stop_ids: frozenset[int] = frozenset()
+
+
+def read_group(
+    task: types_pb2.GenerationTask,
+    indices: Sequence[int],
+    door: Door,
+    drafts: Mapping[int, Draft] | None = None,
+) -> GroupWork:
+    """The work a task asks for, or InvalidInputError naming the field that makes it impossible."""
+    group_id, sampling = task.envelope.group_id, task.sampling
+    if not group_id:
+        raise _refused("group ?", "envelope.group_id", "is empty")
+    where = f"group {group_id}"
+    draw = DrawRules(temperature=sampling.temperature, top_p=sampling.top_p)
+    end = EndRules(
+        max_new_tokens=sampling.max_new_tokens,
+        stop_ids=door.stop_ids,
+        repetition_tokens=sampling.repetition_tokens,
+        repetition_probability=sampling.repetition_probability,
+    )
+    check_rules(draw, end, where)
+    _check_indices(indices, sampling.num_samples, where)
+    prompt_ids = read_prompt(task.prompt, door, where)
+    check_window(len(prompt_ids), end, where, door.limits)
+    samples = tuple(
+        SampleStart(
+            sample_id=sample_id(group_id, index),
+            seed=(sampling.seed + index) % 2**64,
+            draft=(drafts or {}).get(index),
+        )
+        for index in indices
+    )
+    return GroupWork(group_id=group_id, prompt_ids=prompt_ids, draw=draw, end=end, samples=samples)
+
+
+def check_rules(draw: DrawRules, end: EndRules, where: str) -> None:
+    """Rules that contradict themselves."""
+    if end.max_new_tokens < 1:
+        raise _refused(where, "sampling.max_new_tokens", f"is {end.max_new_tokens}; at least 1 is needed")
+    if not (math.isfinite(draw.temperature) and draw.temperature >= 0):
+        raise _refused(where, "sampling.temperature", f"is {draw.temperature}; it must be finite, 0 or more")
+    if not 0 < draw.top_p <= 1:
+        raise _refused(where, "sampling.top_p", f"is {draw.top_p}; it must lie in (0, 1]")
+    if draw.top_k < 0:
+        raise _refused(where, "sampling.top_k", f"is {draw.top_k}; it must be 0 (all tokens) or more")
+    if not 0 <= draw.min_p <= 1:
+        raise _refused(where, "sampling.min_p", f"is {draw.min_p}; it must lie in [0, 1]")
+    if end.repetition_tokens and not 0 < end.repetition_probability < 1:
+        raise _refused(
+            where,
+            "sampling.repetition_probability",
+            f"is {end.repetition_probability}; with repetition_tokens set it must lie in (0, 1)",
+        )
+
+
+def _check_indices(indices: Sequence[int], num_samples: int, where: str) -> None:
+    if num_samples < 1:
+        raise _refused(where, "sampling.num_samples", "is 0; a group has at least one sample")
+    for index in indices:
+        if index >= num_samples:
+            raise _refused(
+                where, "sampling.num_samples", f"is {num_samples}, but sample {index} is asked for"
+            )
+
+
+def read_prompt(prompt: str, door: Door, where: str) -> tuple[int, ...]:
+    """The tokens of a prompt given as text."""
+    try:
+        prompt_ids = tuple(door.encode(prompt)) if prompt.strip() else ()
+    except InvalidInputError as error:
+        raise _refused(where, "prompt", f"cannot be encoded: {error}") from error
+    check_prompt(prompt_ids, door.limits, where, "; the tokenizer does not belong to these weights")
+    return prompt_ids
+
+
+def check_prompt(prompt_ids: Collection[int], limits: EngineLimits, where: str, hint: str = "") -> None:
+    """At least one token, all of the vocabulary."""
+    if not prompt_ids:
+        raise _refused(where, "prompt", "is empty; there is nothing to continue")
+    outside = [token for token in prompt_ids if not 0 <= token < limits.vocabulary_size]
+    if outside:
+        raise _refused(
+            where,
+            "prompt",
+            f"has token id {outside[0]}, outside the vocabulary of {limits.vocabulary_size}{hint}",
+        )
+
+
+def check_window(num_prompt_tokens: int, end: EndRules, where: str, limits: EngineLimits) -> None:
+    """Prompt and response fit into one sequence."""
+    if num_prompt_tokens + end.max_new_tokens > limits.max_tokens:
+        raise _refused(
+            where,
+            "prompt",
+            f"has {num_prompt_tokens} tokens; with sampling.max_new_tokens {end.max_new_tokens} at most "
+            f"{max(0, limits.max_tokens - end.max_new_tokens)} fit this pod's {limits.max_tokens} a sequence "
+            "(raise FORKLIGHT_MAX_PROMPT_TOKENS or lower sampling.max_new_tokens)",
+        )
+
+
+def _refused(where: str, field: str, problem: str) -> InvalidInputError:
+    return InvalidInputError(f"{where}: {field} {problem}")
