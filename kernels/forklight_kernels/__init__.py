@@ -3,6 +3,7 @@
 from forklight_kernels.backend import Backend, backend_on, using_backend
 from forklight_kernels.cached_attention import KeyPages, append_keys, cached_attention
 from forklight_kernels.dense import dense
+from forklight_kernels.end_rules import EndColumns, EndReason, apply_end_rules
 from forklight_kernels.gated_norm import gated_norm
 from forklight_kernels.lightning_attention import LightningForm, lightning_attention, split_projection
 from forklight_kernels.lightning_decode import (
@@ -11,7 +12,7 @@ from forklight_kernels.lightning_decode import (
     continue_lightning,
     lightning_decode,
 )
-from forklight_kernels.moe_experts import moe_experts
+from forklight_kernels.moe_experts import ExpertPart, moe_experts, moe_experts_part
 from forklight_kernels.moe_router import RoutedTokens, moe_router
 from forklight_kernels.residual import Residual
 from forklight_kernels.rms_norm import rms_norm
@@ -23,6 +24,9 @@ from forklight_kernels.token_stats import head_logits, logit_stats, token_stats
 __all__ = [
     "Backend",
     "DecodeStep",
+    "EndColumns",
+    "EndReason",
+    "ExpertPart",
     "KeyPages",
     "LightningForm",
     "LightningMemory",
@@ -31,6 +35,7 @@ __all__ = [
     "SampledTokens",
     "SamplingRequest",
     "append_keys",
+    "apply_end_rules",
     "backend_on",
     "cached_attention",
     "continue_lightning",
@@ -41,6 +46,7 @@ __all__ = [
     "lightning_decode",
     "logit_stats",
     "moe_experts",
+    "moe_experts_part",
     "moe_router",
     "rms_norm",
     "rope",

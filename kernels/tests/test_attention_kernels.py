@@ -85,6 +85,22 @@ def test_appended_keys_are_what_attention_sees(backend: Backend, has_table: bool
     assert not torch.allclose(unwritten[0], whole[last[0]])
 
 
+@pytest.mark.parametrize("backend", [Backend.NAIVE, Backend.TORCH])
+def test_a_sequence_without_places_gets_zeros_and_writes_nothing(backend: Backend) -> None:
+    q, k, v = qkv(3)
+    keys, values = (torch.randn(4, KEY_HEADS, 16, SIZE) for _ in range(2))
+    pages = KeyPages(keys_PGLD=keys, values_PGLD=values, table_BN=torch.tensor([[2], [0], [3]]).int())
+    with using_backend(backend):
+        append_keys(k, v, pages, torch.tensor([4, -1, 15]))
+        got = cached_attention(q, pages, torch.tensor([5, 0, 16]))
+        live = KeyPages(keys_PGLD=keys[[2, 3]], values_PGLD=values[[2, 3]])
+        expected = cached_attention(q[[0, 2]], live, torch.tensor([5, 16]))
+    assert torch.equal(got[1], torch.zeros_like(got[1]))
+    torch.testing.assert_close(got[[0, 2]], expected, rtol=0, atol=1e-6)
+    assert torch.equal(keys[2, :, 4], k[0]) and torch.equal(values[3, :, 15], v[2])
+    assert not bool((keys[:, :, :, None] == k[1][None, :, None, None]).all(-1).any())
+
+
 @pytest.mark.parametrize("rotary_dim", [2, 6, 8])
 def test_rope_matches_naive(rotary_dim: int, assert_matches_naive: Callable[..., None]) -> None:
     positions_T = torch.cat([torch.arange(65), torch.tensor([500, 4095])])

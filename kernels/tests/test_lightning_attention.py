@@ -41,6 +41,11 @@ def new_memory(num_slots: int, dtype: torch.dtype, *, has_open_chunk: bool) -> L
     )
 
 
+def kept(memory: LightningMemory) -> list[Tensor]:
+    parts = (memory.states_SHDD, memory.rounded_SHDD, memory.keys_SHCD, memory.values_SHCD)
+    return [tensor for tensor in parts if tensor is not None]
+
+
 @pytest.mark.parametrize("applies_silu", [False, True])
 @pytest.mark.parametrize("lengths", [[1], [63], [64], [65], [500], [65, 1, 64, 500, 63], [7, 0, 9]])
 def test_outputs_and_gradients_match_naive_from_zero_state(
@@ -178,6 +183,30 @@ def test_a_step_touches_its_slots_only(has_open_chunk: bool) -> None:
     torch.testing.assert_close(memories[0].states_SHDD, memories[1].states_SHDD, rtol=0, atol=1e-12)
     if has_open_chunk:
         torch.testing.assert_close(memories[0].keys_SHCD, memories[1].keys_SHCD, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", SLOW_AND_FAST)
+@pytest.mark.parametrize("by_number", [False, True])
+@pytest.mark.parametrize("has_open_chunk", [False, True])
+def test_an_idle_row_leaves_its_slot_as_it_is(
+    has_open_chunk: bool, by_number: bool, backend: Backend
+) -> None:
+    parts = qkv(3, torch.float64)
+    memories = [new_memory(3, torch.float64, has_open_chunk=has_open_chunk) for _ in range(2)]
+    for memory in memories:
+        for tensor in kept(memory):
+            tensor.copy_(torch.linspace(-1, 1, tensor.numel()).view(tensor.shape))
+    before = [tensor.clone() for tensor in kept(memories[0])]
+    slots_B = torch.arange(3) if by_number else None
+    outputs = []
+    for memory, lengths in zip(memories, ([5, -1, 63], [5, 63, 63]), strict=True):
+        step = DecodeStep(slots_B=slots_B, lengths_B=torch.tensor(lengths))
+        with using_backend(backend):
+            outputs.append(lightning_decode(*parts, SLOPES_H, memory, step))
+    assert torch.equal(outputs[0][[0, 2]], outputs[1][[0, 2]]) and bool(outputs[0].isfinite().all())
+    for old, with_idle, all_live in zip(before, kept(memories[0]), kept(memories[1]), strict=True):
+        assert torch.equal(with_idle[1], old[1]) and not torch.equal(all_live[1], old[1])
+        assert torch.equal(with_idle[[0, 2]], all_live[[0, 2]])
 
 
 @pytest.mark.parametrize("has_open_chunk", [False, True])

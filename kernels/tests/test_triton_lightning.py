@@ -209,6 +209,29 @@ def test_decode_matches_one_pass_across_a_chunk_border(columns: int, pack: Pack)
     assert bool((memory.states_SHDD[1] == 0).all())
 
 
+@pytest.mark.parametrize("by_number", [False, True])
+def test_an_idle_row_of_decode_leaves_its_slot_and_its_neighbours_alone(by_number: bool) -> None:
+    q, k, v = joined(3, SIZE).chunk(3, dim=-1)
+    outputs, memories = [], [new_memory(3, SIZE) for _ in range(2)]
+    for memory, lengths in zip(memories, ([5, -1, 63], [5, 63, 63]), strict=True):
+        for tensor in kept(memory):
+            tensor.copy_(torch.linspace(-1, 1, tensor.numel()).view(tensor.shape))
+        before = [tensor[1].clone() for tensor in kept(memory)]
+        slots = torch.arange(3) if by_number else None
+        step = DecodeStep(slots_B=slots, lengths_B=torch.tensor(lengths), applies_silu=True)
+        outputs.append(triton_decode.lightning_decode((q, k, v), SLOPES_H, memory, step))
+        is_same = [torch.equal(old, new[1]) for old, new in zip(before, kept(memory), strict=True)]
+        assert is_same == [lengths[1] < 0] * 4
+    assert torch.equal(outputs[0][[0, 2]], outputs[1][[0, 2]]) and bool(outputs[0].isfinite().all())
+    for with_idle, all_live in zip(*map(kept, memories), strict=True):
+        assert torch.equal(with_idle[[0, 2]], all_live[[0, 2]])
+
+
+def kept(memory: LightningMemory) -> list[Tensor]:
+    parts = (memory.states_SHDD, memory.rounded_SHDD, memory.keys_SHCD, memory.values_SHCD)
+    return [tensor for tensor in parts if tensor is not None]
+
+
 def test_a_prompt_in_pieces_and_then_decoded_equals_one_pass(pack: Pack) -> None:
     x_THW, memory, rows = joined(100, SIZE), new_memory(1, SIZE), []
     with using_backend(Backend.NAIVE):

@@ -20,7 +20,7 @@ import torch
 
 from forklight_model.cache import HybridCache
 from forklight_model.decode_graph import DecodeGraph
-from forklight_model.inference import prefill
+from forklight_model.inference import PromptPieces, prefill
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel, Recomputation
 from forklight_model.parity import SamplingPlan, count_unequal, sample_sequences
@@ -87,12 +87,10 @@ def our_decode(model: HybridModel, batch: int, context: int) -> dict[str, float]
     cache = HybridCache(model.config, batch, context + 64, torch.bfloat16, DEVICE)
     graph = DecodeGraph(model, cache, batch)
     ids_T = torch.randint(model.config.vocab_size, (context,), device=DEVICE)
-    offsets = torch.tensor([0, context], dtype=torch.int32, device=DEVICE)
-    prefill(model, cache, torch.zeros(1, dtype=torch.int64, device=DEVICE), ids_T, offsets)
+    prefill(model, cache, PromptPieces(slots=[0], lengths=[context]), ids_T)
     cache.fork(0, range(1, batch))
-    slots_B = torch.arange(batch, device=DEVICE)
     ids_B = torch.randint(model.config.vocab_size, (batch,), device=DEVICE)
-    seconds = median_s(lambda: graph(slots_B, ids_B), warmup=5, repeats=40)
+    seconds = median_s(lambda: graph(ids_B), warmup=5, repeats=40)
     peak = torch.cuda.max_memory_allocated() / 2**30
     return {"tokens_per_s": batch / seconds, "ms": seconds * 1e3, "peak_gib": peak}
 

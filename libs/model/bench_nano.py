@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from forklight_model.cache import HybridCache
-from forklight_model.inference import decode, prefill
+from forklight_model.inference import PromptPieces, decode, prefill
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.sizes import SIZES, num_active_parameters, num_parameters
@@ -53,13 +53,13 @@ def micro_batches(sequences: list[Tensor], size: int) -> list[Packed]:
 def decode_step(model: HybridModel, context: int) -> Callable[[], object]:
     """A decode step over every slot, always at the same context length."""
     cache = HybridCache(model.config, NUM_SLOTS, MAX_TOKENS)
-    slots_B = torch.arange(NUM_SLOTS)
     prompt_T = torch.randint(model.config.vocab_size, (NUM_SLOTS * context,))
-    prefill(model, cache, slots_B, prompt_T, torch.arange(NUM_SLOTS + 1, dtype=torch.int32) * context)
+    pieces = PromptPieces(slots=range(NUM_SLOTS), lengths=[context] * NUM_SLOTS)
+    prefill(model, cache, pieces, prompt_T)
     next_B = torch.randint(model.config.vocab_size, (NUM_SLOTS,))
 
     def step() -> None:
-        decode(model, cache, slots_B, next_B)
+        decode(model, cache, NUM_SLOTS, next_B)
         cache.lengths_S -= 1
 
     return step

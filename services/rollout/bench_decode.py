@@ -14,13 +14,14 @@ import time
 
 import torch
 
-from forklight_model.cache import cache_bytes
 from forklight_model.model import HybridModel
 from forklight_model.sizes import SIZES
-from forklight_rollout.adapters.native import NativeEngine
+from forklight_rollout.adapters.native import NativeEngine, NativeOptions
+from forklight_rollout.adapters.native.factory import plan_engine
 from forklight_rollout.generator import Generator
-from forklight_rollout.groups import GroupWork, SampleStart, SamplingRules
-from forklight_rollout.memory_plan import MemoryPlan, num_prompt_slots
+from forklight_rollout.groups import GroupWork, SampleStart
+from forklight_rollout.memory_plan import MemoryWish
+from forklight_rollout.ports import DrawRules, EndRules
 
 LENGTHS = 8
 """Groups differ in length by up to so many tokens, so that they do not end in step."""
@@ -31,7 +32,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     engine = make_engine(options)
-    generator = Generator(engine, stop_ids=())
+    generator = Generator(engine)
     num_tokens = (options.warmup + options.steps) * options.batch
     num_groups = (
         num_tokens // (options.group * (options.new_tokens - LENGTHS)) + options.batch // options.group
@@ -61,35 +62,27 @@ def parse_options() -> argparse.Namespace:
 
 
 def make_engine(options: argparse.Namespace) -> NativeEngine:
-    config = SIZES[options.size]
-    num_prompts, max_tokens = num_prompt_slots(options.batch), options.prompt_tokens + options.new_tokens
-    planned = cache_bytes(config, options.batch + num_prompts, max_tokens)
-    plan = MemoryPlan(
-        num_sequences=options.batch,
-        num_prompt_slots=num_prompts,
-        max_tokens=max_tokens,
-        cache_bytes=planned,
-        budget_bytes=planned,
+    wish = MemoryWish(
+        max_batch=options.batch,
+        max_prompt_tokens=options.prompt_tokens,
+        max_new_tokens=options.new_tokens,
+        budget_bytes=0,
     )
-    model = HybridModel(config).requires_grad_(False)
-    return NativeEngine(model, plan, version=0, records_routing=options.record_routing)
+    manner = NativeOptions(dtype="float32", device="cpu", records_routing=options.record_routing)
+    model = HybridModel(SIZES[options.size]).requires_grad_(False)
+    return NativeEngine(model, plan_engine(wish, manner, model, "cpu"), manner, version=0)
 
 
 def make_group(index: int, options: argparse.Namespace) -> GroupWork:
     group_id = f"bench/g{index:08d}"
-    rules = SamplingRules(
-        max_new_tokens=options.new_tokens - index % LENGTHS,
-        temperature=1.0,
-        top_p=1.0,
-        repetition_probability=0.99,
-        repetition_tokens=3000,
-    )
+    end = EndRules(max_new_tokens=options.new_tokens - index % LENGTHS, repetition_tokens=3000)
     samples = tuple(
         SampleStart(sample_id=f"{group_id}/s{number:03d}", seed=number) for number in range(options.group)
     )
     vocab_size = SIZES[options.size].vocab_size
     prompt_ids = tuple((index + place) % vocab_size for place in range(options.prompt_tokens))
-    return GroupWork(group_id=group_id, prompt_ids=prompt_ids, rules=rules, samples=samples)
+    draw = DrawRules(temperature=1.0)
+    return GroupWork(group_id=group_id, prompt_ids=prompt_ids, draw=draw, end=end, samples=samples)
 
 
 def report(engine: NativeEngine, generator: Generator, options: argparse.Namespace) -> None:

@@ -18,7 +18,8 @@ def cached_attention(
     if cu_seqlens is None:
         place_L = torch.arange(keys_BGLD.shape[2], device=lengths_B.device)
         is_hidden_B11L = (place_L >= lengths_B[:, None])[:, None, None, :]
-        return _attend(q_THD[:, :, None], keys_BGLD, values_BGLD, is_hidden_B11L).flatten(1, 2)
+        o_BHD = _attend(q_THD[:, :, None], keys_BGLD, values_BGLD, is_hidden_B11L).flatten(1, 2)
+        return o_BHD.masked_fill_((lengths_B == 0)[:, None, None], 0)
     layout = chunk_layout(cu_seqlens, longest(cu_seqlens))
     q_BHQD = q_THD[layout.source_MC[layout.place_N]].transpose(1, 2)
     is_hidden_B1QL = _hidden_keys(cu_seqlens, lengths_B, layout.chunk_size, keys_BGLD.shape[2])

@@ -103,7 +103,9 @@ def append_keys(
 @torch.inference_mode(False)
 def _sequence_of_tokens(offsets: tuple[int, ...], device: torch.device) -> Tensor:
     lengths_B = torch.tensor([end - start for start, end in pairwise(offsets)])
-    return torch.repeat_interleave(torch.arange(len(lengths_B), dtype=torch.int32), lengths_B).to(device)
+    sequence_T = torch.repeat_interleave(torch.arange(len(lengths_B), dtype=torch.int32), lengths_B)
+    # From pinned memory, so that nobody waits for the copy.
+    return sequence_T.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else sequence_T
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,6 +20,9 @@ def lightning_decode(
     decay_H11 = torch.exp(-slopes_H.to(dtype))[:, None, None]
     outputs = []
     for b, slot in enumerate(slots):
+        if step.lengths_B is not None and step.lengths_B[b] < 0:
+            outputs.append(torch.zeros_like(q_BHD[b], dtype=dtype))
+            continue
         if memory.has_open_chunk and step.lengths_B is not None:
             place = int(step.lengths_B[b]) % MAX_CHUNK
             state_HDD = _append(open_chunk(memory), slot, place, (k_BHD[b], v_BHD[b]), decay_H11)

@@ -21,10 +21,23 @@ def lightning_decode(
     if memory.has_open_chunk:
         return _chunk_step(parts, slopes_H, open_chunk(memory), step)
     if step.slots_B is None:
-        return _recurrent_step(parts, slopes_H, memory.states_SHDD[: len(parts[0])])
+        return _live_step(parts, slopes_H, memory.states_SHDD[: len(parts[0])], step.lengths_B)
     states_BHDD = memory.states_SHDD.index_select(0, step.slots_B)
-    o_BHD = _recurrent_step(parts, slopes_H, states_BHDD)
+    o_BHD = _live_step(parts, slopes_H, states_BHDD, step.lengths_B)
     memory.states_SHDD.index_copy_(0, step.slots_B.to(torch.int64), states_BHDD)
+    return o_BHD
+
+
+def _live_step(
+    qkv: tuple[Tensor, Tensor, Tensor], slopes_H: Tensor, state_BHDD: Tensor, lengths_B: Tensor | None
+) -> Tensor:
+    """The recurrent step, after which idle rows have the states they had."""
+    if lengths_B is None or not bool((lengths_B < 0).any()):
+        return _recurrent_step(qkv, slopes_H, state_BHDD)
+    is_idle_B = lengths_B < 0
+    kept_BHDD = state_BHDD[is_idle_B]
+    o_BHD = _recurrent_step(qkv, slopes_H, state_BHDD)
+    state_BHDD[is_idle_B] = kept_BHDD
     return o_BHD
 
 
@@ -47,9 +60,11 @@ def _chunk_step(
     slots_B = (
         torch.arange(len(q_BHD), device=device) if step.slots_B is None else step.slots_B.to(torch.int64)
     )
-    place_B = step.lengths_B.to(torch.int64) % MAX_CHUNK
-    chunk.keys_SHCD[slots_B, :, place_B] = k_BHD
-    chunk.values_SHCD[slots_B, :, place_B] = v_BHD
+    is_live_B11 = (step.lengths_B >= 0)[:, None, None]
+    place_B = step.lengths_B.to(torch.int64).clamp(min=0) % MAX_CHUNK
+    for cached_SHCD, new_BHD in ((chunk.keys_SHCD, k_BHD), (chunk.values_SHCD, v_BHD)):
+        old_BHD = cached_SHCD[slots_B, :, place_B]
+        cached_SHCD[slots_B, :, place_B] = torch.where(is_live_B11, new_BHD, old_BHD)
     slopes_H = slopes_H.to(dtype)
     behind_BC = place_B[:, None] - torch.arange(MAX_CHUNK, device=device)
     is_seen_B1C = (behind_BC >= 0)[:, None, :]

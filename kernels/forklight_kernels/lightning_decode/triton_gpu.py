@@ -42,7 +42,9 @@ def decode_kernel(
     slot = b
     if HAS_SLOTS:
         slot = tl.load(SLOTS + b).to(tl.int64)
-    r = (tl.load(LENGTHS + b) % C).to(tl.int32)
+    length = tl.load(LENGTHS + b)
+    is_live = length >= 0
+    r = (tl.maximum(length, 0) % C).to(tl.int32)  # an idle row writes nothing, so any place will do
     s = tl.load(SLOPES + h)
     m, j, d, e = tl.arange(0, BM), tl.arange(0, C), tl.arange(0, D), pv * BV + tl.arange(0, BV)
     at = slot * H + h
@@ -60,9 +62,9 @@ def decode_kernel(
     read = tl.load(ROUNDED + state_at + d[:, None] * D + e[None, :])
     new = (j == r)[:, None]
     k, v = tl.where(new, new_k[None, :], k), tl.where(new, new_v[None, :], v)
-    if pv == 0:  # no other program reads this row of the cache: each has it as new_k
+    if (pv == 0) & is_live:  # no other program reads this row of the cache: each has it as new_k
         tl.store(KEYS + chunk_at + r * D + d, new_k)
-    tl.store(VALUES + chunk_at + r * D + e, new_v)
+    tl.store(VALUES + chunk_at + r * D + e, new_v, mask=is_live)
     distance = r - j
     inside = tl.where(distance >= 0, tl.exp(-s * distance), 0.0)[None, :]
     p = (tl.dot(q, tl.trans(k), input_precision="ieee") * inside).to(v.dtype)

@@ -38,7 +38,8 @@ class DecodeStep:
     slots_B: Tensor | None = None
     """Distinct slots of the memory; None: row b is slot b."""
     lengths_B: Tensor | None = None
-    """Tokens each sequence has seen before this one; the caller advances them. Needed by the chunk form."""
+    """Tokens each sequence has seen before this one; the caller advances them. Needed by the chunk form.
+    A row of -1 is idle: its slot stays as it is, and its output says nothing."""
     applies_silu: bool = False
     """q, k, v are given before silu."""
 

@@ -12,7 +12,9 @@ from forklight_kernels.checks import (
     require_same,
     require_shape,
 )
+from forklight_kernels.gradient import needs_gradient
 from forklight_kernels.moe_experts import naive, torch_cpu
+from forklight_kernels.moe_experts.types import ExpertPart
 from forklight_kernels.residual import Residual
 
 
@@ -42,6 +44,33 @@ def moe_experts(
     if backend is Backend.NAIVE:
         return naive.moe_experts(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID, residual)
     return torch_cpu.moe_experts(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID, residual)
+
+
+def moe_experts_part(
+    x_TD: Tensor,
+    weights_TK: Tensor,
+    experts_TK: Tensor,
+    part: ExpertPart,
+    residual: Residual | None = None,
+) -> Tensor:
+    """This process's columns [T, D / n] of what `moe_experts` gives, and on a GPU their bits. No gradient.
+
+    The residual is these columns of it. All processes call it with the same x, weights and experts.
+    """
+    if not (_fits_part(x_TD, part, residual) and _is_routed(x_TD, weights_TK, experts_TK)):
+        _refuse_part(x_TD, part, residual)
+        _refuse_routing(x_TD, weights_TK, experts_TK)
+    if needs_gradient(x_TD, weights_TK, part.w13_EFD, part.w2_EID):
+        raise ValueError("experts cut into parts have no gradient; call them under torch.no_grad()")
+    arguments = (x_TD, weights_TK, experts_TK, part, residual)
+    backend = backend_for(x_TD)
+    if backend is Backend.TRITON:
+        from forklight_kernels.moe_experts import triton_gpu
+
+        return triton_gpu.moe_experts_part(*arguments)
+    if backend is Backend.NAIVE:
+        return naive.moe_experts_part(*arguments)
+    return torch_cpu.moe_experts_part(*arguments)
 
 
 def _fits(x_TD: Tensor, w13_EFD: Tensor, w2_EID: Tensor) -> bool:
@@ -84,6 +113,48 @@ def _refuse_residual(x_TD: Tensor, residual: Residual | None) -> None:
         require_shape("residual", residual.x_TD, tuple(x_TD.shape), "x")
 
 
+def _fits_part(x_TD: Tensor, part: ExpertPart, residual: Residual | None) -> bool:
+    w13_EFD, w2_EID = part.w13_EFD, part.w2_EID
+    if x_TD.dim() != 2 or w13_EFD.dim() != 3 or w2_EID.dim() != 3:
+        return False
+    joined = x_TD if residual is None else residual.x_TD
+    return (
+        _is_cut(x_TD, w13_EFD, w2_EID)
+        and (residual is None or joined.shape == (x_TD.shape[0], w2_EID.shape[2]))
+        and x_TD.dtype == joined.dtype == w13_EFD.dtype == w2_EID.dtype
+        and x_TD.device == joined.device == w13_EFD.device == w2_EID.device
+    )
+
+
+def _is_cut(x_TD: Tensor, w13_EFD: Tensor, w2_EID: Tensor) -> bool:
+    """w13 lacks as large a share of hidden columns as w2 of output columns."""
+    (num_experts, double_inner, width), (num_down, inner, part_width) = w13_EFD.shape, w2_EID.shape
+    return (
+        1 <= num_experts == num_down <= MAX_EXPERTS
+        and x_TD.shape[1] == width
+        and 0 < part_width <= width
+        and width % part_width == 0
+        and double_inner * (width // part_width) == 2 * inner
+    )
+
+
+def _refuse_part(x_TD: Tensor, part: ExpertPart, residual: Residual | None) -> None:
+    w13_EFD, w2_EID = part.w13_EFD, part.w2_EID
+    require_dims("x", x_TD, 2, "[T, D]")
+    require_dims("w13", w13_EFD, 3, "[E, 2 I / n, D]")
+    require_dims("w2", w2_EID, 3, "[E, I, D / n]")
+    require_same(x=x_TD, w13=w13_EFD, w2=w2_EID)
+    require(
+        _is_cut(x_TD, w13_EFD, w2_EID),
+        f"x is {tuple(x_TD.shape)}, w13 {tuple(w13_EFD.shape)} and w2 {tuple(w2_EID.shape)}; "
+        f"expected [T, D], [E, 2 I / n, D] and [E, I, D / n] for one n, and 1 to {MAX_EXPERTS} experts",
+    )
+    if residual is not None:
+        require_same(x=x_TD, residual=residual.x_TD)
+        rows_and_columns = (len(x_TD), w2_EID.shape[2])
+        require_shape("residual", residual.x_TD, rows_and_columns, "x's rows and w2's columns")
+
+
 def _refuse_matrices(x_TD: Tensor, w13_EFD: Tensor, w2_EID: Tensor) -> None:
     require_dims("x", x_TD, 2, "[T, D]")
     require_dims("w2", w2_EID, 3, "[E, I, D]")
@@ -112,4 +183,4 @@ def _refuse_routing(x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor) -> Non
     )
 
 
-__all__ = ["moe_experts"]
+__all__ = ["ExpertPart", "moe_experts", "moe_experts_part"]

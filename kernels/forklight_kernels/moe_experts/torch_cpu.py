@@ -5,6 +5,7 @@ F = 2 * I.
 Deterministic: every token's slots are added in slot order by one writer.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,10 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag, silu
 
 from forklight_kernels.gradient import Context, needs_gradient
+from forklight_kernels.moe_experts.types import ExpertPart
 from forklight_kernels.residual import Residual
+
+GatherColumns = Callable[[Tensor], Tensor]
 
 DENSE_MAX_WORK = 1 << 15
 """Tokens times the width of experts they did not choose, up to which computing those beats sorting."""
@@ -26,7 +30,21 @@ def moe_experts(
     w2_EID: Tensor,
     residual: Residual | None,
 ) -> Tensor:
-    mixed_TD = _mix(x_TD, weights_TK, experts_TK.long(), w13_EFD, w2_EID)
+    if needs_gradient(x_TD, weights_TK, w13_EFD, w2_EID):
+        mixed_TD: Tensor = _SortedExperts.apply(x_TD, weights_TK, experts_TK.long(), w13_EFD, w2_EID)
+    else:
+        mixed_TD = _mix(x_TD, weights_TK, experts_TK.long(), w13_EFD, w2_EID)
+    return _joined(mixed_TD, residual)
+
+
+def moe_experts_part(
+    x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, part: ExpertPart, residual: Residual | None
+) -> Tensor:
+    matrices = (part.w13_EFD, part.w2_EID)
+    return _joined(_mix(x_TD, weights_TK, experts_TK.long(), *matrices, part.gather_columns), residual)
+
+
+def _joined(mixed_TD: Tensor, residual: Residual | None) -> Tensor:
     if residual is None:
         return mixed_TD
     if residual.beta != 1:
@@ -34,25 +52,36 @@ def moe_experts(
     return torch.add(mixed_TD, residual.x_TD, alpha=residual.alpha)
 
 
-def _mix(x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, w13_EFD: Tensor, w2_EID: Tensor) -> Tensor:
-    if needs_gradient(x_TD, weights_TK, w13_EFD, w2_EID):
-        result: Tensor = _SortedExperts.apply(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID)
-        return result
+def _mix(
+    x_TD: Tensor,
+    weights_TK: Tensor,
+    experts_TK: Tensor,
+    w13_EFD: Tensor,
+    w2_EID: Tensor,
+    gather: GatherColumns | None = None,
+) -> Tensor:
     num_experts, expert_width, _ = w2_EID.shape
     if len(x_TD) * (num_experts - experts_TK.shape[1]) * expert_width <= DENSE_MAX_WORK:
-        return _dense_experts(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID)
-    return _sorted_experts(x_TD, weights_TK, _sort_rows(experts_TK, num_experts), w13_EFD, w2_EID)[0]
+        return _dense_experts(x_TD, weights_TK, experts_TK, w13_EFD, w2_EID, gather)
+    return _sorted_experts(x_TD, weights_TK, _sort_rows(experts_TK, num_experts), w13_EFD, w2_EID, gather)[0]
 
 
 def _dense_experts(
-    x_TD: Tensor, weights_TK: Tensor, experts_TK: Tensor, w13_EFD: Tensor, w2_EID: Tensor
+    x_TD: Tensor,
+    weights_TK: Tensor,
+    experts_TK: Tensor,
+    w13_EFD: Tensor,
+    w2_EID: Tensor,
+    gather: GatherColumns | None,
 ) -> Tensor:
     """Every expert on every token, as two matrix products; unchosen ones get weight 0."""
-    num_experts, expert_width, width = w2_EID.shape
-    both_TE2I = torch.mm(x_TD, w13_EFD.view(-1, width).t()).view(-1, num_experts, 2, expert_width)
+    num_experts, double_width, width = w13_EFD.shape
+    both_TE2I = torch.mm(x_TD, w13_EFD.view(-1, width).t()).view(-1, num_experts, 2, double_width // 2)
     weights_TE = x_TD.new_zeros(len(x_TD), num_experts).scatter_(1, experts_TK, weights_TK.to(x_TD.dtype))
     hidden_TEI = silu(both_TE2I[:, :, 0]).mul_(both_TE2I[:, :, 1]).mul_(weights_TE[:, :, None])
-    return torch.mm(hidden_TEI.flatten(1), w2_EID.view(-1, width))
+    if gather is not None:
+        hidden_TEI = gather(hidden_TEI.flatten(0, 1)).view(len(x_TD), num_experts, w2_EID.shape[1])
+    return torch.mm(hidden_TEI.flatten(1), w2_EID.view(-1, w2_EID.shape[2]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,13 +120,21 @@ def _sort_rows(experts_TK: Tensor, num_experts: int) -> _RowOrder:
 
 
 def _sorted_experts(
-    x_TD: Tensor, weights_TK: Tensor, order: _RowOrder, w13_EFD: Tensor, w2_EID: Tensor
+    x_TD: Tensor,
+    weights_TK: Tensor,
+    order: _RowOrder,
+    w13_EFD: Tensor,
+    w2_EID: Tensor,
+    gather: GatherColumns | None = None,
 ) -> tuple[Tensor, _Activations]:
     x_RD = x_TD.index_select(0, order.token_R)
     both_RF = _per_expert_mm(x_RD, w13_EFD.transpose(1, 2), order)
     gate_RI, up_RI = both_RF.chunk(2, dim=-1)
     active_RI = silu(gate_RI)
-    y_RD = _per_expert_mm(active_RI * up_RI, w2_EID, order)
+    hidden_RI = active_RI * up_RI
+    if gather is not None:
+        hidden_RI = gather(hidden_RI)
+    y_RD = _per_expert_mm(hidden_RI, w2_EID, order)
     out_TD = embedding_bag(order.place_TK, y_RD, per_sample_weights=weights_TK.to(y_RD.dtype), mode="sum")
     return out_TD, _Activations(x_RD=x_RD, both_RF=both_RF, active_RI=active_RI)
 

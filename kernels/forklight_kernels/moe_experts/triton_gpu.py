@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from forklight_kernels.checks import require
 from forklight_kernels.gradient import Context, needs_gradient
 from forklight_kernels.moe_experts.triton_plan import ExpertPlan, plan_experts
 from forklight_kernels.moe_experts.triton_products import gate_and_up, matrix_gradient, rows_by_experts
 from forklight_kernels.moe_experts.triton_rows import activation_gradient, combine, gather_rows
+from forklight_kernels.moe_experts.types import ExpertPart
 from forklight_kernels.recompute import Result, is_repeating, kept
 from forklight_kernels.residual import Residual
 from forklight_kernels.triton_tiles import MAP_ALIGN_BYTES, Tile
@@ -104,6 +106,41 @@ def moe_experts(
         x_TD=x_TD, weights_TK=weights_TK, experts_TK=experts_TK, w13_EFD=w13_EFD, w2_EID=w2_EID
     )
     return run(inputs, residual)
+
+
+def moe_experts_part(
+    x_TD: Tensor,
+    weights_TK: Tensor,
+    experts_TK: Tensor,
+    part: ExpertPart,
+    residual: Residual | None,
+    tiles: ExpertTiles | None = None,
+) -> Tensor:
+    """As `_forward`; between the products hidden rows lie in (token, slot) order: no padding is gathered."""
+    num_experts, inner, width = part.w2_EID.shape
+    part_inner = part.w13_EFD.shape[1] // 2
+    _refuse_odd_widths(x_TD, inner, part_inner, width)
+    if len(x_TD) == 0:
+        return x_TD.new_empty(0, width)
+    tiles = tiles or choose_tiles(experts_TK.numel(), num_experts, part_inner, x_TD.dtype, False)
+    plan = plan_experts(experts_TK, num_experts, tiles.up.rows)
+    rows = gather_rows(x_TD, plan) if tiles.gathers_first else x_TD.contiguous()
+    hidden_PI = gate_and_up(rows, part.w13_EFD, plan, tiles.up, None, gathers=not tiles.gathers_first)
+    hidden_RI = part.gather_columns(hidden_PI.index_select(0, plan.place_R))
+    hidden_PI = gather_rows(hidden_RI, replace(plan, top_k=1))
+    y_PD = rows_by_experts(hidden_PI, part.w2_EID, plan, tiles.down)
+    return combine(y_PD, plan, experts_TK, weights_TK, num_experts, residual)
+
+
+def _refuse_odd_widths(x_TD: Tensor, inner: int, part_inner: int, width: int) -> None:
+    """Odd widths of whole experts are padded; in parts they would need it before and after the gather."""
+    unit = MAP_ALIGN_BYTES // x_TD.element_size()
+    widths = (x_TD.shape[1], inner, part_inner, width)
+    require(
+        all(each % unit == 0 for each in widths),
+        f"the widths of x, hidden, its part and the output's part are {', '.join(map(str, widths))}; "
+        f"for experts cut into parts, in {x_TD.dtype}, each must be a multiple of {unit}",
+    )
 
 
 def run(inputs: ExpertInputs, residual: Residual | None, tiles: ExpertTiles | None = None) -> Tensor:

@@ -1,9 +1,10 @@
-"""Next-token sampling: temperature, top-p, one reproducible stream of numbers a sequence."""
+"""Next-token sampling: temperature, three filters, one reproducible stream of numbers a sequence."""
 
+import torch
 from torch import Tensor
 
 from forklight_kernels.backend import Backend, backend_for
-from forklight_kernels.checks import require, require_dims, require_shape
+from forklight_kernels.checks import require, require_dims, require_dtype, require_shape
 from forklight_kernels.sampler import naive, torch_cpu
 from forklight_kernels.sampler.types import SampledTokens, SamplingRequest
 
@@ -30,11 +31,21 @@ def _check(logits_BV: Tensor, request: SamplingRequest) -> None:
         "seeds": request.seeds_B,
         "positions": request.positions_B,
     }
+    if request.top_ks_B is not None:
+        require_dtype("top_ks", request.top_ks_B, (torch.int32,))
+        settings["top_ks"] = request.top_ks_B
+    if request.min_ps_B is not None:
+        require_dtype("min_ps", request.min_ps_B, (torch.float32,))
+        settings["min_ps"] = request.min_ps_B
     for name, setting_B in settings.items():
-        require_shape(name, setting_B, (len(logits_BV),), "one a row of logits")
-        require(
-            setting_B.device == logits_BV.device,
-            f"{name} are on {setting_B.device}; they must be on {logits_BV.device}, beside the logits",
+        _check_setting(name, setting_B, logits_BV)
+
+
+def _check_setting(name: str, setting_B: Tensor, logits_BV: Tensor) -> None:
+    require_shape(name, setting_B, (len(logits_BV),), "one a row of logits")
+    if setting_B.device != logits_BV.device:
+        raise ValueError(
+            f"{name} are on {setting_B.device}; they must be on {logits_BV.device}, beside the logits"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -29,21 +29,47 @@ class RoutingArrays:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """From token `start` of the response on, tokens come from policy `version`."""
+
+    start: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrajectoryArrays:
-    """What a trajectory's blob holds. P prompt tokens, R response tokens."""
+    """What a blob holds: a response, or a segment of one. P prompt tokens, R response tokens."""
 
     sample_id: str
     prompt_ids: Int32Array  # [P]
     response_ids: Int32Array  # [R]
-    logprobs: Float32Array  # [R] of the chosen token at the sampling distribution
-    raw_logprobs: Float32Array  # [R] at temperature 1 and top-p 1
+    logprobs: Float32Array  # [R] of the chosen token at the sampling distribution; 0 where it was put in
+    raw_logprobs: Float32Array  # [R] at temperature 1 and top-p 1; 0 where it was put in
     text: str
     contract: str
-    routing: RoutingArrays | None = None  # with routing replay, of P + R - 1 tokens
+    routing: RoutingArrays | None = None
+    """With routing replay, of the tokens fed to get these R: from start 0 on the prompt's and all but
+    the last (P + R - 1), else one a token. So the arrays of segments in a row are the whole response's."""
+    start: int = 0  # index of the first of these tokens in the response
+    drawn: UInt8Array | None = None  # [R] 1 where the policy drew the token, 0 where it was put in; None: all
+    spans: tuple[Span, ...] = ()  # of a segment; starts count from the response's first token
+
+    @property
+    def end(self) -> int:
+        """Index behind the last of these tokens in the response."""
+        return self.start + len(self.response_ids)
+
+    @property
+    def num_fed(self) -> int:
+        """Tokens fed to the model to get these, F of the routing."""
+        return len(self.response_ids) + (0 if self.start else len(self.prompt_ids) - 1)
 
 
 def pack_payload(arrays: TrajectoryArrays) -> bytes:
-    """Serialize a trajectory's arrays."""
+    """Serialize a trajectory's arrays; InvalidInputError when they do not fit together."""
+    fault = find_fault(arrays)
+    if fault:
+        raise InvalidInputError(fault)
     payload = types_pb2.TrajectoryPayload(
         schema_version=SCHEMA_VERSION,
         sample_id=arrays.sample_id,
@@ -53,6 +79,11 @@ def pack_payload(arrays: TrajectoryArrays) -> bytes:
         raw_logprobs=arrays.raw_logprobs.astype("<f4", copy=False).tobytes(),
         text=arrays.text,
         contract=arrays.contract,
+        start=arrays.start,
+        drawn=b"" if arrays.drawn is None else arrays.drawn.tobytes(),
+        version_spans=[
+            types_pb2.VersionSpan(start=span.start, version=span.version) for span in arrays.spans
+        ],
     )
     if arrays.routing is not None:
         _, payload.routing_layers, payload.routing_top_k = arrays.routing.experts.shape
@@ -73,23 +104,54 @@ def unpack_payload(data: bytes) -> TrajectoryArrays:
         raw_logprobs=np.frombuffer(payload.raw_logprobs, dtype="<f4"),
         text=payload.text,
         contract=payload.contract,
-        routing=_unpack_routing(payload),
+        start=payload.start,
+        drawn=np.frombuffer(payload.drawn, dtype=np.uint8) if payload.drawn else None,
+        spans=tuple(Span(start=span.start, version=span.version) for span in payload.version_spans),
     )
-    lengths = {len(arrays.response_ids), len(arrays.logprobs), len(arrays.raw_logprobs)}
-    if len(lengths) != 1:
-        raise DataLossError(
-            f"payload of {payload.sample_id} has {len(arrays.response_ids)} response ids, "
-            f"{len(arrays.logprobs)} log-probs and {len(arrays.raw_logprobs)} raw log-probs: "
-            "they must be as many"
-        )
+    arrays = replace(arrays, routing=_unpack_routing(payload, arrays.num_fed))
+    fault = find_fault(arrays)
+    if fault:
+        raise DataLossError(fault)
     return arrays
 
 
-def _unpack_routing(payload: types_pb2.TrajectoryPayload) -> RoutingArrays | None:
+def find_fault(arrays: TrajectoryArrays) -> str:
+    """What does not fit together in a trajectory's arrays; empty when all does."""
+    who, num_tokens = f"payload of {arrays.sample_id}", len(arrays.response_ids)
+    if (len(arrays.logprobs), len(arrays.raw_logprobs)) != (num_tokens, num_tokens):
+        return (
+            f"{who} has {num_tokens} response ids, {len(arrays.logprobs)} log-probs and "
+            f"{len(arrays.raw_logprobs)} raw log-probs: they must be as many"
+        )
+    if arrays.drawn is not None and len(arrays.drawn) != num_tokens:
+        return f"{who} says of {len(arrays.drawn)} of its {num_tokens} tokens whether they were drawn"
+    if arrays.drawn is not None and num_tokens and arrays.drawn.max() > 1:
+        return f"{who} has a drawn mark of {arrays.drawn.max()}: 1 is drawn, 0 is put in"
+    if arrays.routing is not None and len(arrays.routing.experts) != arrays.num_fed:
+        return (
+            f"{who} has routing of {len(arrays.routing.experts)} fed tokens, {arrays.num_fed} gave tokens "
+            f"{arrays.start} to {arrays.end}"
+        )
+    return _find_span_fault(arrays, who)
+
+
+def _find_span_fault(arrays: TrajectoryArrays, who: str) -> str:
+    """Spans, where there are any, begin with the first token, ascend, and end before the last one does."""
+    starts = [span.start for span in arrays.spans]
+    if not starts or (
+        starts[0] == arrays.start and starts[-1] < arrays.end and starts == sorted(set(starts))
+    ):
+        return ""
+    return (
+        f"{who} has version spans that start at {starts}: they must ascend from {arrays.start} "
+        f"and lie before {arrays.end}"
+    )
+
+
+def _unpack_routing(payload: types_pb2.TrajectoryPayload, num_fed: int) -> RoutingArrays | None:
     """The routers' choices; None when none were recorded."""
     if not (payload.routing_layers or payload.routing_experts or payload.routing_weights):
         return None
-    num_fed = (len(payload.prompt_ids) + len(payload.response_ids)) // np.dtype("<i4").itemsize - 1
     shape = (num_fed, payload.routing_layers, payload.routing_top_k)
     num_choices = num_fed * payload.routing_layers * payload.routing_top_k
     if (len(payload.routing_experts), len(payload.routing_weights)) != (num_choices, 4 * num_choices):

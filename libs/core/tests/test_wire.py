@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from forklight_core.errors import DataLossError, InvalidInputError, all_errors
 from forklight_core.wire import (
     SCHEMA_VERSION,
     RoutingArrays,
+    Span,
     TrajectoryArrays,
     check_envelope,
     pack_payload,
@@ -86,6 +89,83 @@ def test_routing_that_does_not_fit_the_tokens_is_refused(changes: dict[str, int 
         setattr(payload, name, value)
     with pytest.raises(DataLossError, match=r"bytes of experts.*tokens, layers, experts a token"):
         unpack_payload(payload.SerializeToString())
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.booleans())
+def test_a_segment_comes_back_with_its_place_marks_and_versions(
+    start: int, num_tokens: int, routed: bool
+) -> None:
+    sent = segment(start, num_tokens, routed=routed)
+    back = unpack_payload(pack_payload(sent))
+    assert (back.start, back.end, back.spans) == (start, start + num_tokens, sent.spans)
+    assert back.drawn is not None and sent.drawn is not None
+    assert back.drawn.tobytes() == sent.drawn.tobytes()
+    assert back.num_fed == num_tokens
+    if routed:
+        assert back.routing is not None and len(back.routing.experts) == num_tokens
+
+
+def segment(start: int, num_tokens: int, *, routed: bool = False) -> TrajectoryArrays:
+    """A stretch of a response, of two versions when it has two tokens, every third token put in."""
+    whole, choices = arrays(num_tokens), routing(num_tokens + 1)
+    fed = RoutingArrays(experts=choices.experts[7:], weights=choices.weights[7:])
+    spans = (Span(start=start, version=4), Span(start=start + 1, version=6))
+    return replace(
+        whole,
+        text="",
+        start=start,
+        drawn=(np.arange(num_tokens) % 3 != 2).astype(np.uint8),
+        spans=spans[: min(2, num_tokens)],
+        routing=fed if routed else None,
+    )
+
+
+def test_a_whole_response_takes_no_byte_for_what_only_segments_have() -> None:
+    payload = types_pb2.TrajectoryPayload.FromString(pack_payload(arrays(5)))
+    assert not {"start", "drawn", "version_spans"} & {field.name for field, _ in payload.ListFields()}
+    back = unpack_payload(payload.SerializeToString())
+    assert (back.start, back.drawn, back.spans) == (0, None, ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"drawn": b"\1\1"}, "of 2 of its 5 tokens"),
+        ({"drawn": b"\1\0\2\1\1"}, "drawn mark of 2"),
+        ({"start": 8}, "ascend from 8"),
+        ({"start": 0}, "bytes of experts"),
+        ({"version_spans": [(9, 4), (14, 5)]}, "lie before 14"),
+        ({"version_spans": [(9, 4), (11, 5), (10, 6)]}, "must ascend"),
+        ({"version_spans": [(9, 4), (9, 5)]}, "must ascend"),
+        ({"version_spans": [(10, 4)]}, "ascend from 9"),
+    ],
+)
+def test_a_segment_that_contradicts_itself_is_refused(
+    changes: dict[str, bytes | int | list[tuple[int, int]]], problem: str
+) -> None:
+    payload = types_pb2.TrajectoryPayload.FromString(pack_payload(segment(9, 5, routed=True)))
+    for name, value in changes.items():
+        if isinstance(value, list):
+            del payload.version_spans[:]
+            payload.version_spans.extend(types_pb2.VersionSpan(start=at, version=to) for at, to in value)
+        else:
+            setattr(payload, name, value)
+    with pytest.raises(DataLossError, match=problem):
+        unpack_payload(payload.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"logprobs": np.zeros(4, np.float32)},
+        {"drawn": np.ones(6, np.uint8)},
+        {"spans": (Span(start=1, version=0),)},
+        {"routing": routing(4)},
+    ],
+)
+def test_arrays_that_do_not_fit_are_not_even_packed(change: dict[str, object]) -> None:
+    with pytest.raises(InvalidInputError, match="payload of run-1/g00000001/s002"):
+        pack_payload(replace(arrays(5), **change))  # type: ignore[arg-type]
 
 
 def test_payload_with_uneven_arrays_is_refused() -> None:

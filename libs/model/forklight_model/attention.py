@@ -1,5 +1,6 @@
 """The two attention blocks: lightning (gated linear, decaying state) and softmax (grouped queries, rotary).
 
+A process of several computes its own heads of every token, then gathers all heads.
 Legend: T packed tokens, D hidden size, H heads, G key heads, P head size.
 """
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from forklight_kernels import dense, gated_norm, rope_pair, split_projection
 from forklight_model.attention_pass import AttentionPass
 from forklight_model.config import ModelConfig
+from forklight_model.parallel import ALONE, Gather
 
 
 class Weight(nn.Module):
@@ -26,20 +28,25 @@ class Weight(nn.Module):
 class LightningAttention(nn.Module):
     """Heads with a decaying state, one RMSNorm over all heads together, and a sigmoid output gate."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, gather: Gather = ALONE) -> None:
         super().__init__()
-        self.config, self.layer, self.num_heads = config, layer, config.num_attention_heads
-        width = config.num_attention_heads * config.head_dim
-        self.qkv_proj = Weight(3 * width, config.hidden_size)
-        self.output_gate = Weight(width, config.hidden_size)
+        self.config, self.layer, self.gather = config, layer, gather
+        self.num_heads = gather.shard.num(config.num_attention_heads, "num_attention_heads")
+        width, own_width = (n * config.head_dim for n in (config.num_attention_heads, self.num_heads))
+        self.qkv_proj = Weight(3 * own_width, config.hidden_size)
+        self.output_gate = Weight(own_width, config.hidden_size)
         self.norm = Weight(width)
-        self.out_proj = Weight(config.hidden_size, width)
-        self.slopes_H = lightning_slopes(config, layer)
+        self.out_proj = Weight(gather.shard.num(config.hidden_size, "hidden_size"), width)
+        self.slopes_H = self._own_slopes()
+
+    def _own_slopes(self) -> Tensor:
+        slopes_H = lightning_slopes(self.config, self.layer)
+        return slopes_H[self.gather.shard.part(len(slopes_H), "num_attention_heads")]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Follow the weights to another device, but keep the slopes in fp32 whatever the weights' dtype."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.slopes_H = lightning_slopes(self.config, self.layer).to(self.norm.weight.device)
+        self.slopes_H = self._own_slopes().to(self.norm.weight.device)
         return self
 
     def forward(self, x_TD: Tensor, attention_pass: AttentionPass) -> Tensor:
@@ -48,7 +55,9 @@ class LightningAttention(nn.Module):
         q, k, v = split_projection(dense(x_TD, self.qkv_proj.weight), self.num_heads)
         o_THP = attention_pass.mix_lightning(self.layer, (q, k, v), self.slopes_H)
         gate = dense(x_TD, self.output_gate.weight)
-        return gated_norm(o_THP.flatten(1), gate, self.norm.weight, self.config.rms_norm_eps)
+        # The norm is over all heads together.
+        o, gate = self.gather.gather_pair(o_THP.flatten(1), gate)
+        return gated_norm(o, gate, self.norm.weight, self.config.rms_norm_eps)
 
     @property
     def out_weight(self) -> Tensor:
@@ -58,17 +67,17 @@ class LightningAttention(nn.Module):
 class SoftmaxAttention(nn.Module):
     """Causal grouped-query attention with rotary positions on the first dims of each head."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, gather: Gather = ALONE) -> None:
         super().__init__()
-        self.layer, self.head_dim = layer, config.head_dim
+        self.layer, self.head_dim, self.gather = layer, config.head_dim, gather
         self.rotary_dim, self.rope_theta = config.rotary_dim, config.rope_theta
-        width, key_width = (
-            n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads)
-        )
-        self.q_proj = Weight(width, config.hidden_size)
-        self.k_proj = Weight(key_width, config.hidden_size)
-        self.v_proj = Weight(key_width, config.hidden_size)
-        self.o_proj = Weight(config.hidden_size, width)
+        heads, key_heads = config.num_attention_heads, config.num_key_value_heads
+        own_heads = gather.shard.num(heads, "num_attention_heads")
+        own_key_heads = gather.shard.num(key_heads, "num_key_value_heads")
+        self.q_proj = Weight(own_heads * config.head_dim, config.hidden_size)
+        self.k_proj = Weight(own_key_heads * config.head_dim, config.hidden_size)
+        self.v_proj = Weight(own_key_heads * config.head_dim, config.hidden_size)
+        self.o_proj = Weight(gather.shard.num(config.hidden_size, "hidden_size"), heads * config.head_dim)
 
     def forward(self, x_TD: Tensor, attention_pass: AttentionPass) -> Tensor:
         """Everything but the out projection, which the block fuses with its residual."""
@@ -77,7 +86,7 @@ class SoftmaxAttention(nn.Module):
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         q, k = rope_pair(q, k, attention_pass.positions_T, self.rotary_dim, self.rope_theta)
-        return attention_pass.mix_softmax(self.layer, (q, k, v)).flatten(1)
+        return self.gather.gather_columns(attention_pass.mix_softmax(self.layer, (q, k, v)).flatten(1))
 
     @property
     def out_weight(self) -> Tensor:

@@ -1,14 +1,16 @@
 """Model folders in the published layout: config.json and safetensors shards with an index.
 
 Owns reading, writing and naming. A folder appears whole or not at all; a name, shape or byte that is wrong
-is an error that names it.
+is an error that names it. A model that is one part of several takes its part of each tensor: of a file it
+reads those bytes alone.
 """
 
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,9 +19,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from forklight_core.errors import CheckpointError
+from forklight_core.errors import CheckpointError, InvalidInputError
 from forklight_model.config import CONFIG_FILE, ModelConfig, load_config
 from forklight_model.model import HybridModel
+from forklight_model.parallel import Gather
+from forklight_model.shard import WHOLE, Shard, cut_dim
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
@@ -33,35 +37,55 @@ def published_tensors(model: HybridModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def load_published_tensors(model: HybridModel, mapping: Mapping[str, Tensor]) -> None:
-    """Copy tensors into the model in place. All names and shapes are checked before the first byte moves."""
-    targets = model.state_dict()
+    """Copy whole tensors into the model in place, a part of each into a model that is one part of several.
+
+    All names and shapes are checked before the first byte moves.
+    """
+    targets, shard = model.state_dict(), model.shard
     problems = _name_problems(set(targets), set(mapping))
     for name in sorted(targets.keys() & mapping.keys()):
-        if mapping[name].shape != targets[name].shape:
-            problems.append(f"{name} is {tuple(mapping[name].shape)}, expected {tuple(targets[name].shape)}")
+        expected = shard.whole_shape(name, targets[name].shape)
+        if mapping[name].shape != expected:
+            problems.append(f"{name} is {tuple(mapping[name].shape)}, expected {expected}")
     if problems:
         raise CheckpointError("the tensors do not fit the model: " + "; ".join(problems))
     with torch.no_grad():
         for name, target in targets.items():
-            target.copy_(mapping[name])
+            target.copy_(mapping[name][shard.index(name, mapping[name].shape)])
 
 
-def load_model(directory: str | Path, dtype: torch.dtype = torch.float32) -> HybridModel:
-    """Read a model folder (sharded or a single file) into a new model."""
+def load_published_files(model: HybridModel, paths: Sequence[Path]) -> None:
+    """As `load_published_tensors`, from safetensors files that together hold every tensor once."""
+    files: dict[Path, list[str]] = {}
+    for path in paths:
+        with _opened(path) as opened:
+            files[path] = list(opened.keys())  # type: ignore[no-untyped-call]
+    _load_files(model, files, f"{len(paths)} weight files")
+
+
+def load_model(
+    directory: str | Path,
+    dtype: torch.dtype = torch.float32,
+    *,
+    device: torch.device | str = "cpu",
+    shard: Shard = WHOLE,
+    gather: Gather | None = None,
+) -> HybridModel:
+    """Read a model folder (sharded or a single file) into a new model, or one part of it."""
     directory = Path(directory)
-    model = _unset_model(load_config(directory), dtype)
-    shards = _shards(directory)
-    targets = model.state_dict()
-    problems = _name_problems(set(targets), {name for names in shards.values() for name in names})
-    if problems:
-        raise CheckpointError(f"{directory} does not fit its config: " + "; ".join(problems))
-    for path, names in shards.items():
-        _copy_shard(path, {name: targets[name] for name in names})
+    config = load_config(directory)
+    with torch.device(device):
+        model = _unset_model(config, dtype, shard, gather)
+    _load_files(model, _shards(directory), str(directory))
     return model
 
 
 def save_model(model: HybridModel, directory: str | Path, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> None:
     """Write a model folder. Files of an existing folder that are not weights (a tokenizer) are kept."""
+    if not model.shard.is_whole:
+        raise InvalidInputError(
+            f"this is part {model.shard.rank} of {model.shard.size} of a model; a folder holds a whole one"
+        )
     directory = Path(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
@@ -74,12 +98,12 @@ def save_model(model: HybridModel, directory: str | Path, max_shard_bytes: int =
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _unset_model(config: ModelConfig, dtype: torch.dtype) -> HybridModel:
+def _unset_model(config: ModelConfig, dtype: torch.dtype, shard: Shard, gather: Gather | None) -> HybridModel:
     """A model with unset weights, built in its final dtype; the caller fills every one of them."""
     default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        return HybridModel(config, is_initialized=False)
+        return HybridModel(config, is_initialized=False, shard=shard, gather=gather)
     finally:
         torch.set_default_dtype(default_dtype)
 
@@ -136,14 +160,38 @@ def _opened(path: Path) -> Iterator[safe_open]:
         raise CheckpointError(f"{path} is truncated or corrupt ({error}); fetch or write it again") from error
 
 
-def _copy_shard(path: Path, targets: Mapping[str, Tensor]) -> None:
-    with _opened(path) as shard:
+def _load_files(model: HybridModel, files: Mapping[Path, Sequence[str]], where: str) -> None:
+    """Everything that headers tell is checked before the first byte of a tensor moves."""
+    targets = model.state_dict()
+    problems = _name_problems(set(targets), {name for names in files.values() for name in names})
+    counts = Counter(name for names in files.values() for name in names)
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        problems.append(f"in two files {_listed(repeated)}")
+    if problems:
+        raise CheckpointError(f"{where}: the tensors do not fit the config: " + "; ".join(problems))
+    for path, names in files.items():
+        _check_shapes(path, {name: model.shard.whole_shape(name, targets[name].shape) for name in names})
+    for path, names in files.items():
+        _copy_file(path, {name: targets[name] for name in names}, model.shard)
+
+
+def _check_shapes(path: Path, expected: Mapping[str, tuple[int, ...]]) -> None:
+    with _opened(path) as opened:
+        for name, shape in expected.items():
+            given = tuple(opened.get_slice(name).get_shape())  # type: ignore[no-untyped-call]
+            if given != shape:
+                raise CheckpointError(f"{path}: {name} is {given}, the config needs {shape}")
+
+
+def _copy_file(path: Path, targets: Mapping[str, Tensor], shard: Shard) -> None:
+    with _opened(path) as opened:
         for name, target in targets.items():
-            tensor: Tensor = shard.get_tensor(name)  # type: ignore[no-untyped-call]
-            if tensor.shape != target.shape:
-                raise CheckpointError(
-                    f"{path}: {name} is {tuple(tensor.shape)}, the config needs {tuple(target.shape)}"
-                )
+            tensor: Tensor
+            if shard.is_whole or cut_dim(name) is None:
+                tensor = opened.get_tensor(name)  # type: ignore[no-untyped-call]
+            else:
+                index = shard.index(name, shard.whole_shape(name, target.shape))
+                tensor = opened.get_slice(name)[index]  # type: ignore[no-untyped-call]
             target.copy_(tensor)
 
 

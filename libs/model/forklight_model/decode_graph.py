@@ -1,7 +1,9 @@
-"""One decode step of a fixed number of slots as a CUDA graph: some two hundred launches for the price of one.
+"""CUDA graphs: a step of some two hundred launches for the price of one.
 
-Legend: B sequences, V vocabulary.
+Legend: B rows, V vocabulary.
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -13,46 +15,77 @@ from forklight_model.inference import advance
 from forklight_model.model import HybridModel
 
 WARM_UP_STEPS = 2
-"""Kernels compile and libraries make their handles outside of the graph."""
+"""Kernels compile, libraries make their handles and NCCL its connections outside of the graph."""
+
+GraphPool = tuple[int, int]
+"""Memory that graphs share; `torch.cuda.graph_pool_handle()` makes one."""
 
 
-class DecodeGraph:
-    """`decode` for B slots of one cache, recorded once. Slots and ids may change later; B may not."""
+class StepGraph:
+    """Any step over fixed buffers, recorded once and replayed.
+
+    The step reads and writes tensors that exist before and after it; every other tensor it makes lives in the
+    graph's memory and is lost when it ends. That is why graphs may share a pool: none of them leaves anything
+    there for later. Replay them one after another on one stream, in any order.
+
+    The step really runs (WARM_UP_STEPS times) before it is recorded; a recording itself changes nothing. So a
+    step that can change something is recorded with all its rows idle: it then changes nothing, whatever lives
+    in the slots. Processes that talk through NCCL in the step record the same steps in the same order.
+    """
 
     @torch.inference_mode()
-    def __init__(self, model: HybridModel, cache: HybridCache, num_slots: int) -> None:
-        """Records over the cache's first slots, which must be free: they are reset afterwards."""
-        if cache.lengths_S.device.type != "cuda":
-            raise InvalidInputError(
-                f"a CUDA graph needs a cache on a GPU; this one is on {cache.lengths_S.device}"
-            )
-        if not 1 <= num_slots <= cache.num_slots or bool(cache.lengths_S[:num_slots].any()):
-            raise InvalidInputError(
-                f"recording for {num_slots} sequences needs as many free slots from slot 0 on; the cache has "
-                f"{cache.num_slots}: record before the first prefill"
-            )
-        self._model, self._cache = model, cache
-        self._slots_B = torch.arange(num_slots, device=cache.lengths_S.device)
-        self._ids_B = torch.zeros_like(self._slots_B)
+    def __init__(self, step: Callable[[], None], pool: GraphPool | None = None) -> None:
+        if not torch.cuda.is_available():
+            raise InvalidInputError("a CUDA graph needs an NVIDIA GPU; call the step itself on a CPU")
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UP_STEPS):
-                self._advance()
+                step()
         torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._logits_BV = self._advance()
-        cache.reset(range(num_slots))
+        # Other threads of the process (NCCL's watchdog, the one that stages weights) may go on meanwhile.
+        with torch.cuda.graph(
+            self._graph,
+            pool=pool,  # type: ignore[arg-type]
+            capture_error_mode="thread_local",
+        ):
+            step()
+
+    def replay(self) -> None:
+        """Run the step on the current stream."""
+        self._graph.replay()
+
+
+class DecodeGraph:
+    """`advance` over the first rows of a cache as one graph. Which rows are live may change, B may not."""
 
     @torch.inference_mode()
-    def __call__(self, slots_B: Tensor, input_ids_B: Tensor) -> Tensor:
+    def __init__(
+        self, model: HybridModel, cache: HybridCache, num_rows: int, pool: GraphPool | None = None
+    ) -> None:
+        if not 1 <= num_rows <= cache.num_slots:
+            raise InvalidInputError(f"{num_rows} rows need as many slots; the cache has {cache.num_slots}")
+        self._model, self._cache, self._num_rows = model, cache, num_rows
+        self._ids_B = torch.zeros(num_rows, dtype=torch.int64, device=cache.device)
+        self._is_live_B = torch.zeros_like(self._ids_B)
+        vocabulary = model.config.vocab_size
+        self._logits_BV = torch.zeros(num_rows, vocabulary, dtype=torch.float32, device=cache.device)
+        self._graph = StepGraph(self._step, pool)
+        self._is_live_B.fill_(1)
+
+    @torch.inference_mode()
+    def set_live(self, is_live_B: Tensor) -> None:
+        """Which rows advance from now on (1) and which are idle (0); all advance to begin with."""
+        self._is_live_B.copy_(is_live_B)
+
+    @torch.inference_mode()
+    def __call__(self, input_ids_B: Tensor) -> Tensor:
         """fp32 logits [B, V], overwritten by the next call. The caller keeps to the cache's room."""
-        self._slots_B.copy_(slots_B)
         self._ids_B.copy_(input_ids_B)
         self._graph.replay()
         return self._logits_BV
 
-    def _advance(self) -> Tensor:
-        step = DecodePass.over(self._cache, self._slots_B, run=None, longest=self._cache.max_tokens)
-        return advance(self._model, step, self._ids_B)
+    def _step(self) -> None:
+        step = DecodePass.over(self._cache, self._num_rows, self._is_live_B)
+        self._logits_BV.copy_(advance(self._model, step, self._ids_B))

@@ -12,7 +12,7 @@ from forklight_core.errors import InvalidInputError
 from forklight_kernels import SampledTokens, SamplingRequest, sampler
 from forklight_model.cache import HybridCache
 from forklight_model.checkpoint import load_model
-from forklight_model.inference import decode, prefill
+from forklight_model.inference import PromptPieces, decode, prefill
 from forklight_model.model import HybridModel
 from forklight_model.tokenizer import TOKENIZER_FILE, load_tokenizer
 
@@ -109,9 +109,8 @@ def generate_tokens(
         max_tokens=len(prompt_ids) + limits.max_new_tokens,
         dtype=model.lm_head.weight.dtype,
     )
-    slot = torch.zeros(1, dtype=torch.int64)
-    cu_seqlens = torch.tensor([0, len(prompt_ids)], dtype=torch.int32)
-    logits_BV = prefill(model, cache, slot, torch.tensor(list(prompt_ids)), cu_seqlens)
+    prompt = PromptPieces(slots=[0], lengths=[len(prompt_ids)], seen=[0])
+    logits_BV = prefill(model, cache, prompt, torch.tensor(list(prompt_ids)))
     token_ids: list[int] = []
     logprobs: list[float] = []
     while True:
@@ -120,7 +119,7 @@ def generate_tokens(
         logprobs.append(float(sampled.logprobs_B))
         if token_ids[-1] in limits.stop_ids or len(token_ids) == limits.max_new_tokens:
             return token_ids, logprobs
-        logits_BV = decode(model, cache, slot, sampled.ids_B)
+        logits_BV = decode(model, cache, 1, sampled.ids_B)
 
 
 def _sample(logits_BV: Tensor, limits: GenerationLimits, position: int) -> SampledTokens:

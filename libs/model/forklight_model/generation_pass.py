@@ -1,10 +1,10 @@
 """How generation's layers reach the tokens before: through the cache, which they extend.
 
-Two forms of one thing. With open chunks (a GPU) every layer reads and writes its slots in place, by number.
-Without (a CPU) a run of slots is used as a view, and slots apart are gathered and written back.
-Legend: T new tokens, B sequences, H heads, G key heads, P head size, L cached places.
+Prefill takes slots by number. Decode takes rows 0 .. B-1 to be slots 0 .. B-1 and works on them in place.
+Legend: T new tokens, B sequences, N pages of a sequence, H heads, G key heads, P head size, L places.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,17 +13,51 @@ from torch import Tensor
 from forklight_kernels import (
     DecodeStep,
     KeyPages,
-    LightningForm,
     append_keys,
     cached_attention,
     continue_lightning,
-    lightning_attention,
     lightning_decode,
     softmax_attention,
 )
-from forklight_model.cache import HybridCache
+from forklight_model.cache import PAGE_TOKENS, HybridCache
+from forklight_model.upload import upload, upload_offsets
 
 QkvHeads = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacesInUse:
+    """The first places of some sequences, one after another: what torch's attention wants to read.
+
+    A GPU's kernel reads pages through the table and skips what lies past a sequence's end. Torch would gather
+    every page of the table, so it is given what is in use: a view if the pages lie in a row, else copies.
+    """
+
+    table_BN: Tensor
+    longest: int
+    run: slice | None
+    """The pages as a slice, where one a sequence is in use and they follow one another."""
+
+    @classmethod
+    def of(cls, table_BN: Tensor, longest: int) -> "PlacesInUse":
+        pages: list[int] = table_BN[:, 0].tolist()
+        run = slice(pages[0], pages[0] + len(pages))
+        is_run = longest <= PAGE_TOKENS and pages == list(range(run.start, run.stop))
+        return cls(table_BN=table_BN, longest=longest, run=run if is_run else None)
+
+    def take(self, pages: KeyPages) -> KeyPages:
+        """The same keys and values, without a table."""
+        return KeyPages(keys_PGLD=self._rows(pages.keys_PGLD), values_PGLD=self._rows(pages.values_PGLD))
+
+    def _rows(self, pages_PGLD: Tensor) -> Tensor:
+        if self.run is not None:
+            return pages_PGLD[self.run, :, : self.longest]
+        starts = range(0, self.longest, PAGE_TOKENS)
+        columns = [
+            pages_PGLD[:, :, : self.longest - start].index_select(0, self.table_BN[:, start // PAGE_TOKENS])
+            for start in starts
+        ]
+        return columns[0] if len(columns) == 1 else torch.cat(columns, dim=2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,94 +66,100 @@ class PrefillPass:
 
     cache: HybridCache
     slots_B: Tensor
+    table_BN: Tensor
     cu_seqlens: Tensor
     positions_T: Tensor
     lengths_B: Tensor
     """Tokens of each slot after this pass."""
     seen: tuple[int, ...]
     """Tokens of each slot before it."""
+    in_use: PlacesInUse | None
+    """None where the kernel reads pages itself, and where nothing before this pass needs reading."""
 
-    @property
-    def is_fresh(self) -> bool:
-        """No slot has seen a token yet, so nothing before this pass needs reading."""
-        return not any(self.seen)
+    @classmethod
+    def over(
+        cls, cache: HybridCache, slots: Sequence[int], lengths: Sequence[int], seen: Sequence[int]
+    ) -> "PrefillPass":
+        """The pass that feeds these slots so many tokens each, after so many seen."""
+        totals = [before + new for before, new in zip(seen, lengths, strict=True)]
+        positions_T = torch.cat(
+            [torch.arange(before, total) for before, total in zip(seen, totals, strict=True)]
+        )
+        slots_B, lengths_B = upload([*slots, *totals], cache.device).view(2, len(totals))
+        table_BN = cache.table_SN[slots_B]
+        needs_rows = not cache.has_open_chunks and any(seen)
+        return cls(
+            cache=cache,
+            slots_B=slots_B,
+            table_BN=table_BN,
+            cu_seqlens=upload_offsets(lengths, cache.device),
+            positions_T=upload(positions_T, cache.device),
+            lengths_B=lengths_B,
+            seen=tuple(seen),
+            in_use=PlacesInUse.of(table_BN, max(totals)) if needs_rows else None,
+        )
 
     def mix_lightning(self, layer: int, qkv: QkvHeads, slopes_H: Tensor) -> Tensor:
-        if self.cache.has_open_chunks:
-            memory = self.cache.lightning_memory(layer)
-            return continue_lightning(qkv, slopes_H, self.cu_seqlens, memory, self.slots_B, self.seen)
-        states_SHPP = self.cache.lightning_memory(layer).states_SHDD
-        form = LightningForm(
-            initial_state=None if self.is_fresh else states_SHPP[self.slots_B], applies_silu=True
-        )
-        o_THP, final_BHPP = lightning_attention(*qkv, slopes_H, self.cu_seqlens, form)
-        states_SHPP[self.slots_B] = final_BHPP
-        return o_THP
+        memory = self.cache.lightning_memory(layer)
+        return continue_lightning(qkv, slopes_H, self.cu_seqlens, memory, self.slots_B, self.seen)
 
     def mix_softmax(self, layer: int, qkv: QkvHeads) -> Tensor:
         q_THP, k_TGP, v_TGP = qkv
-        pages = self.cache.key_pages(layer, self.slots_B[:, None].to(torch.int32))
+        pages = self.cache.key_pages(layer, self.table_BN)
         append_keys(k_TGP, v_TGP, pages, self.positions_T, self.cu_seqlens)
-        if self.is_fresh:
+        if not any(self.seen):
             return softmax_attention(q_THP, k_TGP, v_TGP, self.cu_seqlens)
+        if self.in_use is not None:
+            pages = self.in_use.take(pages)
         return cached_attention(q_THP, pages, self.lengths_B, self.cu_seqlens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodePass:
-    """One new token a sequence."""
+    """One new token a row; row b is slot b. An idle row writes nothing, whatever its slot holds."""
 
     cache: HybridCache
-    slots_B: Tensor
+    num_rows: int
+    is_live_B: Tensor | None
+    """int64, 1 or 0 (idle); None: every row is live."""
     positions_T: Tensor
-    """Tokens each sequence has seen: the place of its new one."""
+    """Tokens each row has seen: the place of its new one; -1 for an idle row."""
     lengths_B: Tensor
+    """Places each row attends to, its new one among them; 0 for an idle row."""
     table_BN: Tensor
-    run: slice | None
-    """The slots as a slice, where they are one."""
-    longest: int
-    """No sequence is longer after this pass."""
+    in_use: PlacesInUse | None
+    """None where the kernel reads pages itself."""
 
     @classmethod
-    def over(cls, cache: HybridCache, slots_B: Tensor, *, run: slice | None, longest: int) -> "DecodePass":
-        """The pass that extends these slots by one token."""
-        seen_B = cache.lengths_S[slots_B]
+    def over(cls, cache: HybridCache, num_rows: int, is_live_B: Tensor | None = None) -> "DecodePass":
+        """The pass that extends the first slots by one token. With open chunks nothing waits for a GPU."""
+        lengths_B = cache.lengths_S[:num_rows] + 1
+        if is_live_B is not None:
+            lengths_B = lengths_B * is_live_B
+        table_BN = cache.table_SN[:num_rows]
+        in_use = None
+        if not cache.has_open_chunks:
+            in_use = PlacesInUse.of(table_BN, max(1, int(lengths_B.max())))
         return cls(
             cache=cache,
-            slots_B=slots_B,
-            positions_T=seen_B,
-            lengths_B=seen_B + 1,
-            table_BN=slots_B[:, None].to(torch.int32),
-            run=run,
-            longest=longest,
+            num_rows=num_rows,
+            is_live_B=is_live_B,
+            positions_T=lengths_B - 1,
+            lengths_B=lengths_B,
+            table_BN=table_BN,
+            in_use=in_use,
         )
 
     def mix_lightning(self, layer: int, qkv: QkvHeads, slopes_H: Tensor) -> Tensor:
-        in_place = DecodeStep(slots_B=None, lengths_B=self.positions_T, applies_silu=True)
-        if self.cache.has_open_chunks:
-            by_number = DecodeStep(slots_B=self.slots_B, lengths_B=self.positions_T, applies_silu=True)
-            return lightning_decode(*qkv, slopes_H, self.cache.lightning_memory(layer), by_number)
-        if self.run is not None:
-            return lightning_decode(*qkv, slopes_H, self.cache.lightning_memory(layer, self.run), in_place)
-        memory = self.cache.lightning_memory(layer)
-        by_number = DecodeStep(slots_B=self.slots_B, lengths_B=self.positions_T, applies_silu=True)
-        return lightning_decode(*qkv, slopes_H, memory, by_number)
+        memory = self.cache.lightning_memory(layer, slice(self.num_rows))
+        needs_lengths = memory.has_open_chunk or self.is_live_B is not None
+        step = DecodeStep(lengths_B=self.positions_T if needs_lengths else None, applies_silu=True)
+        return lightning_decode(*qkv, slopes_H, memory, step)
 
     def mix_softmax(self, layer: int, qkv: QkvHeads) -> Tensor:
         q_BHP, k_BGP, v_BGP = qkv
         pages = self.cache.key_pages(layer, self.table_BN)
         append_keys(k_BGP, v_BGP, pages, self.positions_T)
-        return cached_attention(q_BHP, self._visible(layer, pages), self.lengths_B)
-
-    def _visible(self, layer: int, pages: KeyPages) -> KeyPages:
-        """On a CPU only the places in use are looked at; a GPU's kernel skips the others itself."""
-        if self.cache.has_open_chunks:
-            return pages
-        if self.run is not None:
-            whole = self.cache.key_pages(layer, None, self.run)
-            keys, values = whole.keys_PGLD, whole.values_PGLD
-        else:
-            keys, values = pages.keys_PGLD[self.slots_B], pages.values_PGLD[self.slots_B]
-        return KeyPages(
-            keys_PGLD=keys[:, :, : self.longest], values_PGLD=values[:, :, : self.longest], table_BN=None
-        )
+        if self.in_use is not None:
+            pages = self.in_use.take(pages)
+        return cached_attention(q_BHP, pages, self.lengths_B)

@@ -3,96 +3,123 @@
 Legend: T new tokens, B sequences, V vocabulary.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from forklight_core.errors import InvalidInputError
-from forklight_kernels.packing import sequence_offsets
-from forklight_model.attention_pass import packed_positions
-from forklight_model.cache import HybridCache
+from forklight_model.cache import PAGE_TOKENS, SCRATCH_PAGE, HybridCache
 from forklight_model.generation_pass import DecodePass, PrefillPass
 from forklight_model.model import HybridModel
 from forklight_model.routing import Routing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptPieces:
+    """How a pack of new tokens is cut, in numbers that the host knows."""
+
+    slots: Sequence[int]
+    """Of each piece, distinct."""
+    lengths: Sequence[int]
+    """Tokens of each piece, at least one."""
+    seen: Sequence[int] | None = None
+    """Tokens each slot has seen before; None reads them from the cache, which waits for a GPU."""
 
 
 @torch.inference_mode()
 def prefill(
     model: HybridModel,
     cache: HybridCache,
-    slots_B: Tensor,
+    pieces: PromptPieces,
     input_ids_T: Tensor,
-    cu_seqlens: Tensor,
     routing: Routing | None = None,
 ) -> Tensor:
     """Feed each slot its packed tokens, after what it has seen; fp32 logits [B, V] of the last ones."""
-    slots = _checked_slots(cache, slots_B)
-    lengths_B = cu_seqlens[1:].to(torch.int64) - cu_seqlens[:-1]
-    _check_cut(cu_seqlens, len(input_ids_T), len(slots))
-    seen_B = cache.lengths_S[slots_B]
-    seen: list[int] = seen_B.tolist()
-    _check_room(cache, slots, (seen_B + lengths_B).tolist())
-    step = PrefillPass(
-        cache=cache,
-        slots_B=slots_B,
-        cu_seqlens=cu_seqlens,
-        positions_T=packed_positions(cu_seqlens) + torch.repeat_interleave(seen_B, lengths_B),
-        lengths_B=seen_B + lengths_B,
-        seen=tuple(seen),
-    )
+    _check_pieces(cache, pieces, len(input_ids_T))
+    seen = pieces.seen
+    if seen is None:
+        seen = cache.lengths_S[torch.tensor(pieces.slots, device=cache.device)].tolist()
+    _check_room(cache, pieces.slots, [sum(both) for both in zip(seen, pieces.lengths, strict=True)])
+    step = PrefillPass.over(cache, pieces.slots, pieces.lengths, seen)
     hidden_TD = model.run_stack(input_ids_T, step, routing)
-    cache.lengths_S[slots_B] = step.lengths_B
-    return model.logits(hidden_TD[cu_seqlens[1:].to(torch.int64) - 1])
+    cache.lengths_S.index_copy_(0, step.slots_B, step.lengths_B)
+    last_B = step.cu_seqlens[1:] - 1
+    return model.logits(hidden_TD.index_select(0, last_B))
 
 
 @torch.inference_mode()
 def decode(
     model: HybridModel,
     cache: HybridCache,
-    slots_B: Tensor,
+    num_rows: int,
     input_ids_B: Tensor,
     routing: Routing | None = None,
 ) -> Tensor:
-    """Feed each slot one token; fp32 logits [B, V] for the next."""
-    slots = _checked_slots(cache, slots_B)
-    if len(input_ids_B) != len(slots):
-        raise InvalidInputError(f"decode got {len(input_ids_B)} tokens for {len(slots)} slots")
-    lengths: list[int] = (cache.lengths_S[slots_B] + 1).tolist()
-    _check_room(cache, slots, lengths)
-    step = DecodePass.over(cache, slots_B, run=_contiguous_run(slots), longest=max(lengths))
-    return advance(model, step, input_ids_B, routing)
+    """Feed slots 0 to `num_rows` - 1 one token each; fp32 logits [B, V] for the next. Waits for a GPU."""
+    if not 1 <= num_rows <= cache.num_slots or len(input_ids_B) != num_rows:
+        raise InvalidInputError(
+            f"decode got {len(input_ids_B)} tokens for {num_rows} rows; a row is a slot from slot 0 on, the "
+            f"cache has {cache.num_slots}"
+        )
+    seen_B = cache.lengths_S[:num_rows]
+    _check_room(cache, range(num_rows), (seen_B + 1).tolist())
+    if cache.is_managed:
+        _check_pages(cache, seen_B)
+    return advance(model, DecodePass.over(cache, num_rows), input_ids_B, routing)
 
 
+@torch.inference_mode()
 def advance(
     model: HybridModel, step: DecodePass, input_ids_B: Tensor, routing: Routing | None = None
 ) -> Tensor:
-    """`decode` without its checks: nothing here waits for the device, so a CUDA graph can hold it."""
+    """`decode` without its checks, for rows that may be idle.
+
+    An idle row changes neither its slot nor a page; its logits are numbers that say nothing. On a GPU nothing
+    here waits, so a CUDA graph can hold it together with `DecodePass.over`, which reads the lengths.
+    """
     hidden_BD = model.run_stack(input_ids_B, step, routing)
-    step.cache.lengths_S.index_add_(0, step.slots_B, torch.ones_like(step.slots_B))
+    seen_B = step.cache.lengths_S[: step.num_rows]
+    seen_B.add_(1 if step.is_live_B is None else step.is_live_B)
     return model.logits(hidden_BD)
 
 
-def _check_cut(cu_seqlens: Tensor, num_tokens: int, num_slots: int) -> None:
-    try:
-        offsets = sequence_offsets(cu_seqlens, num_tokens)
-    except ValueError as error:
-        raise InvalidInputError(str(error)) from error
-    if len(offsets) - 1 != num_slots or len(set(offsets)) != len(offsets):
+@torch.inference_mode()
+def copy_weights(model: HybridModel, source: HybridModel) -> None:
+    """Give a model another's weights in place: what refers to its tensors, a recorded graph too, goes on.
+
+    Nothing waits; the copies happen in the order of the current stream. The source is of the same shape, in
+    whatever dtype and place (pinned memory, if it is on the host of a GPU).
+    """
+    ours, theirs = dict(model.named_parameters()), dict(source.named_parameters())
+    for name in sorted(ours.keys() | theirs.keys()):
+        shapes = [None if name not in each else tuple(each[name].shape) for each in (ours, theirs)]
+        if shapes[0] != shapes[1]:
+            raise InvalidInputError(
+                f"{name} is {shapes[0]} in the model and {shapes[1]} in the source; copy_weights takes "
+                "models of one shape"
+            )
+    for name, weight in ours.items():
+        weight.copy_(theirs[name], non_blocking=True)
+
+
+def _check_pieces(cache: HybridCache, pieces: PromptPieces, num_tokens: int) -> None:
+    slots, lengths, seen = pieces.slots, pieces.lengths, pieces.seen
+    if len(set(slots)) != len(slots) or not all(0 <= slot < cache.num_slots for slot in slots):
         raise InvalidInputError(
-            f"cu_seqlens must cut {num_tokens} tokens into {num_slots} sequences of at least one; "
-            f"got {list(offsets)}"
+            f"slots must be distinct and within 0 to {cache.num_slots - 1}; got {list(slots)}"
         )
-
-
-def _checked_slots(cache: HybridCache, slots_B: Tensor) -> list[int]:
-    slots: list[int] = slots_B.tolist()
-    if not slots or len(set(slots)) != len(slots) or min(slots) < 0 or max(slots) >= cache.num_slots:
+    if not slots or len(lengths) != len(slots) or min(lengths) < 1 or sum(lengths) != num_tokens:
         raise InvalidInputError(
-            f"slots must be at least one, distinct and within 0 to {cache.num_slots - 1}; got {slots}"
+            f"lengths must cut {num_tokens} tokens into {len(slots)} pieces of at least one; "
+            f"got {list(lengths)}"
         )
-    return slots
+    if seen is not None and (len(seen) != len(slots) or min(seen) < 0):
+        raise InvalidInputError(f"seen must be a length of at least 0 for each slot; got {list(seen)}")
 
 
-def _check_room(cache: HybridCache, slots: list[int], lengths: list[int]) -> None:
+def _check_room(cache: HybridCache, slots: Sequence[int], lengths: list[int]) -> None:
     longest = max(lengths)
     if longest > cache.max_tokens:
         raise InvalidInputError(
@@ -101,7 +128,11 @@ def _check_room(cache: HybridCache, slots: list[int], lengths: list[int]) -> Non
         )
 
 
-def _contiguous_run(slots: list[int]) -> slice | None:
-    """The slots as a slice if they are one: then caches are used in place, without a copy each way."""
-    first = slots[0]
-    return slice(first, first + len(slots)) if slots == list(range(first, first + len(slots))) else None
+def _check_pages(cache: HybridCache, seen_B: Tensor) -> None:
+    columns_B1 = (seen_B // PAGE_TOKENS)[:, None]
+    pages: list[int] = cache.table_SN[: len(seen_B)].gather(1, columns_B1).flatten().tolist()
+    if SCRATCH_PAGE in pages:
+        slot = pages.index(SCRATCH_PAGE)
+        raise InvalidInputError(
+            f"slot {slot} has no page for its next token, place {int(seen_B[slot])}; write_table comes first"
+        )

@@ -12,13 +12,19 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
-from forklight_kernels import Residual, dense, head_logits, rms_norm
+from forklight_core.errors import InvalidInputError
+from forklight_kernels import Residual, dense, head_logits, logit_stats, rms_norm, token_stats
 from forklight_kernels.recompute import Contexts, Result, twice_run
 from forklight_model.attention import LightningAttention, SoftmaxAttention, Weight
 from forklight_model.attention_pass import AttentionPass, PackedPass
 from forklight_model.config import ModelConfig
 from forklight_model.moe import SparseMoe
+from forklight_model.parallel import ALONE, Gather, gather_for, own_columns
 from forklight_model.routing import Routing
+from forklight_model.shard import WHOLE, Shard, check_cut
+
+GATHERED_LOGITS_TOKENS = 256
+"""Scoring with a model in parts gathers the logits of so many tokens at a time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,67 +43,90 @@ class Recomputation:
 class HybridBlock(nn.Module):
     """Attention, then experts, each as x = norm(x); x = alpha * x + beta * f(x)."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, gather: Gather = ALONE) -> None:
         super().__init__()
+        self.gather = gather
         self.self_attn: LightningAttention | SoftmaxAttention
         if config.is_lightning(layer):
-            self.self_attn = LightningAttention(config, layer)
+            self.self_attn = LightningAttention(config, layer, gather)
             self.alpha, self.beta = (
                 config.layernorm_linear_attention_alpha,
                 config.layernorm_linear_attention_beta,
             )
         else:
-            self.self_attn = SoftmaxAttention(config, layer)
+            self.self_attn = SoftmaxAttention(config, layer, gather)
             self.alpha, self.beta = (
                 config.layernorm_full_attention_alpha,
                 config.layernorm_full_attention_beta,
             )
         self.moe_alpha, self.moe_beta = config.layernorm_mlp_alpha, config.layernorm_mlp_beta
         self.eps, self.has_postnorm = config.rms_norm_eps, config.postnorm
-        self.block_sparse_moe = SparseMoe(config, layer)
+        self.block_sparse_moe = SparseMoe(config, layer, gather)
         self.input_layernorm = Weight(config.hidden_size)
         self.post_attention_layernorm = Weight(config.hidden_size)
 
     def forward(self, x_TD: Tensor, attention_pass: AttentionPass, routing: Routing | None) -> Tensor:
         normed_TD = rms_norm(x_TD, self.input_layernorm.weight, self.eps)
-        residual = Residual(x_TD=normed_TD if self.has_postnorm else x_TD, alpha=self.alpha, beta=self.beta)
+        residual = self._residual(x_TD, normed_TD, self.alpha, self.beta)
         # The out projection ends in the residual sum, and so do the experts.
         mixed_TW = self.self_attn(normed_TD, attention_pass)
-        x_TD = dense(mixed_TW, self.self_attn.out_weight, residual)
+        x_TD = self.gather.gather_columns(dense(mixed_TW, self.self_attn.out_weight, residual))
         normed_TD = rms_norm(x_TD, self.post_attention_layernorm.weight, self.eps)
-        residual = Residual(
-            x_TD=normed_TD if self.has_postnorm else x_TD, alpha=self.moe_alpha, beta=self.moe_beta
-        )
-        out_TD: Tensor = self.block_sparse_moe(normed_TD, residual, routing)
-        return out_TD
+        residual = self._residual(x_TD, normed_TD, self.moe_alpha, self.moe_beta)
+        return self.gather.gather_columns(self.block_sparse_moe(normed_TD, residual, routing))
+
+    def _residual(self, x_TD: Tensor, normed_TD: Tensor, alpha: float, beta: float) -> Residual:
+        """Of the columns that this process computes."""
+        joined_TD = own_columns(normed_TD if self.has_postnorm else x_TD, self.gather.shard)
+        return Residual(x_TD=joined_TD, alpha=alpha, beta=beta)
 
 
 class HybridStack(nn.Module):
     """Embedding, blocks and the final norm: everything below the head."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, gather: Gather = ALONE) -> None:
         super().__init__()
-        self.embed_tokens = Weight(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(HybridBlock(config, layer) for layer in range(config.num_hidden_layers))
+        own_width = gather.shard.num(config.hidden_size, "hidden_size")
+        self.embed_tokens = Weight(config.vocab_size, own_width)
+        blocks = (HybridBlock(config, layer, gather) for layer in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(blocks)
         self.norm = Weight(config.hidden_size)
 
 
 class HybridModel(nn.Module):
-    """MiniMax-M1's architecture at any size. `state_dict()` has the published parameter names."""
+    """MiniMax-M1's architecture at any size. `state_dict()` has the published parameter names.
 
-    def __init__(self, config: ModelConfig, is_initialized: bool = True) -> None:
+    One process of several holds its `shard` of every layer, without gradients, and gets the rest of every row
+    through `gather`; its state dict has this part of each tensor, and its results are the whole model's.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        is_initialized: bool = True,
+        *,
+        shard: Shard = WHOLE,
+        gather: Gather | None = None,
+    ) -> None:
         super().__init__()
-        self.config = config
+        check_cut(config, shard)
+        self.config, self.shard, self.gather = config, shard, gather_for(shard, gather)
         self.recomputation: Recomputation | None = None
         """What the backward pass computes again; None keeps every activation."""
-        self.model = HybridStack(config)
-        self.lm_head = Weight(config.vocab_size, config.hidden_size)
+        self.model = HybridStack(config, self.gather)
+        self.lm_head = Weight(shard.num(config.vocab_size, "vocab_size"), config.hidden_size)
+        if not shard.is_whole:
+            self.requires_grad_(False)
         if is_initialized:
             self.initialize()
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator | None = None) -> None:
         """Fresh weights: matrices normal with the config's range, norms one."""
+        if not self.shard.is_whole:
+            raise InvalidInputError(
+                "parts of one model cannot be drawn apart: pass is_initialized=False and load weights"
+            )
         for parameter in self.parameters():
             if parameter.dim() == 1:
                 parameter.fill_(1.0)
@@ -114,7 +143,7 @@ class HybridModel(nn.Module):
         self, input_ids_T: Tensor, attention_pass: AttentionPass, routing: Routing | None
     ) -> Tensor:
         """As forward_hidden, for any way of mixing tokens (training, prefill, decode)."""
-        x_TD = embedding(input_ids_T, self.model.embed_tokens.weight)
+        x_TD = self.gather.gather_columns(embedding(input_ids_T, self.model.embed_tokens.weight))
         for layer, block in enumerate(self.model.layers):
             contexts = self._twice_run(layer) if torch.is_grad_enabled() else None
             if contexts is None:
@@ -135,4 +164,18 @@ class HybridModel(nn.Module):
 
     def logits(self, hidden_TD: Tensor) -> Tensor:
         """fp32 logits [T, V] (fp64 for an fp64 model), without a gradient: training has `token_stats`."""
-        return head_logits(hidden_TD, self.lm_head.weight)
+        return self.gather.gather_columns(head_logits(hidden_TD, self.lm_head.weight))
+
+    def token_stats(
+        self, hidden_TD: Tensor, targets_T: Tensor, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies [T] of these tokens, fp32. Only a whole model's have a gradient."""
+        if self.shard.is_whole:
+            return token_stats(hidden_TD, self.lm_head.weight, targets_T, temperature)
+        pieces = [
+            slice(start, start + GATHERED_LOGITS_TOKENS)
+            for start in range(0, max(1, len(hidden_TD)), GATHERED_LOGITS_TOKENS)
+        ]
+        stats = [logit_stats(self.logits(hidden_TD[at]), targets_T[at], temperature) for at in pieces]
+        logprobs, entropies = zip(*stats, strict=True)
+        return torch.cat(logprobs), torch.cat(entropies)

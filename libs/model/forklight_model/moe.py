@@ -1,7 +1,8 @@
 """The mixture-of-experts block: its router and its stacked experts.
 
 Experts are stored stacked, so that one matrix multiplication or one grouped kernel reaches all of them; the
-state dict shows them under the published names, bit for bit.
+state dict shows them under the published names, bit for bit. A process of several holds every expert, but
+only some rows of w1 and w3 and some of w2's outputs: see the README for why not whole experts.
 Legend: T tokens, D hidden size, E experts, K chosen a token, I expert width, F = 2 I.
 """
 
@@ -11,24 +12,27 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from forklight_kernels import Residual, moe_experts, moe_router
+from forklight_kernels import ExpertPart, Residual, moe_experts, moe_experts_part, moe_router
 from forklight_model.attention import Weight
 from forklight_model.config import ModelConfig
+from forklight_model.parallel import ALONE, Gather
 from forklight_model.routing import Routing
+from forklight_model.shard import WHOLE, Shard
 
 
 class StackedExperts(nn.Module):
     """SwiGLU experts as two stacks, under the state-dict names `<expert>.w1|w2|w3.weight`."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, shard: Shard = WHOLE) -> None:
         super().__init__()
         num_experts, width, inner = config.num_local_experts, config.hidden_size, config.intermediate_size
-        self.w13_EFD = nn.Parameter(torch.empty(num_experts, 2 * inner, width))
-        self.w2_EID = nn.Parameter(torch.empty(num_experts, inner, width))
+        own_inner, own_width = shard.num(inner, "intermediate_size"), shard.num(width, "hidden_size")
+        self.w13_EFD = nn.Parameter(torch.empty(num_experts, 2 * own_inner, width))
+        self.w2_EID = nn.Parameter(torch.empty(num_experts, inner, own_width))
 
     def published_views(self) -> dict[str, Tensor]:
         """Each published matrix as a view into the stacks."""
-        inner = self.w2_EID.shape[1]
+        inner = self.w13_EFD.shape[1] // 2
         views: dict[str, Tensor] = {}
         for expert, (w13_FD, w2_ID) in enumerate(
             zip(self.w13_EFD.unbind(), self.w2_EID.unbind(), strict=True)
@@ -61,17 +65,19 @@ class StackedExperts(nn.Module):
 class SparseMoe(nn.Module):
     """Top-k routed experts. Router scores in fp32 over all experts."""
 
-    def __init__(self, config: ModelConfig, layer: int) -> None:
+    def __init__(self, config: ModelConfig, layer: int, gather: Gather = ALONE) -> None:
         super().__init__()
-        self.layer, self.top_k = layer, config.num_experts_per_tok
+        self.layer, self.top_k, self.gather = layer, config.num_experts_per_tok, gather
         self.gate = Weight(config.num_local_experts, config.hidden_size)
-        self.experts = StackedExperts(config)
+        self.experts = StackedExperts(config, gather.shard)
 
     def forward(self, x_TD: Tensor, residual: Residual, routing: Routing | None) -> Tensor:
-        """The experts' sum, joined to the residual."""
+        """The experts' sum, joined to the residual: the columns of both that are this process's."""
         replayed_TK = None if routing is None else routing.experts_of(self.layer)
         routed = moe_router(x_TD, self.gate.weight, self.top_k, replayed_TK)
         weights_TK = routed.weights_TK if routing is None else routing.record(self.layer, routed)
-        return moe_experts(
-            x_TD, weights_TK, routed.experts_TK, self.experts.w13_EFD, self.experts.w2_EID, residual
-        )
+        w13_EFD, w2_EID = self.experts.w13_EFD, self.experts.w2_EID
+        if self.gather.shard.is_whole:
+            return moe_experts(x_TD, weights_TK, routed.experts_TK, w13_EFD, w2_EID, residual)
+        part = ExpertPart(w13_EFD=w13_EFD, w2_EID=w2_EID, gather_columns=self.gather.gather_columns)
+        return moe_experts_part(x_TD, weights_TK, routed.experts_TK, part, residual)

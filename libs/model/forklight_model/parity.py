@@ -4,7 +4,7 @@ Owns the check made at start (a small model) and the counting that longer checks
 Legend: B sequences, T tokens, N prompt tokens, R sampled tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,7 +16,8 @@ from forklight_kernels.contract import contract_hash
 from forklight_model.cache import HybridCache
 from forklight_model.config import ModelConfig
 from forklight_model.decode_graph import DecodeGraph
-from forklight_model.inference import decode, prefill
+from forklight_model.generation_pass import DecodePass
+from forklight_model.inference import PromptPieces, advance, prefill
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 
@@ -70,6 +71,8 @@ class SamplingPlan:
     """Prompts are prefilled in pieces of so many tokens."""
     temperature: float = 1.0
     uses_graph: bool = False
+    num_idle: int = 0
+    """Rows of every decode step that belong to nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,12 +104,12 @@ def sample_sequences(
 ) -> list[SampledSequence]:
     """Sample after every prompt, all of them together, as a rollout pod would."""
     device = model.lm_head.weight.device
-    slots_B = torch.arange(len(prompts), device=device)
-    longest = max(len(prompt) for prompt in prompts)
+    num_rows, longest = len(prompts) + plan.num_idle, max(len(prompt) for prompt in prompts)
     memory = HybridCache(
-        model.config, len(prompts), longest + plan.num_tokens, model.lm_head.weight.dtype, device
+        model.config, num_rows, longest + plan.num_tokens, model.lm_head.weight.dtype, device
     )
-    graph = DecodeGraph(model, memory, len(prompts)) if plan.uses_graph else None
+    feed = _decoder(model, memory, len(prompts), plan)
+    seeds_B = torch.arange(1, len(prompts) + 1, device=device)
     logits_BV = _prefill_in_pieces(model, memory, prompts, plan.piece)
     positions_B = torch.tensor([len(prompt) for prompt in prompts], device=device)
     ids, logprobs = [], []
@@ -114,7 +117,7 @@ def sample_sequences(
         request = SamplingRequest(
             temperatures_B=torch.full((len(prompts),), plan.temperature, device=device),
             top_ps_B=torch.ones(len(prompts), device=device),
-            seeds_B=slots_B + 1,
+            seeds_B=seeds_B,
             positions_B=positions_B + step,
             is_filtered=False,
         )
@@ -122,8 +125,7 @@ def sample_sequences(
         ids.append(sampled.ids_B)
         logprobs.append(sampled.logprobs_B)
         if step < plan.num_tokens - 1:
-            step_call = graph or (lambda slots, new: decode(model, memory, slots, new))
-            logits_BV = step_call(slots_B, sampled.ids_B)
+            logits_BV = feed(sampled.ids_B)
     ids_BR, logprobs_BR = torch.stack(ids, dim=1), torch.stack(logprobs, dim=1)
     return [
         SampledSequence(ids_T=torch.cat([prompt, ids_R]), logprobs_R=logprobs_R)
@@ -152,20 +154,39 @@ def count_unequal(
     )
 
 
+def _decoder(
+    model: HybridModel, memory: HybridCache, num_live: int, plan: SamplingPlan
+) -> Callable[[Tensor], Tensor]:
+    """The decode step of the first rows, with the plan's idle ones behind them."""
+    ids_B = torch.zeros(memory.num_slots, dtype=torch.int64, device=memory.device)
+    is_live_B = (torch.arange(memory.num_slots, device=memory.device) < num_live).to(torch.int64)
+    graph = None
+    if plan.uses_graph:
+        graph = DecodeGraph(model, memory, memory.num_slots)
+        graph.set_live(is_live_B)
+
+    def feed(new_ids_B: Tensor) -> Tensor:
+        ids_B[:num_live] = new_ids_B
+        if graph is not None:
+            return graph(ids_B)[:num_live]
+        step = DecodePass.over(memory, memory.num_slots, is_live_B if plan.num_idle else None)
+        return advance(model, step, ids_B)[:num_live]
+
+    return feed
+
+
 def _prefill_in_pieces(
     model: HybridModel, memory: HybridCache, prompts: Sequence[Tensor], piece: int
 ) -> Tensor:
     """Logits after each prompt; in a round, every prompt that has tokens left gets its next piece."""
-    device = prompts[0].device
     last: list[Tensor | None] = [None] * len(prompts)
     for start in range(0, max(len(prompt) for prompt in prompts), piece):
         members = [number for number, prompt in enumerate(prompts) if len(prompt) > start]
         pieces = [prompts[number][start : start + piece] for number in members]
-        cu_seqlens = torch.tensor([0, *(len(each) for each in pieces)]).cumsum(0).to(torch.int32).to(device)
-        slots_B = torch.tensor(members, device=device)
-        for number, logits_V in zip(
-            members, prefill(model, memory, slots_B, torch.cat(pieces), cu_seqlens), strict=True
-        ):
+        lengths = [len(each) for each in pieces]
+        cut = PromptPieces(slots=members, lengths=lengths, seen=[start] * len(members))
+        logits_BV = prefill(model, memory, cut, torch.cat(pieces))
+        for number, logits_V in zip(members, logits_BV, strict=True):
             last[number] = logits_V
     return torch.stack([logits_V for logits_V in last if logits_V is not None])
 
@@ -181,7 +202,9 @@ def _self_test(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
         torch.randint(SELF_TEST.vocab_size, (length,), generator=generator).to(device)
         for length in (150, 1, 64)
     ]
-    sequences = sample_sequences(model, prompts, SamplingPlan(num_tokens=70, piece=61))
+    # As an engine decodes: on a GPU from a graph, with a row that is nobody's.
+    plan = SamplingPlan(num_tokens=70, piece=61, uses_graph=device.type == "cuda", num_idle=1)
+    sequences = sample_sequences(model, prompts, plan)
     agreement = count_unequal(model, sequences)
     if agreement.num_unequal:
         return False, (

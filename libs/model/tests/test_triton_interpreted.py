@@ -11,7 +11,6 @@ from torch import Tensor
 
 from forklight_kernels import Backend, using_backend
 from forklight_kernels.backend import has_triton
-from forklight_model.cache import HybridCache, cache_bytes
 from forklight_model.config import ModelConfig
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
@@ -77,21 +76,3 @@ def test_what_rollout_says_is_what_the_trainer_says(model: HybridModel) -> None:
     sequences = sample_sequences(model, prompts, SamplingPlan(num_tokens=3, piece=40))
     agreement = count_unequal(model, sequences)
     assert agreement.num_tokens == 6 and agreement.max_difference < 1e-5
-
-
-@pytest.mark.usefixtures("interpreted")
-def test_cache_bytes_counts_open_chunks() -> None:
-    cache = HybridCache(TINY, 3, 40)
-    memory = cache.lightning_memory(0)
-    assert memory.rounded_SHDD is not None and memory.keys_SHCD is not None and memory.values_SHCD is not None
-    pages = cache.key_pages(1, None)
-    held = (
-        memory.states_SHDD,
-        memory.rounded_SHDD,
-        memory.keys_SHCD,
-        memory.values_SHCD,
-        pages.keys_PGLD,
-        pages.values_PGLD,
-        cache.lengths_S,
-    )
-    assert cache_bytes(TINY, 3, 40) == sum(tensor.nbytes for tensor in held)

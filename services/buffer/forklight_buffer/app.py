@@ -1,6 +1,6 @@
 """The buffer, running. Loops and doors of one process:
 
-gRPC door --- submit_trajectory, submit_verdict: one script each, no lock
+gRPC door --- submit_trajectory, submit_verdict, save_segment: one script each, no lock
     |    `--- restore, lease, commit, announce, phase: one at a time, under `turn`
     v
 Redis (open)  --ended-->  journal loop  -->  ledger.sqlite (final)  -->  Redis forgets
@@ -99,6 +99,7 @@ def desks_of(buffer: Buffer) -> Desks:
     """Who answers at the door."""
     return Desks(
         intake=buffer.intake,
+        segments=buffer.segments,
         batches=buffer.batches,
         restorer=buffer.restorer,
         versions=buffer.versions,

@@ -29,6 +29,7 @@ from forklight_buffer.reaper import Reaper
 from forklight_buffer.reconcile import Books, Reconciler
 from forklight_buffer.restore import Restorer
 from forklight_buffer.retention import Retention
+from forklight_buffer.segments import Segments
 from forklight_buffer.states import Phase, Purpose
 from forklight_buffer.tasks import TaskMaker
 from forklight_buffer.versions import Versions
@@ -65,6 +66,7 @@ class Buffer:
     reconciler: Reconciler
     opener: Opener
     intake: Intake
+    segments: Segments
     batches: Batches
     restorer: Restorer
     evaluator: Evaluator
@@ -156,6 +158,7 @@ def build(run_id: str, run_folder: Path, run_file: RunFile, outside: Outside) ->
         reconciler=reconciler,
         opener=opener,
         intake=Intake(context),
+        segments=Segments(context),
         batches=batches,
         restorer=Restorer(context, journal, reconciler),
         evaluator=evaluator,

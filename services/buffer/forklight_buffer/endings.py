@@ -51,6 +51,11 @@ def _attributes(row: SampleRow) -> dict[str, str | int | float]:
     return found
 
 
+def count_dropped_tokens(num_tokens: int, reason: str) -> None:
+    """Saved tokens that nobody will go on from."""
+    counter(metrics.DROPPED_TOKENS).add(num_tokens, {"reason": reason})
+
+
 def announce_conflicts(conflicts: Iterable[Conflict]) -> None:
     """Second, different terminal states are counted: there must be none."""
     for conflict in conflicts:

@@ -166,4 +166,5 @@ def _record(row: SampleRow) -> buffer_pb2.SampleRecord:
         payload=types_pb2.BlobRef(id=row.payload_id, size_bytes=row.payload_bytes),
         updated_at=row.ended_at,
         purpose=row.purpose.wire,
+        num_saved_tokens=row.num_saved_tokens,
     )

@@ -8,7 +8,7 @@ from collections import OrderedDict
 
 from forklight.v1 import types_pb2
 from forklight_buffer.context import Context
-from forklight_buffer.live import Arrival, GroupFacts, Judgement
+from forklight_buffer.live import Arrival, GroupFacts, Judgement, PendingSample
 from forklight_buffer.ports import Accepted
 from forklight_buffer.rows import trajectory_fields
 from forklight_buffer.states import Outcome, Reason, State, Status, with_detail
@@ -48,17 +48,18 @@ class Intake:
             scoring_task=scoring_task(
                 trajectory, facts, current_traceparent() or ids.sample_traceparent(sample)
             ),
+            payload_id=trajectory.payload.id,
         )
         try:
             accepted = await self._context.live.submit_trajectory(arrival)
         except NotFoundError:
             return await self._unknown(sample)
         if accepted.outcome is not Outcome.ACCEPTED:
-            await self._discard(sample, trajectory.payload.id)
+            await discard_payload(self._context, sample, trajectory.payload.id)
         return self._moved(accepted)
 
-    async def pending_samples(self, group_id: str, lease: Lease) -> list[int]:
-        """Indices of a group that still have to be generated."""
+    async def pending_samples(self, group_id: str, lease: Lease) -> list[PendingSample]:
+        """What of a group still has to be generated, and how far it got."""
         return await self._context.live.pending_samples(group_id, lease)
 
     async def submit_verdict(self, verdict: types_pb2.Verdict, lease: Lease) -> Outcome:
@@ -96,15 +97,6 @@ class Intake:
         if await asyncio.to_thread(self._context.ledger.read_sample, sample):
             return Outcome.DROPPED
         raise NotFoundError(f"sample {sample} was never opened in run {self._context.run_id}")
-
-    async def _discard(self, sample: str, payload_id: str) -> None:
-        """The blob of a trajectory that was not taken is deleted later, unless it is the one that was."""
-        group = await self._context.live.read_group(ids.group_of(sample))
-        kept = types_pb2.Trajectory()
-        if group is not None:
-            kept.ParseFromString(group.samples[ids.sample_index(sample)].trajectory)
-        if kept.payload.id != payload_id:
-            await asyncio.to_thread(self._context.ledger.discard_payload, payload_id, self._context.clock())
 
     def _moved(self, accepted: Accepted) -> Outcome:
         context = self._context
@@ -149,6 +141,16 @@ class Intake:
         except DataLossError:
             return Reason.BLOB_CORRUPT
         return None
+
+
+async def discard_payload(context: Context, sample: str, payload_id: str) -> None:
+    """The blob of what was not taken is deleted later, unless it is the one of the sample's trajectory."""
+    group = await context.live.read_group(ids.group_of(sample))
+    kept = types_pb2.Trajectory()
+    if group is not None:
+        kept.ParseFromString(group.samples[ids.sample_index(sample)].trajectory)
+    if kept.payload.id != payload_id:
+        await asyncio.to_thread(context.ledger.discard_payloads, [payload_id], context.clock())
 
 
 def _finite(score: float, sample: str) -> float:

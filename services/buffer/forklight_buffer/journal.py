@@ -6,10 +6,11 @@ idempotent.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from forklight_buffer.context import Context
-from forklight_buffer.endings import announce_conflicts, announce_endings
-from forklight_buffer.live import LiveGroup
+from forklight_buffer.endings import announce_conflicts, announce_endings, count_dropped_tokens
+from forklight_buffer.live import Discard, LiveGroup
 from forklight_buffer.records import SampleRow
 from forklight_buffer.rows import row_of_live
 from forklight_buffer.states import Purpose
@@ -40,12 +41,25 @@ class Journal:
         found = {group_id: await live.read_group(group_id) for group_id in group_ids}
         rows = [row for group in found.values() if group is not None for row in _terminal_rows(group)]
         entered = await asyncio.to_thread(ledger.enter_samples, rows)
+        await self._discard(
+            [item for group in found.values() if group is not None for item in group.discards]
+        )
         for group_id, group in found.items():
-            await live.forget_group(group_id, 0 if group is None else group.num_terminal)
+            known = (0, 0) if group is None else (group.num_terminal, len(group.trash))
+            await live.forget_group(group_id, *known)
             self.rounds_moved |= group is not None and group.purpose is Purpose.EVALUATE
         announce_endings(entered.new, (await live.standing()).version)
         announce_conflicts(entered.conflicts)
         return len(entered.new)
+
+    async def _discard(self, discards: Sequence[Discard]) -> None:
+        """Blobs of segments whose samples went on or ended: the ledger keeps their names until deletion."""
+        if discards:
+            names = [item.payload_id for item in discards]
+            await asyncio.to_thread(self._context.ledger.discard_payloads, names, self._context.clock())
+        for item in discards:
+            if item.reason:
+                count_dropped_tokens(item.num_tokens, item.reason)
 
 
 def _terminal_rows(group: LiveGroup) -> list[SampleRow]:

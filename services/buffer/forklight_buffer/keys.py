@@ -52,6 +52,11 @@ class BufferKeys:
         return self.shared.own("batches")
 
     @property
+    def saved(self) -> str:
+        """Sorted set: training samples that have segments, by their oldest version."""
+        return self.shared.own("saved")
+
+    @property
     def group_prefix(self) -> str:
         """A group's hash is this and the group id."""
         return self.shared.own("g:")
@@ -69,5 +74,6 @@ class BufferKeys:
             self.shared.weights,
             self.dead,
             self.batches,
+            self.saved,
             self.group_prefix,
         ]

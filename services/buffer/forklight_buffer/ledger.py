@@ -123,8 +123,12 @@ class SampleLedger(Protocol):
         """These blobs are deleted."""
         ...
 
-    def discard_payload(self, payload_id: str, at: float) -> None:
-        """A blob that no sample took; it is deleted later."""
+    def discard_payloads(self, payload_ids: Sequence[str], at: float) -> None:
+        """Blobs that no sample took, or needs any more; they are deleted later."""
+        ...
+
+    def keep_payloads(self, payload_ids: Sequence[str]) -> None:
+        """Blobs that are needed after all, if they were discarded."""
         ...
 
 

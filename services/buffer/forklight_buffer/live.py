@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 from forklight_buffer.records import Ending, GroupRow
-from forklight_buffer.states import Purpose, State, Status
+from forklight_buffer.states import Outcome, Purpose, State, Status
 from forklight_core import ids
 from forklight_core.queues import Lease
 
@@ -25,6 +26,17 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LiveSegment:
+    """A saved stretch of a response that is not finished."""
+
+    start: int
+    num_tokens: int
+    payload_id: str
+    payload_bytes: int
+    min_version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LiveSample:
     """A sample as Redis has it."""
 
@@ -39,6 +51,21 @@ class LiveSample:
     verdict: bytes = b""
     reward: float | None = None
     scoring_entry: str = ""
+    segments: tuple[LiveSegment, ...] = ()
+
+    @property
+    def num_saved_tokens(self) -> int:
+        """Tokens of its segments."""
+        return sum(segment.num_tokens for segment in self.segments)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discard:
+    """A segment's blob that nobody needs any more. No reason: its tokens are in an accepted trajectory."""
+
+    payload_id: str
+    num_tokens: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +98,16 @@ class LiveGroup:
     task_entry: str
     step: int | None
     samples: tuple[LiveSample, ...]
+    trash: bytes = b""
+
+    @property
+    def discards(self) -> list[Discard]:
+        """What its trash says."""
+        fields = (line.split("|", 2) for line in self.trash.decode().splitlines())
+        return [
+            Discard(payload_id=payload_id, num_tokens=int(num_tokens), reason=reason)
+            for payload_id, num_tokens, reason in fields
+        ]
 
     @property
     def num_terminal(self) -> int:
@@ -127,11 +164,30 @@ class Arrival:
     cancelled: bool
     trajectory: bytes
     scoring_task: bytes
+    payload_id: str
 
     @property
     def group_id(self) -> str:
         """Its group."""
         return ids.group_of(self.sample_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingSample:
+    """A sample that waits for its trajectory, and how far its response got."""
+
+    index: int
+    segments: tuple[LiveSegment, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentsNow:
+    """How a response stands after its segments were added to or dropped."""
+
+    outcome: Outcome
+    num_saved_tokens: int = 0
+    num_dropped_tokens: int = 0
+    dropped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,3 +239,12 @@ class Burial:
     num_allowed: int
     reason: str
     letter: bytes = field(repr=False)
+
+
+class Burying(IntEnum):
+    """What became of a burial."""
+
+    HELD = 0
+    BURIED = 1
+    RENEWED = 2
+    """Its group has segments to go on from: it waits again, as a new entry."""

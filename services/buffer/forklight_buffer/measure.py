@@ -72,6 +72,18 @@ async def _measure_arrivals(play: Rehearsal, table: Table) -> dict[str, Lease]:
     await table.time(
         "pending_samples", [_call(intake.pending_samples, group, leases[group]) for group in leases]
     )
+    saved = samples[: len(samples) // 8]
+    segments = [
+        (sample, play.segment(sample, start, tokens=1024), leases[ids.group_of(sample)])
+        for start in range(0, 8192, 1024)
+        for sample in saved
+    ]
+    await table.time("save_segment, 1st to 8th", [_call(play.save, *segment) for segment in segments])
+    groups = {ids.group_of(sample) for sample in saved}
+    await table.time(
+        "pending_samples, 16 x 8 segments",
+        [_call(intake.pending_samples, group, leases[group]) for group in groups],
+    )
     arrivals = [(play.trajectory(sample), leases[ids.group_of(sample)]) for sample in samples]
     await table.time("submit_trajectory", [_call(intake.submit_trajectory, *arrival) for arrival in arrivals])
     await table.time("submit_trajectory, again", [_call(intake.submit_trajectory, *arrivals[0])] * 500)

@@ -16,10 +16,14 @@ from forklight_buffer.live import (
     Arrival,
     BatchLease,
     Burial,
+    Burying,
     Judgement,
     LiveGroup,
+    LiveSegment,
     Opening,
+    PendingSample,
     Restoration,
+    SegmentsNow,
     Standing,
 )
 from forklight_buffer.records import Ending
@@ -94,8 +98,17 @@ class LiveState(Protocol):
         """NotFoundError for a sample without trajectory, FencedError for a lease that is not the newest."""
         ...
 
-    async def pending_samples(self, group_id: str, lease: Lease) -> list[int]:
-        """Indices that wait for a trajectory."""
+    async def pending_samples(self, group_id: str, lease: Lease) -> list[PendingSample]:
+        """What waits for a trajectory."""
+        ...
+
+    async def save_segment(self, sample_id: str, segment: LiveSegment, lease: Lease) -> SegmentsNow:
+        """Append a segment. NotFoundError and FencedError as for a trajectory; InvalidInputError when it does
+        not follow what is saved."""
+        ...
+
+    async def drop_segments(self, sample_id: str, from_start: int, lease: Lease) -> SegmentsNow:
+        """Forget the segments from a token on; InvalidInputError when none starts there."""
         ...
 
     async def lease_batch(self, *, epoch: int, step: int) -> BatchLease | NoBatch:
@@ -119,12 +132,12 @@ class LiveState(Protocol):
         """End all open samples of a group; returns how many."""
         ...
 
-    async def forget_group(self, group_id: str, num_known: int) -> bool:
-        """The ledger has so many terminal samples of the group; True when the group is gone."""
+    async def forget_group(self, group_id: str, num_known: int, num_trash_bytes: int = 0) -> bool:
+        """The ledger has so many terminal samples of it, and so much of its trash; True when it is gone."""
         ...
 
-    async def bury_entry(self, burial: Burial) -> bool:
-        """Dead letter; False when somebody holds the entry again."""
+    async def bury_entry(self, burial: Burial) -> Burying:
+        """Dead letter, unless somebody holds the entry again or its group got further meanwhile."""
         ...
 
     async def set_run(self, fields: Mapping[str, str], *, weights: bytes = b"") -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from forklight.v1 import buffer_pb2, types_pb2
 from forklight_buffer import metrics
 from forklight_buffer.context import Context
-from forklight_buffer.live import Burial
+from forklight_buffer.live import Burial, Burying
 from forklight_buffer.ports import Entries, OverdueEntry, QueueName
 from forklight_buffer.states import Reason, with_detail
 from forklight_core.errors import InvalidInputError
@@ -36,6 +36,7 @@ class Reaper:
         return buried
 
     async def _bury(self, queue: QueueName, entry: OverdueEntry) -> bool:
+        """A task under which a response grew waits again instead: it is not what kills its holders."""
         section = self._context.run_file.buffer
         group_id, sample_id = _whose(queue, entry)
         reason = with_detail(
@@ -52,7 +53,7 @@ class Reaper:
             num_deliveries=entry.num_deliveries,
             at=self._context.clock(),
         )
-        buried = await self._context.live.bury_entry(
+        done = await self._context.live.bury_entry(
             Burial(
                 queue=queue,
                 entry_id=entry.entry_id,
@@ -63,12 +64,16 @@ class Reaper:
                 letter=letter.SerializeToString(),
             )
         )
-        if buried:
+        if done is Burying.RENEWED:
+            await self._context.record(
+                "task_renewed", f"{queue}:{entry.entry_id} of {group_id}: segments were saved, it waits again"
+            )
+        if done is Burying.BURIED:
             counter(metrics.DEAD_LETTERS).add(1, {"queue": queue})
             await self._context.record(
                 "dead_letter", f"{queue}:{entry.entry_id} of {sample_id or group_id}: {reason}"
             )
-        return buried
+        return done is Burying.BURIED
 
 
 def _whose(queue: QueueName, entry: OverdueEntry) -> tuple[str, str]:

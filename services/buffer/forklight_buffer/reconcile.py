@@ -88,6 +88,7 @@ class Reconciler:
         if found is None:
             await self._open_again(group)
             return True
+        await self._keep_segments(found)
         missing = [
             ending
             for index, ending in group.endings.items()
@@ -96,6 +97,12 @@ class Reconciler:
         if missing:
             await self._live.close_samples(found.group_id, missing, by_ledger=True)
         return False
+
+    async def _keep_segments(self, found: LiveGroup) -> None:
+        """Redis may have gone back to a time when these were still needed."""
+        needed = [segment.payload_id for sample in found.samples for segment in sample.segments]
+        if needed:
+            await asyncio.to_thread(self._context.ledger.keep_payloads, needed)
 
     async def _write_again(self, group: OpenGroup) -> None:
         """A delivered group: with its trajectories and rewards, where the ledger says it belongs."""

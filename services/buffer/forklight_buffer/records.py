@@ -49,6 +49,8 @@ class SampleRow:
     payload_bytes: int = 0
     opened_at: float = 0.0
     ended_at: float = 0.0
+    num_saved_tokens: int = 0
+    """Of one that is open after all, in a listing; no column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

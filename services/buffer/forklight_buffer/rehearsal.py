@@ -6,18 +6,22 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 from forklight.v1 import types_pb2
 from forklight_buffer.adapters.sqlite import SqliteLedger
 from forklight_buffer.assembly import Buffer, Outside, build
+from forklight_buffer.audit.sample_checks import find_segment_faults
 from forklight_buffer.batches import Committed, Leasing
+from forklight_buffer.keys import BufferKeys
+from forklight_buffer.live import LiveGroup, SegmentsNow
 from forklight_buffer.records import Commit
 from forklight_buffer.restore import Checkpoint, Restored
-from forklight_buffer.states import Outcome
+from forklight_buffer.states import Outcome, Purpose
 from forklight_core import ids
 from forklight_core.blobs import BlobStore, MemoryBlobStore
 from forklight_core.queues import Lease, Leased, RedisWorkQueue, RunKeys, connect_redis
@@ -123,8 +127,8 @@ class Rehearsal:
         done = []
         for leased in await self.take_tasks(consumer=consumer, most=most):
             task = types_pb2.GenerationTask.FromString(leased.body)
-            for index in await self.buffer.intake.pending_samples(task.envelope.group_id, leased.lease):
-                sample = ids.sample_id(task.envelope.group_id, index)
+            for pending in await self.buffer.intake.pending_samples(task.envelope.group_id, leased.lease):
+                sample = ids.sample_id(task.envelope.group_id, pending.index)
                 await self.submit(sample, leased.lease)
                 done.append(sample)
         return done
@@ -155,6 +159,68 @@ class Rehearsal:
     async def submit(self, sample: str, lease: Lease) -> Outcome:
         """Submit a sample's trajectory."""
         return await self.buffer.intake.submit_trajectory(self.trajectory(sample), lease)
+
+    def segment(
+        self, sample: str, start: int, *, tokens: int = 2, version: int | None = None, tag: str = ""
+    ) -> types_pb2.Segment:
+        """A plausible segment; its payload blob is written. Another tag is another generation."""
+        payload = self.stage.blobs.put(f"segment {start}+{tokens} of {sample} {tag}".encode())
+        return types_pb2.Segment(
+            start=start,
+            num_tokens=tokens,
+            payload=types_pb2.BlobRef(id=payload.id, size_bytes=payload.size_bytes),
+            min_version=self.version if version is None else version,
+        )
+
+    async def save(self, sample: str, segment: types_pb2.Segment, lease: Lease) -> SegmentsNow:
+        """Save a segment of a sample's response."""
+        return await self.buffer.segments.save(sample, segment, lease)
+
+    async def go_on(self, leased: Leased, *, tokens: int = 2) -> dict[str, int]:
+        """A pod that took a task over: it reads what is saved of each sample, has the buffer forget what
+        cannot be read, and saves a segment more. Returns the saved tokens by sample."""
+        task = types_pb2.GenerationTask.FromString(leased.body)
+        group, saved = task.envelope.group_id, dict[str, int]()
+        for pending in await self.buffer.intake.pending_samples(group, leased.lease):
+            sample = ids.sample_id(group, pending.index)
+            end = sum(segment.num_tokens for segment in pending.segments)
+            for segment in pending.segments:
+                if not self.stage.blobs.exists(segment.payload_id):
+                    end = (
+                        await self.buffer.segments.drop(sample, segment.start, leased.lease)
+                    ).num_saved_tokens
+                    break
+            tokens_left = min(tokens, task.sampling.max_new_tokens - end)
+            if tokens_left:
+                await self.save(sample, self.segment(sample, end, tokens=tokens_left), leased.lease)
+            saved[sample] = end + tokens_left
+        return saved
+
+    async def live_groups(self) -> AsyncIterator[LiveGroup]:
+        """Every group Redis knows."""
+        for group_id in await self.buffer.context.live.live_groups():
+            group = await self.buffer.context.live.read_group(group_id)
+            if group is not None:
+                yield group
+
+    async def check_segments(self, *, lost: Set[str] = frozenset()) -> None:
+        """AssertionError unless they are sound, the sweep knows all of them, and their blobs are there."""
+        oldest: dict[bytes, float] = {}
+        async for group in self.live_groups():
+            faults = [fault.detail for fault in find_segment_faults({group.group_id: group})]
+            for sample in group.samples:
+                names = {segment.payload_id for segment in sample.segments} - lost
+                faults += [name for name in names if not self.stage.blobs.exists(name)]
+                if sample.segments and group.purpose is Purpose.TRAIN:
+                    version = min(segment.min_version for segment in sample.segments)
+                    oldest[f"{group.group_id}\n{sample.index}".encode()] = version
+            if faults:
+                raise AssertionError(f"segments of {group.group_id}: {faults}")
+        saved = BufferKeys(RunKeys(self.stage.run_id)).saved
+        found = await self.outside.redis.zrange(saved, 0, -1, withscores=True)
+        known = dict(cast("list[tuple[bytes, float]]", found))
+        if known != oldest:
+            raise AssertionError(f"the sweep knows {known}, there are {oldest}")
 
     def verdict(self, sample: str, reward: float | None) -> types_pb2.Verdict:
         """A plausible verdict; without a reward the machinery failed."""

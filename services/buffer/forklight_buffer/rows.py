@@ -50,6 +50,7 @@ def row_of_live(group: LiveGroup, sample: LiveSample) -> SampleRow:
         reward=sample.reward,
         opened_at=group.opened_at,
         ended_at=sample.since,
+        num_saved_tokens=sample.num_saved_tokens,
     )
     if not sample.trajectory:
         return row

@@ -21,8 +21,10 @@ from forklight_buffer.intake import Intake
 from forklight_buffer.phases import PhaseControl
 from forklight_buffer.records import Commit
 from forklight_buffer.restore import Checkpoint, Restorer
+from forklight_buffer.segments import Segments, segment_message
 from forklight_buffer.states import Phase
 from forklight_buffer.versions import Versions
+from forklight_core import ids
 from forklight_core.errors import InvalidInputError
 from forklight_core.queues import Lease
 
@@ -35,6 +37,7 @@ class Desks:
     """Who answers what."""
 
     intake: Intake
+    segments: Segments
     batches: Batches
     restorer: Restorer
     versions: Versions
@@ -63,6 +66,11 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
         if self._running:
             await asyncio.wait(self._running)
 
+    def _check_sample(self, run_id: str, group_id: str, sample_id: str) -> None:
+        self._check_run(run_id)
+        if ids.group_of(sample_id) != group_id:
+            raise InvalidInputError(f"sample {sample_id} is not of group {group_id}")
+
     def _check_run(self, run_id: str) -> None:
         if run_id != self._context.run_id:
             raise InvalidInputError(f"this buffer serves run {self._context.run_id!r}, not {run_id!r}")
@@ -77,8 +85,24 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
         self, request: door.GetPendingSamplesRequest, context: Call
     ) -> door.GetPendingSamplesReply:
         self._check_run(request.run_id)
-        indices = await self._desks.intake.pending_samples(request.group_id, _lease(request.lease))
-        return door.GetPendingSamplesReply(indices=indices)
+        pending = await self._desks.intake.pending_samples(request.group_id, _lease(request.lease))
+        saved = [
+            door.SavedSample(index=sample.index, segments=map(segment_message, sample.segments))
+            for sample in pending
+            if sample.segments
+        ]
+        return door.GetPendingSamplesReply(indices=[sample.index for sample in pending], saved=saved)
+
+    async def SaveSegment(self, request: door.SaveSegmentRequest, context: Call) -> door.SaveSegmentReply:
+        self._check_sample(request.run_id, request.group_id, request.sample_id)
+        now = await self._desks.segments.save(request.sample_id, request.segment, _lease(request.lease))
+        return door.SaveSegmentReply(outcome=now.outcome.wire, num_saved_tokens=now.num_saved_tokens)
+
+    async def DropSegments(self, request: door.DropSegmentsRequest, context: Call) -> door.SaveSegmentReply:
+        self._check_sample(request.run_id, request.group_id, request.sample_id)
+        drop = self._desks.segments.drop(request.sample_id, request.from_start, _lease(request.lease))
+        now = await self._complete(drop)
+        return door.SaveSegmentReply(outcome=now.outcome.wire, num_saved_tokens=now.num_saved_tokens)
 
     async def SubmitVerdict(self, request: door.SubmitVerdictRequest, context: Call) -> door.SubmitReply:
         outcome = await self._desks.intake.submit_verdict(request.verdict, _lease(request.lease))

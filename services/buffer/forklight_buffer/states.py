@@ -75,6 +75,7 @@ class Reason(StrEnum):
     LEFT_OUT = "left_out"
     STALE_ON_ARRIVAL = "stale_on_arrival"
     STALE_IN_QUEUE = "stale_in_queue"
+    STALE_UNFINISHED = "stale_unfinished"
     GENERATION_CANCELLED = "generation_cancelled"
     RUN_FINISHED = "run_finished"
     DEAD_LETTER = "dead_letter"

@@ -126,6 +126,31 @@ async def test_a_group_nobody_opened_is_found_in_redis(trained: Rehearsal) -> No
     assert kinds_of(trained) == {Kind.FOREIGN}
 
 
+@pytest.mark.parametrize(
+    ("state", "segments", "fault"),
+    [
+        (1, "0|2|b3:a|9|0\n2|3|b3:b|9|0\n", ""),
+        (1, "0|2|b3:a|9|0\n3|3|b3:b|9|0\n", "has a segment of 3 tokens at 3, expected at 2"),
+        (1, "1|2|b3:a|9|0\n", "has a segment of 2 tokens at 1, expected at 0"),
+        (1, "0|11|b3:a|9|0\n", "has 11 saved tokens, its window is 10"),
+        (4, "0|2|b3:a|9|0\n", "is ready and still has 1 segments"),
+        (10, "0|2|b3:a|9|0\n", "is trained and still has 1 segments"),
+    ],
+)
+async def test_segments_that_must_not_be_are_found(
+    trained: Rehearsal, state: int, segments: str, fault: str
+) -> None:
+    stage = trained.stage
+    group = f"{stage.run_id}/g00000009"
+    fields = {"s0": f"{state}|0|0|5|9|", "g0": segments}
+    await trained.outside.redis.hset(f"forklight:{{{stage.run_id}}}:g:{group}", mapping=fields)
+    report = audit_run(stage.folder, stage.redis_url)
+    found = [wrong for wrong in report.violations if wrong.kind is Kind.SEGMENT]
+    assert [(wrong.subject, wrong.detail) for wrong in found] == ([(f"{group}/s000", fault)] if fault else [])
+    assert report.num_saved_tokens == sum(int(line.split("|")[1]) for line in segments.splitlines())
+    assert "saved tokens" in report.to_table()
+
+
 async def test_what_has_ended_in_redis_is_not_open_although_the_buffer_died(trained: Rehearsal) -> None:
     stage = trained.stage
     await trained.buffer.context.live.set_run({"phase": "4"})

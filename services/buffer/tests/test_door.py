@@ -145,6 +145,47 @@ async def test_a_step_is_trained_when_everyone_talks_grpc(make_stage: Callable[.
     await redis.aclose()
 
 
+async def test_a_response_goes_on_in_another_pod_when_its_pod_died(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    settings, run = settings_of(stage), stage.run_id
+    stage = replace(stage, blobs=open_blob_store(settings.blobs_url))
+    redis = connect_redis(stage.redis_url)
+    tasks = RedisWorkQueue(redis, RunKeys(run).tasks, lease_s=30)
+    async with serving(settings) as stub:
+        leased = (await tasks.take("dies", wait_s=5, max_items=1))[0]
+        group = types_pb2.GenerationTask.FromString(leased.body).envelope.group_id
+        sample = ids.sample_id(group, 1)
+        save = buffer_pb2.SaveSegmentRequest(
+            run_id=run,
+            group_id=group,
+            sample_id=sample,
+            segment=player_of(stage).segment(sample, 0, tokens=4),
+            lease=message_of(leased.lease),
+        )
+        assert (await stub.SaveSegment(save, timeout=5)).num_saved_tokens == 4
+        assert (await stub.SaveSegment(save, timeout=5)).outcome == buffer_pb2.SUBMIT_OUTCOME_DUPLICATE
+        await tasks.release(leased.lease)
+        lease = message_of((await tasks.take("goes-on", wait_s=5, max_items=1))[0].lease)
+        with pytest.raises(FencedError, match="goes-on"):
+            await stub.SaveSegment(save, timeout=5)
+        request = buffer_pb2.GetPendingSamplesRequest(run_id=run, group_id=group, lease=lease)
+        pending = await stub.GetPendingSamples(request, timeout=5)
+        assert list(pending.indices) == [0, 1]
+        assert [(found.index, list(found.segments)) for found in pending.saved] == [(1, [save.segment])]
+        drop = buffer_pb2.DropSegmentsRequest(run_id=run, group_id=group, sample_id=sample, lease=lease)
+        reply = await stub.DropSegments(drop, timeout=5)
+        assert (reply.outcome, reply.num_saved_tokens) == (buffer_pb2.SUBMIT_OUTCOME_ACCEPTED, 0)
+        assert not (await stub.GetPendingSamples(request, timeout=5)).saved
+        drop.group_id = "another"
+        with pytest.raises(InvalidInputError, match="is not of group another"):
+            await stub.DropSegments(drop, timeout=5)
+        save.lease.CopyFrom(lease)
+        save.segment.start = 3
+        with pytest.raises(InvalidInputError, match="0 tokens of the response are saved"):
+            await stub.SaveSegment(save, timeout=5)
+    await redis.aclose()
+
+
 async def test_a_second_buffer_of_a_run_is_refused(make_stage: Callable[..., Stage]) -> None:
     settings = settings_of(make_stage())
     async with serving(settings):

@@ -19,9 +19,9 @@ from forklight.v1 import types_pb2
 from forklight_buffer.audit import audit_run
 from forklight_buffer.records import Commit
 from forklight_buffer.rehearsal import Rehearsal, Stage, rehearse, write_prompts
-from forklight_buffer.states import Phase, Purpose, State, Status
+from forklight_buffer.states import Outcome, Phase, Purpose, State, Status
 from forklight_core import ids
-from forklight_core.errors import FencedError, NotFoundError, PreconditionError
+from forklight_core.errors import FencedError, InvalidInputError, NotFoundError, PreconditionError
 from forklight_core.queues import Leased, RedisWorkQueue
 from forklight_core.redis_server import EmbeddedRedis
 from forklight_core.runfile import RunFile
@@ -55,6 +55,7 @@ class World:
     ended: dict[str, State] = field(default_factory=dict)
     snapshot: dict[bytes, bytes] = field(default_factory=dict)
     anything_released: bool = False
+    lost_blobs: set[str] = field(default_factory=set)
 
     async def take(self, queue: RedisWorkQueue, consumer: str, most: int) -> list[Leased]:
         """An empty queue is not asked: even the shortest blocking read takes the server tens of ms."""
@@ -82,6 +83,51 @@ class World:
                     await self.play.buffer.intake.submit_trajectory(trajectory, leased.lease)
                 except LATE:
                     continue
+
+    async def save_segment(self, number: int) -> None:
+        """Some holder, perhaps one that was fenced, saves what follows; or what cannot follow."""
+        for leased in self.task_leases[-1 - number % 3 :: -1][:3]:
+            group_id = types_pb2.GenerationTask.FromString(leased.body).envelope.group_id
+            group = await self.play.buffer.context.live.read_group(group_id)
+            for sample in group.samples if group is not None else ():
+                name, start = (
+                    ids.sample_id(group_id, sample.index),
+                    sample.num_saved_tokens + (number % 7 == 0),
+                )
+                version = max(0, self.play.version - number % 4)
+                segment = self.play.segment(name, start, tokens=1 + number % 4, version=version)
+                try:
+                    now = await self.play.save(name, segment, leased.lease)
+                except (*LATE, InvalidInputError):
+                    continue
+                assert now.outcome is Outcome.DROPPED or now.num_saved_tokens == start + segment.num_tokens
+
+    async def go_on(self, number: int) -> None:
+        """A pod dies, another one takes its tasks over and goes on from what it finds."""
+        await self.release_task(number)
+        taken = await self.take(self.play.tasks, "rollout-9", 1 + number % 3)
+        self.task_leases += taken
+        for leased in taken:
+            try:
+                await self.play.go_on(leased, tokens=1 + number % 3)
+            except LATE:
+                continue
+
+    async def lose_segment(self, number: int) -> None:
+        """A blob goes; whoever goes on has to notice."""
+        names = [
+            item.payload_id
+            async for group in self.play.live_groups()
+            for sample in group.samples
+            for item in sample.segments
+        ]
+        if names:
+            self.play.stage.blobs.delete(names[number % len(names)])
+            self.lost_blobs.add(names[number % len(names)])
+
+    async def clean(self, _: int) -> None:
+        self.play.stage.clock.advance(61)
+        await self.play.buffer.retention.clean()
 
     async def release_task(self, number: int) -> None:
         for leased in self.task_leases[number % 5 :: 5]:
@@ -217,6 +263,9 @@ class World:
             await redis.restore(key, 0, value)
         self.play.buffer.gate.close()
         await self.play.buffer.recover()
+        async for group in self.play.live_groups():  # they were listed again after they had been deleted
+            names = {item.payload_id for sample in group.samples for item in sample.segments}
+            self.lost_blobs |= {name for name in names if not self.play.stage.blobs.exists(name)}
 
     async def check(self) -> None:
         """What must hold after every single step."""
@@ -246,6 +295,7 @@ class World:
                     assert ids.sample_id(group_id, sample.index) not in ended
                     counts[sample.state] += 1
                     tokens, num_bytes = tokens + sample.num_tokens, num_bytes + sample.num_bytes
+        await self.play.check_segments(lost=self.lost_blobs)
         standing = await live.standing()
         assert await live.open_counts() == counts
         assert (standing.held_tokens, standing.held_bytes) == (tokens, num_bytes)
@@ -284,7 +334,9 @@ class World:
 OPERATIONS: tuple[Callable[[World, int], Awaitable[None]], ...] = (
     World.work, World.work, World.work, World.work, World.open, World.open, World.open,
     World.step_on, World.step_on, World.step_on, World.step_on,
-    World.take_task, World.submit, World.release_task, World.take_scoring, World.judge, World.release_scoring,
+    World.take_task, World.submit, World.release_task,
+    World.save_segment, World.save_segment, World.go_on, World.go_on, World.lose_segment, World.clean,
+    World.take_scoring, World.judge, World.release_scoring,
     World.train, World.lose, World.save, World.commit, World.announce, World.journal,
     World.restart_buffer, World.restart_trainer, World.restart_trainer, World.keep_redis,
     World.roll_redis_back, )  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from forklight.v1 import types_pb2
+from forklight_buffer.live import PendingSample
 from forklight_buffer.rehearsal import Rehearsal, Stage, mixed_reward, rehearse
 from forklight_buffer.states import Outcome, State
 from forklight_core import ids
@@ -28,7 +29,7 @@ async def test_a_trajectory_is_a_duplicate_when_sent_twice(make_stage: Callable[
         assert await play.submit(sample, leased.lease) is Outcome.ACCEPTED
         assert await play.submit(sample, leased.lease) is Outcome.DUPLICATE
         assert (await play.scoring.stats()).num_waiting == 1
-        assert await play.buffer.intake.pending_samples(group, leased.lease) == [1]
+        assert await play.buffer.intake.pending_samples(group, leased.lease) == [PendingSample(index=1)]
 
 
 async def test_the_task_is_settled_when_the_last_sample_is_in(make_stage: Callable[..., Stage]) -> None:
@@ -96,7 +97,8 @@ async def test_nonsense_is_refused_before_it_is_stored(make_stage: Callable[...,
         for problem, change in changes:
             with pytest.raises(InvalidInputError, match=problem):
                 await send(change)
-        assert await play.buffer.intake.pending_samples(group, leased.lease) == [0, 1]
+        pending = await play.buffer.intake.pending_samples(group, leased.lease)
+        assert [sample.index for sample in pending] == [0, 1]
 
 
 async def test_a_sample_nobody_opened_is_not_found(make_stage: Callable[..., Stage]) -> None:

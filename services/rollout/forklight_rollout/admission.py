@@ -14,7 +14,7 @@ from forklight_core.errors import InvalidInputError
 from forklight_core.ids import sample_id
 from forklight_rollout.draft import Draft
 from forklight_rollout.groups import GroupWork, SampleStart
-from forklight_rollout.ports import DrawRules, EndRules, EngineLimits
+from forklight_rollout.ports import MOST_STOP_IDS, DrawRules, EndRules, EngineLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +71,8 @@ def check_rules(draw: DrawRules, end: EndRules, where: str) -> None:
         raise _refused(where, "sampling.top_k", f"is {draw.top_k}; it must be 0 (all tokens) or more")
     if not 0 <= draw.min_p <= 1:
         raise _refused(where, "sampling.min_p", f"is {draw.min_p}; it must lie in [0, 1]")
+    if len(end.stop_ids) > MOST_STOP_IDS:
+        raise _refused(where, "stop token ids", f"are {len(end.stop_ids)}; at most {MOST_STOP_IDS} can be watched")
     if end.repetition_tokens and not 0 < end.repetition_probability < 1:
         raise _refused(
             where,

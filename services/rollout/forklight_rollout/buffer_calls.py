@@ -11,7 +11,7 @@ from forklight.v1 import types_pb2
 from forklight_core.errors import BusyError, DeadlineError, UnavailableError
 from forklight_core.retry import backoff_delays
 from forklight_rollout.held_groups import HeldGroup
-from forklight_rollout.ports import BufferDoor, SubmitOutcome
+from forklight_rollout.ports import BufferDoor, PendingSample, Saved, SegmentRef, SubmitOutcome
 from forklight_rollout.problems import Area, Problems
 
 Result = TypeVar("Result")
@@ -27,7 +27,19 @@ class BufferCalls:
 
     async def pending_samples(self, group: HeldGroup) -> list[int]:
         """Indices of the samples that are still missing."""
+        return [pending.index for pending in await self.pending_responses(group)]
+
+    async def pending_responses(self, group: HeldGroup) -> list[PendingSample]:
+        """The samples that are still missing, and what is saved of them."""
         return await self._call(lambda: self.door.pending_samples(group.group_id, group.lease), group)
+
+    async def save_segment(self, sample_id: str, segment: SegmentRef, group: HeldGroup) -> Saved:
+        """Append a segment to what is saved of a response."""
+        return await self._call(lambda: self.door.save_segment(sample_id, segment, group.lease), group)
+
+    async def drop_segments(self, sample_id: str, from_start: int, group: HeldGroup) -> Saved:
+        """Have segments forgotten that cannot be gone on from."""
+        return await self._call(lambda: self.door.drop_segments(sample_id, from_start, group.lease), group)
 
     async def submit(self, build: Callable[[], types_pb2.Trajectory], group: HeldGroup) -> SubmitOutcome:
         """Hand over a trajectory, built anew for each try: the lease may have come back under a new fence."""

@@ -12,9 +12,13 @@ from enum import StrEnum
 from typing import Protocol
 
 from forklight.v1 import types_pb2
+from forklight_core.blobs import BlobRef
+from forklight_core.ids import sample_id
 from forklight_core.queues import Lease
 from forklight_core.wire import RoutingArrays
 from forklight_rollout.manifest import PublishedWeights
+
+MOST_STOP_IDS = 8
 
 
 class FinishReason(StrEnum):
@@ -52,13 +56,18 @@ class DrawRules:
     top_k: int = 0  # the k likeliest; 0 keeps all
     min_p: float = 0.0  # at least this share of the likeliest token's probability; 0 keeps all
 
+    @property
+    def is_filtered(self) -> bool:
+        """Whether some tokens may be kept out."""
+        return self.top_p < 1 or self.top_k > 0 or self.min_p > 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndRules:
     """When a generation ends, looked at after each token in this order: stop, repetition, length."""
 
     max_new_tokens: int  # of the whole response, its prefix included
-    stop_ids: frozenset[int] = frozenset()
+    stop_ids: frozenset[int] = frozenset()  # at most MOST_STOP_IDS
     repetition_tokens: int = 0  # so many tokens in a row, each more probable than the next field; 0: never
     repetition_probability: float = 0.99  # of the model's own distribution (temperature 1, no filter)
 
@@ -73,6 +82,7 @@ class SequenceStart:
     """Response tokens that exist already: fed after the prompt, not drawn. The next draw is the one that
     would have followed them."""
     num_certain: int = 0  # of the prefix's last tokens, how many in a row count as repetition
+    is_turn: bool = False  # the caller will probably go on behind its end: worth remembering what it has
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,11 +183,59 @@ class SubmitOutcome(StrEnum):
     DROPPED = "dropped"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentRef:
+    """A saved stretch of an unfinished response; its arrays are in the payload."""
+
+    start: int  # index of its first token in the response
+    num_tokens: int
+    payload: BlobRef
+    min_version: int  # oldest policy version among its tokens
+
+    @property
+    def end(self) -> int:
+        """Index behind its last token."""
+        return self.start + self.num_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PendingSample:
+    """A sample that still has to be generated, and how far its response got: segments, gap-free from 0."""
+
+    index: int
+    segments: tuple[SegmentRef, ...] = ()
+
+    @property
+    def num_saved_tokens(self) -> int:
+        return self.segments[-1].end if self.segments else 0
+
+    def name(self, group_id: str) -> str:
+        """Its sample id."""
+        return sample_id(group_id, self.index)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """How a response stands at the buffer. DROPPED: the sample needs no tokens any more."""
+
+    outcome: SubmitOutcome
+    num_saved_tokens: int  # 0 when dropped
+
+
 class BufferDoor(Protocol):
     """The buffer, as a pod sees it. Errors are `forklight_core.errors`."""
 
-    async def pending_samples(self, group_id: str, lease: Lease) -> list[int]:
-        """Indices of the group's samples that still have to be generated."""
+    async def pending_samples(self, group_id: str, lease: Lease) -> list[PendingSample]:
+        """The group's samples that still have to be generated, by index, and what is saved of them."""
+        ...
+
+    async def save_segment(self, sample_id: str, segment: SegmentRef, lease: Lease) -> Saved:
+        """Append what follows the tokens saved so far. FencedError when the lease went to another pod,
+        InvalidInputError for a gap, or for other tokens where some are saved."""
+        ...
+
+    async def drop_segments(self, sample_id: str, from_start: int, lease: Lease) -> Saved:
+        """Saved segments from a token on are unusable: they are forgotten. Errors as for `save_segment`."""
         ...
 
     async def submit(self, trajectory: types_pb2.Trajectory, lease: Lease) -> SubmitOutcome:

@@ -111,9 +111,17 @@ MakeEngine = Callable[..., NativeEngine]
 
 @pytest.fixture
 def make_engine(published: dict[int, PublishedWeights]) -> MakeEngine:
-    def make(*, max_batch: int = 8, dtype: str = "float32", records_routing: bool = False) -> NativeEngine:
-        options = NativeOptions(dtype=dtype, device="cpu", threads=1, records_routing=records_routing)
-        wish = MemoryWish(max_batch=max_batch, max_prompt_tokens=64, max_new_tokens=64, budget_bytes=2**30)
+    def make(
+        *, max_batch: int = 8, max_prompt_tokens: int = 64, budget_bytes: int = 2**30, **manner: object
+    ) -> NativeEngine:
+        values: dict[str, object] = {"dtype": "float32", "device": "cpu", "threads": 1}
+        options = NativeOptions(**(values | manner))  # type: ignore[arg-type]
+        wish = MemoryWish(
+            max_batch=max_batch,
+            max_prompt_tokens=max_prompt_tokens,
+            max_new_tokens=64,
+            budget_bytes=budget_bytes,
+        )
         engine = native_engine_factory(wish, options)(published[0])
         assert isinstance(engine, NativeEngine)
         return engine

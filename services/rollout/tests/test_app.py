@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import math
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
+import blake3
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -27,9 +31,11 @@ from forklight_core.telemetry import SpanKind, install_providers
 from forklight_core.wire import unpack_payload
 from forklight_kernels.contract import contract_hash
 from forklight_model.tokenizer import build_character_tokenizer
-from forklight_rollout.adapters.memory import MemoryBuffer
+from forklight_rollout.adapters.memory import MemoryEngine
+from forklight_rollout.adapters.memory_buffer import MemoryBuffer
 from forklight_rollout.app import run
-from forklight_rollout.ports import SubmitOutcome
+from forklight_rollout.manifest import PublishedWeights
+from forklight_rollout.ports import Engine, EngineLimits, SubmitOutcome
 from forklight_rollout.settings import RolloutSettings
 
 RUN_ID = "test-run"
@@ -51,8 +57,8 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
     async def GetPendingSamples(
         self, request: buffer_pb2.GetPendingSamplesRequest, context: grpc.ServicerContext
     ) -> buffer_pb2.GetPendingSamplesReply:
-        indices = await self.buffer.pending_samples(request.group_id, lease_of(request.lease))
-        return buffer_pb2.GetPendingSamplesReply(indices=indices)
+        pending = await self.buffer.pending_samples(request.group_id, lease_of(request.lease))
+        return buffer_pb2.GetPendingSamplesReply(indices=[sample.index for sample in pending])
 
     async def SubmitTrajectory(
         self, request: buffer_pb2.SubmitTrajectoryRequest, context: grpc.ServicerContext
@@ -142,6 +148,18 @@ def make_task(index: int) -> types_pb2.GenerationTask:
         prompt="What is 2 + 2?",
         sampling=types_pb2.Sampling(num_samples=4, max_new_tokens=12, temperature=1.0, top_p=1.0, seed=9),
         purpose=types_pb2.PURPOSE_TRAIN,
+    )
+
+
+def with_probe(reference: types_pb2.WeightsRef, *, logprob: float) -> types_pb2.WeightsRef:
+    """The version again, with a probe that says this of every token."""
+    path = Path(reference.manifest)
+    mode = {"is_parity": False, "contract": "", "device": "cpu", "torch": "", "triton": ""}
+    probe = {"ids": [1, 2, 3], "logprobs": [logprob] * 2, "mode": mode}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"probe": probe}))
+    manifest_id = "b3:" + blake3.blake3(path.read_bytes()).hexdigest()
+    return types_pb2.WeightsRef(
+        version=reference.version, manifest=reference.manifest, manifest_id=manifest_id
     )
 
 
@@ -244,6 +262,37 @@ async def test_a_pod_without_weights_is_not_serving_and_says_why(surroundings: S
         await eventually(lambda: surroundings.answers(health_pb2.HealthCheckResponse.NOT_SERVING))
         status = await surroundings.status()
     assert "no weights announced yet" in status.problem
+
+
+async def test_a_pod_that_joins_serves_and_takes_work_only_once_it_has_proven_itself(
+    surroundings: Surroundings, publish: Publish
+) -> None:
+    may_score = threading.Event()
+
+    class SlowToProve(MemoryEngine):
+        def score(self, ids: Sequence[int]) -> Sequence[float]:
+            may_score.wait(30)
+            return super().score(ids)
+
+    def make_engine(weights: PublishedWeights) -> Engine:
+        limits = EngineLimits(num_sequences=4, max_tokens=128, vocabulary_size=103)
+        return SlowToProve(limits, version=weights.version)
+
+    await surroundings.announce(with_probe(publish(0), logprob=-math.log(103)))
+    await surroundings.put_task(0)
+    pod = asyncio.create_task(run(surroundings.settings, surroundings.stop, make_engine=make_engine))
+    await eventually(lambda: surroundings.answers(health_pb2.HealthCheckResponse.NOT_SERVING))
+    assert not (await surroundings.status()).HasField("probe")
+    assert (await surroundings.queue.stats()).num_leased == 0
+    may_score.set()
+    await eventually(lambda: surroundings.answers(health_pb2.HealthCheckResponse.SERVING))
+    await eventually(lambda: surroundings.has_counted(4))
+    status = await surroundings.status()
+    surroundings.stop.set()
+    await pod
+    assert status.probe.outcome == rollout_pb2.PROBE_OUTCOME_WITHIN
+    assert (status.probe.version, status.probe.num_compared) == (0, 2)
+    assert (status.out_of_service, status.swap_policy, status.swap_cache) == ("", "keep", "keep")
 
 
 async def test_weights_swap_while_samples_run_and_a_torn_version_does_not(

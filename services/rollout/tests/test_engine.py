@@ -10,8 +10,7 @@ import torch
 from forklight_model.generate import GenerationLimits, generate_tokens
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
-from forklight_rollout.adapters import prompts
-from forklight_rollout.adapters.native import NativeEngine
+from forklight_rollout.adapters.native import NativeEngine, feeds
 from forklight_rollout.generator import Generator
 from forklight_rollout.groups import FinishedSample, GroupWork
 
@@ -106,8 +105,8 @@ def test_prompts_in_pieces_give_the_same_tokens_as_in_one(
 ) -> None:
     works = [make_work(index, prompt_ids=LONG_PROMPT[index:], num_samples=2) for index in range(3)]
     whole = generate(make_engine(max_batch=32), finish, *works)
-    monkeypatch.setattr(prompts, "PIECE_TOKENS", 16)
-    monkeypatch.setattr(prompts, "ROUND_TOKENS", 40)
+    monkeypatch.setattr(feeds, "PIECE_TOKENS", 16)
+    monkeypatch.setattr(feeds, "ROUND_TOKENS", 40)
     pieces = generate(make_engine(max_batch=32), finish, *works)
     assert {key: sample.response.ids for key, sample in pieces.items()} == {
         key: sample.response.ids for key, sample in whole.items()
@@ -139,8 +138,8 @@ def test_greedy_sequences_do_not_depend_on_their_seed(
 ) -> None:
     samples = list(generate(make_engine(), finish, make_work(num_samples=3, temperature=0.0)).values())
     assert len({tuple(sample.response.ids) for sample in samples}) == 1
-    assert samples[0].logprobs.tolist() == [0.0] * 16
-    assert -100 < min(samples[0].raw_logprobs) < 0 >= max(samples[0].raw_logprobs)
+    assert samples[0].response.logprobs.tolist() == [0.0] * 16
+    assert -100 < min(samples[0].response.raw_logprobs) < 0 >= max(samples[0].response.raw_logprobs)
 
 
 def test_a_bfloat16_engine_keeps_its_log_probs_close(
@@ -149,4 +148,6 @@ def test_a_bfloat16_engine_keeps_its_log_probs_close(
     work = make_work(prompt_ids=LONG_PROMPT, temperature=0.0, max_new_tokens=1)
     (exact,) = generate(make_engine(), finish, work).values()
     (rounded,) = generate(make_engine(dtype="bfloat16"), finish, work).values()
-    assert rounded.raw_logprobs.tolist() == pytest.approx(exact.raw_logprobs.tolist(), abs=0.3)
+    assert rounded.response.raw_logprobs.tolist() == pytest.approx(
+        exact.response.raw_logprobs.tolist(), abs=0.3
+    )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from forklight_core.errors import ConfigError
-from forklight_model.cache import HybridCache, cache_bytes
+from forklight_model.cache import PAGE_TOKENS, CacheForm, HybridCache, page_bytes, slot_bytes
 from forklight_model.sizes import SIZES
-from forklight_rollout.memory_plan import MemoryPlan, MemoryWish, available_bytes, plan_memory
+from forklight_rollout.memory_plan import CacheCosts, MemoryPlan, MemoryWish, available_bytes, plan_memory
 from forklight_rollout.throughput import Throughput
 
 NANO = SIZES["nano"]
@@ -17,9 +17,8 @@ def plan(budget_bytes: int, *, max_batch: int = 32, max_new_tokens: int = 100) -
     wish = MemoryWish(
         max_batch=max_batch, max_prompt_tokens=28, max_new_tokens=max_new_tokens, budget_bytes=budget_bytes
     )
-    return plan_memory(
-        wish, max_positions=4096, slots_bytes=lambda slots, tokens: cache_bytes(NANO, slots, tokens)
-    )
+    costs = CacheCosts(slot_bytes=slot_bytes(NANO), page_bytes=page_bytes(NANO), page_tokens=PAGE_TOKENS)
+    return plan_memory(wish, costs, max_positions=4096)
 
 
 def test_the_wished_batch_is_planned_when_it_fits() -> None:
@@ -28,12 +27,21 @@ def test_the_wished_batch_is_planned_when_it_fits() -> None:
 
 
 def test_the_batch_shrinks_to_what_fits_and_the_cache_really_takes_no_more() -> None:
-    made = plan(3_000_000)
+    made = plan(6_000_000)
     assert 0 < made.num_sequences < 32
-    cache = HybridCache(NANO, made.num_slots, made.max_tokens)
-    tensors = (cache.states_ASHPP, cache.keys_FSGLP, cache.values_FSGLP, cache.lengths_S)
-    assert sum(tensor.nbytes for tensor in tensors) == made.cache_bytes <= 3_000_000
-    assert cache_bytes(NANO, made.num_slots + 1, made.max_tokens) > 3_000_000
+    form = CacheForm(num_pages=made.num_pages)
+    cache = HybridCache(NANO, made.num_slots, made.max_tokens, form=form)
+    tensors = (cache.states_ASHPP, cache.keys_FMGLP, cache.values_FMGLP, cache.lengths_S)
+    assert sum(tensor.nbytes for tensor in tensors) == made.cache_bytes <= 6_000_000
+
+
+@pytest.mark.parametrize("budget_bytes", [8_000_000, 20_000_000, 2**30])
+def test_the_longest_sequence_always_finds_its_pages(budget_bytes: int) -> None:
+    made = plan(budget_bytes, max_new_tokens=2000)
+    assert made.num_pages - 1 - made.num_reserved_pages >= -(-made.max_tokens // PAGE_TOKENS)
+    assert made.count_fitting(made.max_tokens) >= 1
+    assert made.count_fitting(1) == made.num_sequences
+    assert made.lengths_that_fit() == {"fit_2028_tokens": made.count_fitting(2028)}
 
 
 def test_nothing_fits_is_an_error_that_names_the_settings() -> None:

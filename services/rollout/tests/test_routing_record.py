@@ -15,14 +15,13 @@ from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.routing import Routing
 from forklight_model.sizes import SIZES
-from forklight_rollout.adapters import prompts
-from forklight_rollout.adapters.choices import check_recordable, routing_bytes
-from forklight_rollout.adapters.native import NativeEngine, NativeOptions, native_engine_factory
+from forklight_rollout.adapters.native import NativeEngine, NativeOptions, feeds, native_engine_factory
+from forklight_rollout.adapters.native.choices import check_recordable, routing_bytes
 from forklight_rollout.generator import Generator
 from forklight_rollout.groups import FinishedSample, GroupWork
 from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.memory_plan import MemoryWish
-from forklight_rollout.ports import PromptStart, SequenceStart
+from forklight_rollout.ports import DrawRules, EndRules, PromptStart, SequenceStart
 from forklight_rollout.trajectory import build_payload
 
 Finish = Callable[[Generator], dict[str, FinishedSample]]
@@ -67,7 +66,7 @@ def test_every_fed_token_has_the_experts_of_a_whole_pass(
     monkeypatch: pytest.MonkeyPatch,
     piece_tokens: int,
 ) -> None:
-    monkeypatch.setattr(prompts, "PIECE_TOKENS", piece_tokens)
+    monkeypatch.setattr(feeds, "PIECE_TOKENS", piece_tokens)
     works = [
         make_work(index, prompt_ids=LONG_PROMPT[5 * index :], num_samples=3, max_new_tokens=6 + 5 * index)
         for index in range(3)
@@ -97,14 +96,26 @@ def test_forked_samples_share_the_record_of_their_prompt(make_engine: MakeEngine
     engine = make_engine(records_routing=True)
     starts = tuple(SequenceStart(key=number, seed=number) for number in (1, 2, 3))
     engine.admit(
-        PromptStart(group=1, prompt_ids=LONG_PROMPT, temperature=1.0, top_p=1.0, sequences=starts[:2])
+        PromptStart(
+            group=1,
+            prompt_ids=LONG_PROMPT,
+            draw=DrawRules(temperature=1.0),
+            end=EndRules(max_new_tokens=9),
+            sequences=starts[:2],
+        )
     )
     first = engine.step().routing
     assert first is not None and len(first) == 2
     assert first[0] is first[1]
     assert first[0].experts.shape == (50, NANO.num_hidden_layers, NANO.num_experts_per_tok)
     engine.admit(
-        PromptStart(group=1, prompt_ids=LONG_PROMPT, temperature=1.0, top_p=1.0, sequences=starts[2:])
+        PromptStart(
+            group=1,
+            prompt_ids=LONG_PROMPT,
+            draw=DrawRules(temperature=1.0),
+            end=EndRules(max_new_tokens=9),
+            sequences=starts[2:],
+        )
     )
     second = engine.step().routing
     assert second is not None

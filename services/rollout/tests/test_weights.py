@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from forklight.v1 import types_pb2
 from forklight_core.errors import UnavailableError, WeightsError
+from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_rollout.adapters.native import NativeEngine
 from forklight_rollout.adapters.published import load_weights
@@ -23,7 +24,9 @@ from forklight_rollout.engine_thread import EngineThread
 from forklight_rollout.generator import Generator
 from forklight_rollout.groups import FinishedSample, GroupWork
 from forklight_rollout.manifest import PublishedWeights, verify_weights
+from forklight_rollout.probe import ProbeOutcome
 from forklight_rollout.problems import Problems
+from forklight_rollout.swap_policy import SwapRules, swap_weights
 from forklight_rollout.watcher import WeightsWatcher
 
 RUN_ID = "test-run"
@@ -242,3 +245,26 @@ async def test_waiting_for_weights_ends_when_told_to_stop(make_engine: Callable[
     await asyncio.sleep(0)
     stop.set()
     assert await waiting is None
+
+
+def probe_of(model: HybridModel, num_tokens: int = 100) -> dict[str, object]:
+    """What a trainer would publish: its own forward pass over a packed sequence."""
+    ids = torch.randint(103, (num_tokens,), generator=torch.Generator().manual_seed(3))
+    logprobs_T = token_logprobs(model, ids, torch.tensor([0, num_tokens], dtype=torch.int32)).logprobs_T
+    mode = {"is_parity": False, "contract": "", "device": "cpu", "torch": "", "triton": ""}
+    return {"ids": ids.tolist(), "logprobs": logprobs_T[1:].tolist(), "mode": mode}
+
+
+def test_an_engine_passes_the_probe_of_its_weights_and_of_no_others(
+    publish: Publish, make_engine: Callable[..., NativeEngine], models: dict[int, HybridModel]
+) -> None:
+    own = verify(rewrite(publish(1), probe=probe_of(models[1])))
+    other = verify(rewrite(publish(0), probe=probe_of(models[1])))
+    engine = make_engine()
+    generator = Generator(engine)
+    for weights, outcome in ((own, ProbeOutcome.WITHIN), (other, ProbeOutcome.DISAGREES)):
+        engine.stage(weights)
+        probe = swap_weights(generator, weights, SwapRules()).probe
+        assert (probe.outcome, probe.num_compared) == (outcome, 99)
+        assert generator.is_admitting == probe.is_sound
+    assert probe.num_off > 90

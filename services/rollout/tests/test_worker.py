@@ -16,7 +16,8 @@ from forklight_core.errors import BusyError, PreconditionError, UnavailableError
 from forklight_core.queues import Lease, MemoryWorkQueue
 from forklight_core.wire import unpack_payload
 from forklight_rollout import worker as worker_module
-from forklight_rollout.adapters.memory import MemoryBuffer, MemoryEngine
+from forklight_rollout.adapters.memory import MemoryEngine
+from forklight_rollout.adapters.memory_buffer import MemoryBuffer
 from forklight_rollout.app import PodParts, assemble_worker
 from forklight_rollout.buffer_calls import BufferCalls
 from forklight_rollout.engine_thread import EngineThread

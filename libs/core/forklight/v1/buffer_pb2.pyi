@@ -56,10 +56,56 @@ class GetPendingSamplesRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., group_id: _Optional[str] = ..., lease: _Optional[_Union[_types_pb2.Lease, _Mapping]] = ...) -> None: ...
 
 class GetPendingSamplesReply(_message.Message):
-    __slots__ = ("indices",)
+    __slots__ = ("indices", "saved")
     INDICES_FIELD_NUMBER: _ClassVar[int]
+    SAVED_FIELD_NUMBER: _ClassVar[int]
     indices: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, indices: _Optional[_Iterable[int]] = ...) -> None: ...
+    saved: _containers.RepeatedCompositeFieldContainer[SavedSample]
+    def __init__(self, indices: _Optional[_Iterable[int]] = ..., saved: _Optional[_Iterable[_Union[SavedSample, _Mapping]]] = ...) -> None: ...
+
+class SavedSample(_message.Message):
+    __slots__ = ("index", "segments")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    segments: _containers.RepeatedCompositeFieldContainer[_types_pb2.Segment]
+    def __init__(self, index: _Optional[int] = ..., segments: _Optional[_Iterable[_Union[_types_pb2.Segment, _Mapping]]] = ...) -> None: ...
+
+class SaveSegmentRequest(_message.Message):
+    __slots__ = ("run_id", "group_id", "sample_id", "segment", "lease")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
+    SEGMENT_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    group_id: str
+    sample_id: str
+    segment: _types_pb2.Segment
+    lease: _types_pb2.Lease
+    def __init__(self, run_id: _Optional[str] = ..., group_id: _Optional[str] = ..., sample_id: _Optional[str] = ..., segment: _Optional[_Union[_types_pb2.Segment, _Mapping]] = ..., lease: _Optional[_Union[_types_pb2.Lease, _Mapping]] = ...) -> None: ...
+
+class DropSegmentsRequest(_message.Message):
+    __slots__ = ("run_id", "group_id", "sample_id", "from_start", "lease")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
+    FROM_START_FIELD_NUMBER: _ClassVar[int]
+    LEASE_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    group_id: str
+    sample_id: str
+    from_start: int
+    lease: _types_pb2.Lease
+    def __init__(self, run_id: _Optional[str] = ..., group_id: _Optional[str] = ..., sample_id: _Optional[str] = ..., from_start: _Optional[int] = ..., lease: _Optional[_Union[_types_pb2.Lease, _Mapping]] = ...) -> None: ...
+
+class SaveSegmentReply(_message.Message):
+    __slots__ = ("outcome", "num_saved_tokens")
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAVED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    outcome: SubmitOutcome
+    num_saved_tokens: int
+    def __init__(self, outcome: _Optional[_Union[SubmitOutcome, str]] = ..., num_saved_tokens: _Optional[int] = ...) -> None: ...
 
 class SubmitVerdictRequest(_message.Message):
     __slots__ = ("verdict", "lease")
@@ -284,7 +330,7 @@ class ListSamplesRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., state: _Optional[_Union[_types_pb2.SampleState, str]] = ..., group_id: _Optional[str] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ...) -> None: ...
 
 class SampleRecord(_message.Message):
-    __slots__ = ("sample_id", "group_id", "prompt_id", "state", "reason", "reward", "num_response_tokens", "finish_reason", "min_version", "max_version", "lineage", "step", "payload", "updated_at", "purpose")
+    __slots__ = ("sample_id", "group_id", "prompt_id", "state", "reason", "reward", "num_response_tokens", "finish_reason", "min_version", "max_version", "lineage", "step", "payload", "updated_at", "purpose", "num_saved_tokens")
     SAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -300,6 +346,7 @@ class SampleRecord(_message.Message):
     PAYLOAD_FIELD_NUMBER: _ClassVar[int]
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAVED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     sample_id: str
     group_id: str
     prompt_id: str
@@ -315,7 +362,8 @@ class SampleRecord(_message.Message):
     payload: _types_pb2.BlobRef
     updated_at: float
     purpose: _types_pb2.Purpose
-    def __init__(self, sample_id: _Optional[str] = ..., group_id: _Optional[str] = ..., prompt_id: _Optional[str] = ..., state: _Optional[_Union[_types_pb2.SampleState, str]] = ..., reason: _Optional[str] = ..., reward: _Optional[float] = ..., num_response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[_types_pb2.FinishReason, str]] = ..., min_version: _Optional[int] = ..., max_version: _Optional[int] = ..., lineage: _Optional[str] = ..., step: _Optional[int] = ..., payload: _Optional[_Union[_types_pb2.BlobRef, _Mapping]] = ..., updated_at: _Optional[float] = ..., purpose: _Optional[_Union[_types_pb2.Purpose, str]] = ...) -> None: ...
+    num_saved_tokens: int
+    def __init__(self, sample_id: _Optional[str] = ..., group_id: _Optional[str] = ..., prompt_id: _Optional[str] = ..., state: _Optional[_Union[_types_pb2.SampleState, str]] = ..., reason: _Optional[str] = ..., reward: _Optional[float] = ..., num_response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[_types_pb2.FinishReason, str]] = ..., min_version: _Optional[int] = ..., max_version: _Optional[int] = ..., lineage: _Optional[str] = ..., step: _Optional[int] = ..., payload: _Optional[_Union[_types_pb2.BlobRef, _Mapping]] = ..., updated_at: _Optional[float] = ..., purpose: _Optional[_Union[_types_pb2.Purpose, str]] = ..., num_saved_tokens: _Optional[int] = ...) -> None: ...
 
 class ListSamplesReply(_message.Message):
     __slots__ = ("samples", "next")

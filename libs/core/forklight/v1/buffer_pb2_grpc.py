@@ -44,6 +44,16 @@ class BufferStub(object):
                 request_serializer=forklight_dot_v1_dot_buffer__pb2.GetPendingSamplesRequest.SerializeToString,
                 response_deserializer=forklight_dot_v1_dot_buffer__pb2.GetPendingSamplesReply.FromString,
                 _registered_method=True)
+        self.SaveSegment = channel.unary_unary(
+                '/forklight.v1.Buffer/SaveSegment',
+                request_serializer=forklight_dot_v1_dot_buffer__pb2.SaveSegmentRequest.SerializeToString,
+                response_deserializer=forklight_dot_v1_dot_buffer__pb2.SaveSegmentReply.FromString,
+                _registered_method=True)
+        self.DropSegments = channel.unary_unary(
+                '/forklight.v1.Buffer/DropSegments',
+                request_serializer=forklight_dot_v1_dot_buffer__pb2.DropSegmentsRequest.SerializeToString,
+                response_deserializer=forklight_dot_v1_dot_buffer__pb2.SaveSegmentReply.FromString,
+                _registered_method=True)
         self.SubmitVerdict = channel.unary_unary(
                 '/forklight.v1.Buffer/SubmitVerdict',
                 request_serializer=forklight_dot_v1_dot_buffer__pb2.SubmitVerdictRequest.SerializeToString,
@@ -113,6 +123,21 @@ class BufferServicer(object):
 
     def GetPendingSamples(self, request, context):
         """Rollout: which samples of a group still have to be generated. Asked once per lease.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SaveSegment(self, request, context):
+        """Rollout: the next stretch of a response that is not finished, so that another pod can go on from there. Idempotent;
+        ABORTED (FencedError) for an old lease, INVALID_ARGUMENT for a gap or another stretch at the same place.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DropSegments(self, request, context):
+        """Rollout: saved segments from a token on cannot be read; they are forgotten and generated again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -204,6 +229,16 @@ def add_BufferServicer_to_server(servicer, server):
                     servicer.GetPendingSamples,
                     request_deserializer=forklight_dot_v1_dot_buffer__pb2.GetPendingSamplesRequest.FromString,
                     response_serializer=forklight_dot_v1_dot_buffer__pb2.GetPendingSamplesReply.SerializeToString,
+            ),
+            'SaveSegment': grpc.unary_unary_rpc_method_handler(
+                    servicer.SaveSegment,
+                    request_deserializer=forklight_dot_v1_dot_buffer__pb2.SaveSegmentRequest.FromString,
+                    response_serializer=forklight_dot_v1_dot_buffer__pb2.SaveSegmentReply.SerializeToString,
+            ),
+            'DropSegments': grpc.unary_unary_rpc_method_handler(
+                    servicer.DropSegments,
+                    request_deserializer=forklight_dot_v1_dot_buffer__pb2.DropSegmentsRequest.FromString,
+                    response_serializer=forklight_dot_v1_dot_buffer__pb2.SaveSegmentReply.SerializeToString,
             ),
             'SubmitVerdict': grpc.unary_unary_rpc_method_handler(
                     servicer.SubmitVerdict,
@@ -315,6 +350,60 @@ class Buffer(object):
             '/forklight.v1.Buffer/GetPendingSamples',
             forklight_dot_v1_dot_buffer__pb2.GetPendingSamplesRequest.SerializeToString,
             forklight_dot_v1_dot_buffer__pb2.GetPendingSamplesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveSegment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/forklight.v1.Buffer/SaveSegment',
+            forklight_dot_v1_dot_buffer__pb2.SaveSegmentRequest.SerializeToString,
+            forklight_dot_v1_dot_buffer__pb2.SaveSegmentReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DropSegments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/forklight.v1.Buffer/DropSegments',
+            forklight_dot_v1_dot_buffer__pb2.DropSegmentsRequest.SerializeToString,
+            forklight_dot_v1_dot_buffer__pb2.SaveSegmentReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -31,6 +31,20 @@ class BufferStub:
     ]
     """Rollout: which samples of a group still have to be generated. Asked once per lease."""
 
+    SaveSegment: grpc.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.SaveSegmentRequest,
+        forklight.v1.buffer_pb2.SaveSegmentReply,
+    ]
+    """Rollout: the next stretch of a response that is not finished, so that another pod can go on from there. Idempotent;
+    ABORTED (FencedError) for an old lease, INVALID_ARGUMENT for a gap or another stretch at the same place.
+    """
+
+    DropSegments: grpc.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.DropSegmentsRequest,
+        forklight.v1.buffer_pb2.SaveSegmentReply,
+    ]
+    """Rollout: saved segments from a token on cannot be read; they are forgotten and generated again."""
+
     SubmitVerdict: grpc.UnaryUnaryMultiCallable[
         forklight.v1.buffer_pb2.SubmitVerdictRequest,
         forklight.v1.buffer_pb2.SubmitReply,
@@ -106,6 +120,20 @@ class BufferAsyncStub:
         forklight.v1.buffer_pb2.GetPendingSamplesReply,
     ]
     """Rollout: which samples of a group still have to be generated. Asked once per lease."""
+
+    SaveSegment: grpc.aio.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.SaveSegmentRequest,
+        forklight.v1.buffer_pb2.SaveSegmentReply,
+    ]
+    """Rollout: the next stretch of a response that is not finished, so that another pod can go on from there. Idempotent;
+    ABORTED (FencedError) for an old lease, INVALID_ARGUMENT for a gap or another stretch at the same place.
+    """
+
+    DropSegments: grpc.aio.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.DropSegmentsRequest,
+        forklight.v1.buffer_pb2.SaveSegmentReply,
+    ]
+    """Rollout: saved segments from a token on cannot be read; they are forgotten and generated again."""
 
     SubmitVerdict: grpc.aio.UnaryUnaryMultiCallable[
         forklight.v1.buffer_pb2.SubmitVerdictRequest,
@@ -186,6 +214,24 @@ class BufferServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[forklight.v1.buffer_pb2.GetPendingSamplesReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.GetPendingSamplesReply]]:
         """Rollout: which samples of a group still have to be generated. Asked once per lease."""
+
+    @abc.abstractmethod
+    def SaveSegment(
+        self,
+        request: forklight.v1.buffer_pb2.SaveSegmentRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[forklight.v1.buffer_pb2.SaveSegmentReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.SaveSegmentReply]]:
+        """Rollout: the next stretch of a response that is not finished, so that another pod can go on from there. Idempotent;
+        ABORTED (FencedError) for an old lease, INVALID_ARGUMENT for a gap or another stretch at the same place.
+        """
+
+    @abc.abstractmethod
+    def DropSegments(
+        self,
+        request: forklight.v1.buffer_pb2.DropSegmentsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[forklight.v1.buffer_pb2.SaveSegmentReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.SaveSegmentReply]]:
+        """Rollout: saved segments from a token on cannot be read; they are forgotten and generated again."""
 
     @abc.abstractmethod
     def SubmitVerdict(

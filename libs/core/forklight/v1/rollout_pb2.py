@@ -25,21 +25,25 @@ _sym_db = _symbol_database.Default()
 from forklight.v1 import types_pb2 as forklight_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66orklight/v1/rollout.proto\x12\x0c\x66orklight.v1\x1a\x18\x66orklight/v1/types.proto\"\x19\n\x17GetRolloutStatusRequest\"\x87\x02\n\x15GetRolloutStatusReply\x12\x0b\n\x03pod\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x13\n\x0bnum_running\x18\x03 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x04 \x01(\r\x12\x12\n\nnum_tokens\x18\x05 \x01(\x04\x12\x14\n\x0ctokens_per_s\x18\x06 \x01(\x01\x12\x13\n\x0bnum_samples\x18\x07 \x01(\x04\x12\x13\n\x0blast_swap_s\x18\x08 \x01(\x01\x12\x10\n\x08\x64raining\x18\t \x01(\x08\x12\x0f\n\x07problem\x18\n \x01(\t\x12/\n\x0cnumeric_mode\x18\x0b \x01(\x0b\x32\x19.forklight.v1.NumericMode\"\"\n\x0c\x44rainRequest\x12\x12\n\ndeadline_s\x18\x01 \x01(\x01\"8\n\nDrainReply\x12\x14\n\x0cnum_finished\x18\x01 \x01(\r\x12\x14\n\x0cnum_released\x18\x02 \x01(\r2\xa8\x01\n\x07Rollout\x12^\n\x10GetRolloutStatus\x12%.forklight.v1.GetRolloutStatusRequest\x1a#.forklight.v1.GetRolloutStatusReply\x12=\n\x05\x44rain\x12\x1a.forklight.v1.DrainRequest\x1a\x18.forklight.v1.DrainReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66orklight/v1/rollout.proto\x12\x0c\x66orklight.v1\x1a\x18\x66orklight/v1/types.proto\"\x19\n\x17GetRolloutStatusRequest\"\x9e\x03\n\x15GetRolloutStatusReply\x12\x0b\n\x03pod\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x13\n\x0bnum_running\x18\x03 \x01(\r\x12\x13\n\x0bnum_waiting\x18\x04 \x01(\r\x12\x12\n\nnum_tokens\x18\x05 \x01(\x04\x12\x14\n\x0ctokens_per_s\x18\x06 \x01(\x01\x12\x13\n\x0bnum_samples\x18\x07 \x01(\x04\x12\x13\n\x0blast_swap_s\x18\x08 \x01(\x01\x12\x10\n\x08\x64raining\x18\t \x01(\x08\x12\x0f\n\x07problem\x18\n \x01(\t\x12/\n\x0cnumeric_mode\x18\x0b \x01(\x0b\x32\x19.forklight.v1.NumericMode\x12\x16\n\x0eout_of_service\x18\x0c \x01(\t\x12\"\n\x05probe\x18\r \x01(\x0b\x32\x13.forklight.v1.Probe\x12\x13\n\x0bswap_policy\x18\x0e \x01(\t\x12\x12\n\nswap_cache\x18\x0f \x01(\t\x12\x1c\n\x0fwaiting_version\x18\x10 \x01(\x04H\x00\x88\x01\x01\x42\x12\n\x10_waiting_version\"\xa5\x01\n\x05Probe\x12+\n\x07outcome\x18\x01 \x01(\x0e\x32\x1a.forklight.v1.ProbeOutcome\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x14\n\x0cnum_compared\x18\x04 \x01(\r\x12\x0f\n\x07num_off\x18\x05 \x01(\r\x12\x16\n\x0emax_difference\x18\x06 \x01(\x01\x12\x0f\n\x07probe_s\x18\x07 \x01(\x01\"\"\n\x0c\x44rainRequest\x12\x12\n\ndeadline_s\x18\x01 \x01(\x01\"8\n\nDrainReply\x12\x14\n\x0cnum_finished\x18\x01 \x01(\r\x12\x14\n\x0cnum_released\x18\x02 \x01(\r*\x97\x01\n\x0cProbeOutcome\x12\x1d\n\x19PROBE_OUTCOME_UNSPECIFIED\x10\x00\x12\x17\n\x13PROBE_OUTCOME_EQUAL\x10\x01\x12\x18\n\x14PROBE_OUTCOME_WITHIN\x10\x02\x12\x18\n\x14PROBE_OUTCOME_ABSENT\x10\x03\x12\x1b\n\x17PROBE_OUTCOME_DISAGREES\x10\x04\x32\xa8\x01\n\x07Rollout\x12^\n\x10GetRolloutStatus\x12%.forklight.v1.GetRolloutStatusRequest\x1a#.forklight.v1.GetRolloutStatusReply\x12=\n\x05\x44rain\x12\x1a.forklight.v1.DrainRequest\x1a\x18.forklight.v1.DrainReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'forklight.v1.rollout_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_PROBEOUTCOME']._serialized_start=777
+  _globals['_PROBEOUTCOME']._serialized_end=928
   _globals['_GETROLLOUTSTATUSREQUEST']._serialized_start=70
   _globals['_GETROLLOUTSTATUSREQUEST']._serialized_end=95
   _globals['_GETROLLOUTSTATUSREPLY']._serialized_start=98
-  _globals['_GETROLLOUTSTATUSREPLY']._serialized_end=361
-  _globals['_DRAINREQUEST']._serialized_start=363
-  _globals['_DRAINREQUEST']._serialized_end=397
-  _globals['_DRAINREPLY']._serialized_start=399
-  _globals['_DRAINREPLY']._serialized_end=455
-  _globals['_ROLLOUT']._serialized_start=458
-  _globals['_ROLLOUT']._serialized_end=626
+  _globals['_GETROLLOUTSTATUSREPLY']._serialized_end=512
+  _globals['_PROBE']._serialized_start=515
+  _globals['_PROBE']._serialized_end=680
+  _globals['_DRAINREQUEST']._serialized_start=682
+  _globals['_DRAINREQUEST']._serialized_end=716
+  _globals['_DRAINREPLY']._serialized_start=718
+  _globals['_DRAINREPLY']._serialized_end=774
+  _globals['_ROLLOUT']._serialized_start=931
+  _globals['_ROLLOUT']._serialized_end=1099
 # @@protoc_insertion_point(module_scope)

@@ -174,8 +174,20 @@ class Trajectory(_message.Message):
     purpose: Purpose
     def __init__(self, envelope: _Optional[_Union[Envelope, _Mapping]] = ..., prompt_id: _Optional[str] = ..., payload: _Optional[_Union[BlobRef, _Mapping]] = ..., num_prompt_tokens: _Optional[int] = ..., num_response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., version_spans: _Optional[_Iterable[_Union[VersionSpan, _Mapping]]] = ..., pod: _Optional[str] = ..., started_at: _Optional[float] = ..., finished_at: _Optional[float] = ..., purpose: _Optional[_Union[Purpose, str]] = ...) -> None: ...
 
+class Segment(_message.Message):
+    __slots__ = ("start", "num_tokens", "payload", "min_version")
+    START_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    MIN_VERSION_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    num_tokens: int
+    payload: BlobRef
+    min_version: int
+    def __init__(self, start: _Optional[int] = ..., num_tokens: _Optional[int] = ..., payload: _Optional[_Union[BlobRef, _Mapping]] = ..., min_version: _Optional[int] = ...) -> None: ...
+
 class TrajectoryPayload(_message.Message):
-    __slots__ = ("schema_version", "sample_id", "prompt_ids", "response_ids", "logprobs", "raw_logprobs", "text", "contract", "routing_experts", "routing_weights", "routing_layers", "routing_top_k")
+    __slots__ = ("schema_version", "sample_id", "prompt_ids", "response_ids", "logprobs", "raw_logprobs", "text", "contract", "routing_experts", "routing_weights", "routing_layers", "routing_top_k", "start", "drawn", "version_spans")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -188,6 +200,9 @@ class TrajectoryPayload(_message.Message):
     ROUTING_WEIGHTS_FIELD_NUMBER: _ClassVar[int]
     ROUTING_LAYERS_FIELD_NUMBER: _ClassVar[int]
     ROUTING_TOP_K_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    DRAWN_FIELD_NUMBER: _ClassVar[int]
+    VERSION_SPANS_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     sample_id: str
     prompt_ids: bytes
@@ -200,7 +215,10 @@ class TrajectoryPayload(_message.Message):
     routing_weights: bytes
     routing_layers: int
     routing_top_k: int
-    def __init__(self, schema_version: _Optional[int] = ..., sample_id: _Optional[str] = ..., prompt_ids: _Optional[bytes] = ..., response_ids: _Optional[bytes] = ..., logprobs: _Optional[bytes] = ..., raw_logprobs: _Optional[bytes] = ..., text: _Optional[str] = ..., contract: _Optional[str] = ..., routing_experts: _Optional[bytes] = ..., routing_weights: _Optional[bytes] = ..., routing_layers: _Optional[int] = ..., routing_top_k: _Optional[int] = ...) -> None: ...
+    start: int
+    drawn: bytes
+    version_spans: _containers.RepeatedCompositeFieldContainer[VersionSpan]
+    def __init__(self, schema_version: _Optional[int] = ..., sample_id: _Optional[str] = ..., prompt_ids: _Optional[bytes] = ..., response_ids: _Optional[bytes] = ..., logprobs: _Optional[bytes] = ..., raw_logprobs: _Optional[bytes] = ..., text: _Optional[str] = ..., contract: _Optional[str] = ..., routing_experts: _Optional[bytes] = ..., routing_weights: _Optional[bytes] = ..., routing_layers: _Optional[int] = ..., routing_top_k: _Optional[int] = ..., start: _Optional[int] = ..., drawn: _Optional[bytes] = ..., version_spans: _Optional[_Iterable[_Union[VersionSpan, _Mapping]]] = ...) -> None: ...
 
 class ScoringTask(_message.Message):
     __slots__ = ("envelope", "trajectory", "kind", "spec")

@@ -162,6 +162,18 @@ class RolloutSection(Section):
     """Sequences decoded together in a pod."""
     drain_s: Seconds = 20.0
     """Time a pod may take to finish what runs when it is told to stop."""
+    swap_policy: Literal["keep", "restart", "finish"] = "keep"
+    """Samples that run when a version comes: go on, begin anew, or end first while nothing new begins."""
+    swap_cache: Literal["keep", "recompute"] = "keep"
+    """Samples that go on: with the caches of the old weights, or with caches computed anew."""
+    swap_finish_s: Seconds = 600.0
+    """With `finish`: how long running samples may hold up a version; after that it is as with `keep`."""
+    probe_tolerance: Annotated[float, Field(gt=0.0)] | None = None
+    """Largest difference of a log-prob of the probe where equal bits cannot be had. None: by dtype."""
+    collapse_share: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.2
+    """A pod whose sequences get less than this share of their usual tokens/s takes itself out; 0: never."""
+    collapse_s: Seconds = 120.0
+    """For so long, without a break."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 lets torch choose."""
 

@@ -72,6 +72,20 @@ METRICS: tuple[MetricSpec, ...] = (
         "forklight.buffer.sample.age", H, "s", "Time from opening a sample to its terminal state", "buffer"
     ),
     MetricSpec(
+        "forklight.buffer.saved_tokens",
+        C,
+        "{token}",
+        "Tokens of unfinished responses that were saved",
+        "buffer",
+    ),
+    MetricSpec(
+        "forklight.buffer.saved_tokens.dropped",
+        C,
+        "{token}",
+        "Saved tokens nobody goes on from, by reason",
+        "buffer",
+    ),
+    MetricSpec(
         "forklight.buffer.samples",
         C,
         "{sample}",
@@ -122,6 +136,28 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "forklight.rollout.response_tokens", H, "{token}", "Tokens a response, by finish reason", "rollout"
     ),
+    MetricSpec(
+        "forklight.rollout.http_duration", H, "s", "Time to answer an HTTP request, by path", "rollout"
+    ),
+    MetricSpec(
+        "forklight.rollout.http_first_token", H, "s", "Time to an HTTP request's first token", "rollout"
+    ),
+    MetricSpec(
+        "forklight.rollout.http_gone",
+        C,
+        "{request}",
+        "HTTP requests whose client went before the end",
+        "rollout",
+    ),
+    MetricSpec("forklight.rollout.http_in_flight", G, "{request}", "HTTP requests in flight", "rollout"),
+    MetricSpec(
+        "forklight.rollout.http_requests",
+        C,
+        "{request}",
+        "HTTP requests answered, by path and status",
+        "rollout",
+    ),
+    MetricSpec("forklight.rollout.http_tokens", C, "{token}", "Tokens of HTTP requests, by kind", "rollout"),
     MetricSpec("forklight.rollout.running", G, "{sequence}", "Sequences in the decode batch", "rollout"),
     MetricSpec(
         "forklight.rollout.samples", C, "{sample}", "Samples done, by outcome and finish reason", "rollout"

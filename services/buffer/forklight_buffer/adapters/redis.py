@@ -10,11 +10,15 @@ from forklight_buffer.live import (
     Arrival,
     BatchLease,
     Burial,
+    Burying,
     Judgement,
     LiveGroup,
     LiveSample,
+    LiveSegment,
     Opening,
+    PendingSample,
     Restoration,
+    SegmentsNow,
     Standing,
 )
 from forklight_buffer.ports import Accepted, Clock, NoBatch
@@ -50,7 +54,7 @@ class RedisLiveState:
             "submit_trajectory",
             arrival.group_id, ids.sample_index(arrival.sample_id), *_claim(arrival.lease), self._clock(),
             arrival.min_version, arrival.num_tokens, arrival.num_bytes, int(arrival.cancelled),
-            arrival.trajectory, arrival.scoring_task,
+            arrival.trajectory, arrival.scoring_task, arrival.payload_id,
         )  # fmt: skip
         return replies.accepted(replies.words(reply), f"trajectory of {arrival.sample_id}")
 
@@ -63,11 +67,25 @@ class RedisLiveState:
         )  # fmt: skip
         return replies.accepted(replies.words(reply), f"verdict of {judgement.sample_id}")
 
-    async def pending_samples(self, group_id: str, lease: Lease) -> list[int]:
+    async def pending_samples(self, group_id: str, lease: Lease) -> list[PendingSample]:
         reply = replies.words(await self._run("pending_samples", group_id, *_claim(lease)))
         if reply[0] != "pending":
             replies.accepted(reply, f"pending samples of {group_id}")
-        return [int(index) for index in reply[1:]]
+        return [replies.pending_sample(text) for text in reply[1:]]
+
+    async def save_segment(self, sample_id: str, segment: LiveSegment, lease: Lease) -> SegmentsNow:
+        reply = await self._run(
+            "save_segment",
+            ids.group_of(sample_id), ids.sample_index(sample_id), *_claim(lease), self._clock(),
+            segment.start, segment.num_tokens, segment.payload_id, segment.payload_bytes,
+            segment.min_version,
+        )  # fmt: skip
+        return replies.segments_now(replies.words(reply), f"segment at {segment.start} of {sample_id}")
+
+    async def drop_segments(self, sample_id: str, from_start: int, lease: Lease) -> SegmentsNow:
+        place = (ids.group_of(sample_id), ids.sample_index(sample_id))
+        reply = await self._run("drop_segments", *place, *_claim(lease), from_start)
+        return replies.segments_now(replies.words(reply), f"segments from {from_start} of {sample_id}")
 
     async def lease_batch(self, *, epoch: int, step: int) -> BatchLease | NoBatch:
         reply = replies.words(await self._run("lease_batch", epoch, step, self._clock()))
@@ -106,16 +124,16 @@ class RedisLiveState:
         reply = await self._run("close_group", self._clock(), group_id, int(state), reason, int(leased_too))
         return _number(reply)
 
-    async def forget_group(self, group_id: str, num_known: int) -> bool:
-        return await self._run("forget_group", group_id, num_known) == 1
+    async def forget_group(self, group_id: str, num_known: int, num_trash_bytes: int = 0) -> bool:
+        return await self._run("forget_group", group_id, num_known, num_trash_bytes) == 1
 
-    async def bury_entry(self, burial: Burial) -> bool:
+    async def bury_entry(self, burial: Burial) -> Burying:
         reply = await self._run(
             "bury_entry",
             burial.queue, burial.entry_id, int(burial.idle_s * 1000), burial.num_allowed, self._clock(),
             burial.group_id, "", burial.reason, f"{burial.queue}:{burial.entry_id}", burial.letter,
         )  # fmt: skip
-        return reply == 1
+        return Burying(_number(reply))
 
     async def set_run(self, fields: Mapping[str, str], *, weights: bytes = b"") -> None:
         arguments: list[Argument] = [weights]

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from forklight_buffer.live import LiveGroup, LiveSample, Standing
+from forklight_buffer.live import (
+    LiveGroup,
+    LiveSample,
+    LiveSegment,
+    PendingSample,
+    SegmentsNow,
+    Standing,
+)
 from forklight_buffer.ports import Accepted
 from forklight_buffer.states import Outcome, Purpose, State, Status
-from forklight_core.errors import FencedError, NotFoundError
+from forklight_core.errors import FencedError, InvalidInputError, NotFoundError
 
 
 def words(reply: object) -> list[str]:
@@ -40,6 +47,50 @@ def accepted(reply: Sequence[str], what: str) -> Accepted:
     return Accepted(outcome=Outcome[word.upper()])
 
 
+def segments_now(reply: Sequence[str], what: str) -> SegmentsNow:
+    """How a response stands after a change of its segments, or the error it is."""
+    word = reply[0]
+    if word in ("unknown", "fenced"):
+        accepted(reply, what)
+    if word == "misplaced":
+        raise InvalidInputError(
+            f"{what}: {reply[1]} tokens of the response are saved; the next segment starts there, "
+            "and dropping begins where a saved one starts"
+        )
+    if word == "outside":
+        raise InvalidInputError(f"{what}: it ends behind the sample's window of {reply[1]} tokens")
+    if word == "dropped":
+        return SegmentsNow(outcome=Outcome.DROPPED)
+    return SegmentsNow(
+        outcome=Outcome[word.upper()],
+        num_saved_tokens=int(reply[1]),
+        num_dropped_tokens=int(reply[2]) if len(reply) > 2 else 0,
+        dropped=tuple(reply[3:]),
+    )
+
+
+def pending_sample(text: str) -> PendingSample:
+    """An index, and below it the segments, one a line."""
+    index, _, body = text.partition("\n")
+    return PendingSample(index=int(index), segments=_segments(body))
+
+
+def _segments(body: str) -> tuple[LiveSegment, ...]:
+    found = []
+    for line in body.splitlines():
+        start, num_tokens, payload_id, num_bytes, version = line.split("|")
+        found.append(
+            LiveSegment(
+                start=int(start),
+                num_tokens=int(num_tokens),
+                payload_id=payload_id,
+                payload_bytes=int(num_bytes),
+                min_version=int(version),
+            )
+        )
+    return tuple(found)
+
+
 def live_group(group_id: str, found: dict[str, bytes]) -> LiveGroup:
     """A group's hash."""
 
@@ -63,6 +114,7 @@ def live_group(group_id: str, found: dict[str, bytes]) -> LiveGroup:
         task_entry=found.get("entry", b"").decode(),
         step=int(step) if step else None,
         samples=tuple(_live_sample(found, index) for index in range(number("size"))),
+        trash=found.get("trash", b""),
     )
 
 
@@ -81,6 +133,7 @@ def _live_sample(found: dict[str, bytes], index: int) -> LiveSample:
         verdict=found.get(f"v{index}", b""),
         reward=float(reward) if reward else None,
         scoring_entry=found.get(f"e{index}", b"").decode(),
+        segments=_segments(found.get(f"g{index}", b"").decode()),
     )
 
 

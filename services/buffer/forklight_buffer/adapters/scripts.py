@@ -19,7 +19,7 @@ from forklight_core.errors import UnavailableError
 from forklight_core.queues import WORKERS, create_group, guard_redis
 
 READING = frozenset({"read"})
-GROWING = frozenset({"open_group", "submit_trajectory"})
+GROWING = frozenset({"open_group", "submit_trajectory", "save_segment"})
 """Refused as a whole when the server is full; all others may run, they make room."""
 
 Argument = str | bytes | int | float

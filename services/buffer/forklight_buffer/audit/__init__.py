@@ -83,6 +83,7 @@ def _audit(
         num_checkpoints=len(checkpoints),
         notes=tuple(remarks),
         violations=tuple(violations),
+        num_saved_tokens=sample_checks.count_saved_tokens(live or {}),
     )
 
 
@@ -96,6 +97,7 @@ def _check_samples(
     if live is not None:
         known = {row["group_id"] for row in ledger.rows("SELECT group_id FROM groups")}
         yield from sample_checks.find_live_losses(open_ids, live, known)
+        yield from sample_checks.find_segment_faults(live)
     if phase is Phase.FINISHED:
         for group_id, names in open_ids.items():
             for name in sample_checks.without_ended(names, (live or {}).get(group_id)):

@@ -22,6 +22,7 @@ class Kind(StrEnum):
     CHECKPOINT_MISMATCH = (
         "checkpoint_mismatch"  # a checkpoint has learned something else than the ledger says
     )
+    SEGMENT = "segment"  # segments with a gap, beyond the window, or of a sample that waits for no tokens
     TALLY = "tally"  # the running totals of the ledger are wrong
 
 
@@ -65,6 +66,8 @@ class AuditReport:
     num_checkpoints: int
     notes: tuple[str, ...]
     violations: tuple[Violation, ...]
+    num_saved_tokens: int = 0
+    """Of responses that are not finished, in segments; 0 when Redis was not read."""
 
     @property
     def ok(self) -> bool:
@@ -95,6 +98,7 @@ class AuditReport:
             *((f"  {name}", str(count)) for name, count in sorted(self.terminal.items())),
             ("  open" + ("" if self.phase == "finished" else " (resumable)"), str(self.num_open)),
             *((f"    {name}", str(count)) for name, count in sorted(self.open_states.items())),
+            *([("    saved tokens", str(self.num_saved_tokens))] if self.num_saved_tokens else []),
             *((f"lineage {line.lineage}", _describe(line)) for line in self.lineages),
             ("rolled back", f"{self.num_rollbacks} samples"),
             ("checkpoints", f"{self.num_checkpoints} compared"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from forklight_buffer.audit.reading import LedgerFile
 from forklight_buffer.audit.report import Kind, Violation
-from forklight_buffer.live import LiveGroup
+from forklight_buffer.live import LiveGroup, LiveSample
 from forklight_buffer.states import State
 from forklight_core import ids
 
@@ -97,6 +97,33 @@ def find_live_losses(
             yield Violation(
                 kind=Kind.FOREIGN, subject=group_id, detail="is open in Redis and was never opened"
             )
+
+
+def find_segment_faults(live: Mapping[str, LiveGroup]) -> Iterator[Violation]:
+    """Segments begin at token 0, leave no gap, stay in the window, and only queued samples have any."""
+    for group_id, group in live.items():
+        for sample in group.samples:
+            fault = _segment_fault(group, sample)
+            if fault:
+                yield Violation(
+                    kind=Kind.SEGMENT, subject=ids.sample_id(group_id, sample.index), detail=fault
+                )
+
+
+def _segment_fault(group: LiveGroup, sample: LiveSample) -> str:
+    if sample.segments and sample.state is not State.QUEUED:
+        return f"is {sample.state.name.lower()} and still has {len(sample.segments)} segments"
+    expected = 0
+    for segment in sample.segments:
+        if segment.start != expected or not segment.num_tokens:
+            return f"has a segment of {segment.num_tokens} tokens at {segment.start}, expected at {expected}"
+        expected += segment.num_tokens
+    return f"has {expected} saved tokens, its window is {group.window}" if expected > group.window else ""
+
+
+def count_saved_tokens(live: Mapping[str, LiveGroup]) -> int:
+    """Tokens in segments."""
+    return sum(sample.num_saved_tokens for group in live.values() for sample in group.samples)
 
 
 def without_ended(names: Sequence[str], group: LiveGroup | None) -> Iterator[str]:

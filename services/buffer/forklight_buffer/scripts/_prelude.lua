@@ -1,8 +1,10 @@
 -- Put before every script. KEYS come in the order of keys.py, so scripts find them by name; WORKERS is set by the loader.
 -- Group hash: size kind prompt purpose version at spec spec_bytes window entry status queued undecided terminal oldest,
 --   and per sample i: s<i> state|since|min_version|tokens|bytes|reason, t<i> Trajectory, v<i> Verdict, r<i> reward, e<i> scoring entry.
+-- Segments, only of queued samples: g<i> start|tokens|blob|bytes|min_version, one a line; h<i> tokens it had before some were dropped;
+--   moved: 1 when segments were saved under the present task entry; trash blob|tokens|reason, one a line: blobs nobody needs any more.
 -- Credit (RUN tokens, bytes) is held by samples that are not terminal.
-local RUN, LIVE, READY, UNJOURNALLED, COUNTS, TASKS, SCORING, WEIGHTS, DEAD, BATCHES, GROUP = unpack(KEYS)
+local RUN, LIVE, READY, UNJOURNALLED, COUNTS, TASKS, SCORING, WEIGHTS, DEAD, BATCHES, SAVED, GROUP = unpack(KEYS)
 local QUEUED, GENERATED, SCORED, IS_READY, LEASED = 1, 2, 3, 4, 5
 local TRAINED, FILTERED, STALE, REWARD_FAILED, INFRA_FAILED, CANCELLED = 10, 11, 12, 13, 14, 15
 local TRAIN, EVALUATE = '1', '2'
@@ -106,9 +108,39 @@ local function leave_scoring(key, index)
   redis.call('HDEL', key, 'e' .. index)
 end
 
+-- Segments of a sample from what its group's hash says of them, and how many tokens they have.
+local function parse_segments(body)
+  local found, num_saved = {}, 0
+  for line in string.gmatch(body or '', '[^\n]+') do
+    local start, tokens, blob, _, version = string.match(line, '^(%d+)|(%d+)|([^|]*)|(%d+)|(%d+)$')
+    found[#found + 1] = {line = line, start = tonumber(start), tokens = tonumber(tokens), blob = blob, version = tonumber(version)}
+    num_saved = num_saved + tonumber(tokens)
+  end
+  return found, num_saved
+end
+
+-- The sample needs its segments no more. Their blobs go to the ledger's discards with the next journal of the group,
+-- but for one that is kept.
+local function discard_segments(key, group, index, reason, kept)
+  local body = redis.call('HGET', key, 'g' .. index)
+  if not body then return end
+  local trash = {redis.call('HGET', key, 'trash') or ''}
+  for _, segment in ipairs(parse_segments(body)) do
+    if segment.blob ~= kept then
+      trash[#trash + 1] = segment.blob .. '|' .. segment.tokens .. '|' .. string.match(reason, '^[^:]*') .. '\n'
+    end
+  end
+  redis.call('HSET', key, 'trash', table.concat(trash))
+  redis.call('HDEL', key, 'g' .. index, 'h' .. index)
+  redis.call('ZREM', SAVED, group .. '\n' .. index)
+end
+
 -- The one way into a terminal state. The group stays until the ledger has it.
 local function finish_sample(key, group, sample, state, reason, now)
-  if sample.state == QUEUED then leave_queue(key) end
+  if sample.state == QUEUED then
+    leave_queue(key)
+    discard_segments(key, group, sample.index, reason)
+  end
   if sample.state == GENERATED then leave_scoring(key, sample.index) end
   if sample.state <= GENERATED then redis.call('HINCRBY', key, 'undecided', -1) end
   hold_credit(-sample.tokens, -sample.bytes)

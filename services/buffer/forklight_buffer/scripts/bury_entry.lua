@@ -1,13 +1,21 @@
 -- An entry was delivered too often and nobody holds it: dead letter, and its samples end.
 -- ARGV: queue (tasks or scoring), entry, idle ms, deliveries allowed, now, group, index, reason, letter id, letter.
--- Returns 1 when buried, 0 when somebody holds it again.
+-- A task under which segments were saved is not given up: it goes back as a new entry, with all its deliveries before it.
+-- Returns 1 when buried, 0 when somebody holds it again, 2 when it went back.
 local stream = ARGV[1] == 'tasks' and TASKS or SCORING
 local entry, now, group = ARGV[2], ARGV[5], ARGV[6]
 local held = redis.call('XPENDING', stream, WORKERS, 'IDLE', ARGV[3], entry, entry, 1)
 if #held == 0 or held[1][4] < tonumber(ARGV[4]) then return 0 end
 
-redis.call('HSET', DEAD, ARGV[9], ARGV[10])
 local key = GROUP .. group
+if ARGV[1] == 'tasks' and redis.call('HGET', key, 'moved') and redis.call('HGET', key, 'entry') == entry then
+  local body = redis.call('XRANGE', TASKS, entry, entry)[1][2][2]
+  settle(TASKS, entry)
+  redis.call('HSET', key, 'entry', redis.call('XADD', TASKS, '*', 'body', body))
+  redis.call('HDEL', key, 'moved')
+  return 2
+end
+redis.call('HSET', DEAD, ARGV[9], ARGV[10])
 if redis.call('EXISTS', key) == 1 then
   for _, sample in ipairs(open_samples(key)) do
     if ARGV[1] == 'tasks' and sample.state == QUEUED and redis.call('HGET', key, 'entry') == entry then

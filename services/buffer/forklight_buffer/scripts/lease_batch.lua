@@ -13,6 +13,11 @@ for before = committed + 1, step - 1 do
 end
 
 local oldest_allowed = version - run_number('max_staleness')
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', SAVED, '-inf', '(' .. oldest_allowed)) do
+  local group, index = string.match(name, '^(.*)\n(%d+)$')
+  finish_sample(GROUP .. group, group, read_sample(GROUP .. group, index), STALE, 'stale_unfinished', now)
+  review_group(GROUP .. group, group, now)
+end
 for _, group in ipairs(redis.call('ZRANGE', READY, 0, -1)) do
   local key = GROUP .. group
   if tonumber(redis.call('HGET', key, 'oldest')) < oldest_allowed then

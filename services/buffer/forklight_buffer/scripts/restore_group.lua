@@ -9,13 +9,16 @@ for _, sample in ipairs(open_samples(key)) do
   count(sample.state, -1)
   hold_credit(-sample.tokens, -sample.bytes)
   if sample.state == GENERATED then leave_scoring(key, sample.index) end
+  discard_segments(key, group, sample.index, '')
 end
+local trash = redis.call('HGET', key, 'trash') or ''
 settle(TASKS, redis.call('HGET', key, 'entry'))
 if redis.call('EXISTS', key) == 1 then place_group(key, group, 'closed') end
 redis.call('DEL', key)
 
 for at = 6, 5 + 2 * num_meta, 2 do redis.call('HSET', key, ARGV[at], ARGV[at + 1]) end
 redis.call('HSET', key, 'size', size, 'entry', '', 'queued', 0, 'undecided', 0, 'oldest', 0)
+if trash ~= '' then redis.call('HSET', key, 'trash', trash) end
 local target = step ~= '' and LEASED or IS_READY
 local num_terminal, oldest = 0, nil
 for at = 6 + 2 * num_meta, #ARGV, 9 do

@@ -1,5 +1,6 @@
 -- Accepts a trajectory: dedupe, fence, then the scoring task, or a terminal state at once.
--- ARGV: group, index, entry, consumer, fence, now, min_version, tokens, bytes, cancelled, trajectory, scoring task.
+-- ARGV: group, index, entry, consumer, fence, now, min_version, tokens, bytes, cancelled, trajectory,
+--       scoring task, payload blob.
 local group, index, entry, consumer, fence, now = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 local key = GROUP .. group
 local sample = read_sample(key, index)
@@ -19,6 +20,7 @@ elseif redis.call('HGET', key, 'purpose') == TRAIN and lag > run_number('max_sta
   finish_sample(key, group, sample, STALE, 'stale_on_arrival', now)
 else
   leave_queue(key)
+  discard_segments(key, group, index, '', ARGV[13])
   redis.call('HSET', key, 'e' .. index, redis.call('XADD', SCORING, '*', 'body', ARGV[12]))
   move_sample(key, sample, GENERATED, now)
 end

@@ -1,4 +1,4 @@
-"""In-memory fakes, true to their ports: a buffer, and an engine whose tokens are a hash of prompt and seed.
+"""An engine in memory, true to its port: its tokens are a hash of prompt and seed.
 
 For tests of everything around the engine, and for services that need trajectories without a model.
 """
@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from forklight.v1 import types_pb2
-from forklight_core.errors import FencedError, WeightsError
-from forklight_core.ids import sample_id
+from forklight_core.errors import WeightsError
 from forklight_core.numerics import CPU
-from forklight_core.queues import Lease, WorkQueue
 from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.ports import (
     EndRules,
@@ -23,7 +21,6 @@ from forklight_rollout.ports import (
     FinishReason,
     PromptStart,
     StepTokens,
-    SubmitOutcome,
 )
 
 
@@ -138,47 +135,3 @@ def _advance(sequence: MemorySequence, token: int, raw_logprob: float) -> Finish
     if end.repetition_tokens and sequence.num_certain >= end.repetition_tokens:
         return FinishReason.REPETITION
     return FinishReason.LENGTH if sequence.num_tokens >= end.max_new_tokens else None
-
-
-@dataclass(slots=True)
-class MemoryBuffer:
-    """A buffer of some groups: remembers what it was given, refuses leases older than the newest it saw.
-
-    With a queue it settles a task once nothing of its group is missing, as the real one does.
-    """
-
-    num_samples: int
-    queue: WorkQueue | None = None
-    accepted: dict[str, types_pb2.Trajectory] = field(default_factory=dict)
-    terminal: set[str] = field(default_factory=set)
-    fences: dict[str, int] = field(default_factory=dict)
-    on_submit: Callable[[types_pb2.Trajectory], None] = field(default=lambda _: None)
-
-    async def pending_samples(self, group_id: str, lease: Lease) -> list[int]:
-        self._check(group_id, lease)
-        return self._missing(group_id)
-
-    async def submit(self, trajectory: types_pb2.Trajectory, lease: Lease) -> SubmitOutcome:
-        self.on_submit(trajectory)
-        name, group_id = trajectory.envelope.sample_id, trajectory.envelope.group_id
-        if name in self.accepted:
-            return SubmitOutcome.DUPLICATE
-        self._check(group_id, lease)
-        if name in self.terminal:
-            return SubmitOutcome.DROPPED
-        self.accepted[name] = trajectory
-        if self.queue is not None and not self._missing(group_id):
-            await self.queue.settle(lease)
-        return SubmitOutcome.ACCEPTED
-
-    def _missing(self, group_id: str) -> list[int]:
-        done = {*self.accepted, *self.terminal}
-        return [index for index in range(self.num_samples) if sample_id(group_id, index) not in done]
-
-    def _check(self, group_id: str, lease: Lease) -> None:
-        newest = self.fences.setdefault(group_id, lease.fence)
-        if lease.fence < newest:
-            raise FencedError(
-                f"group {group_id}: fence {lease.fence} is older than {newest}; another pod holds it"
-            )
-        self.fences[group_id] = lease.fence

@@ -94,9 +94,18 @@ class SampleTable:
             self._db.execute_many("UPDATE samples SET kept = 0 WHERE kept = 1 AND payload_id = ?", marks)
             self._db.execute_many("DELETE FROM discards WHERE payload_id = ?", marks)
 
-    def discard_payload(self, payload_id: str, at: float) -> None:
+    def discard_payloads(self, payload_ids: Sequence[str], at: float) -> None:
         with self._db.transaction():
-            self._db.execute("INSERT INTO discards VALUES (?, ?) ON CONFLICT DO NOTHING", (payload_id, at))
+            sql = "INSERT INTO discards VALUES (?, ?) ON CONFLICT DO NOTHING"
+            self._db.execute_many(sql, [(payload_id, at) for payload_id in payload_ids])
+
+    def keep_payloads(self, payload_ids: Sequence[str]) -> None:
+        sql = "SELECT payload_id FROM discards WHERE payload_id = ?"
+        found = [payload_id for payload_id in payload_ids if self._db.row(sql, (payload_id,)) is not None]
+        if found:  # hardly ever: no fsync for nothing
+            with self._db.transaction():
+                marks = [(payload_id,) for payload_id in found]
+                self._db.execute_many("DELETE FROM discards WHERE payload_id = ?", marks)
 
 
 def insert_sample(db: Database, row: SampleRow) -> bool:

@@ -1,0 +1,283 @@
+"""The engine on `forklight_model`: the trainer's own blocks, paged memory, a device that is never waiting.
+
+    admit --> Feeds (prefill in pieces) --fork--> Rows (decode together) --> Launched --read--> tokens
+                ^---- a row that must leave, with its tokens ----'
+
+On a GPU `step` launches the next step before it reads the last one: the device never waits for the host. What
+a sequence draws after its end is then dropped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+
+from forklight.v1 import types_pb2
+from forklight_core.errors import WeightsError
+from forklight_core.wire import RoutingArrays
+from forklight_model.cache import PAGE_TOKENS, CacheForm, HybridCache
+from forklight_model.inference import copy_weights
+from forklight_model.logprobs import token_logprobs
+from forklight_model.model import HybridModel
+from forklight_model.parity import check_numeric_mode
+from forklight_rollout.adapters.native.feeds import Feeds
+from forklight_rollout.adapters.native.pages import PagePool
+from forklight_rollout.adapters.native.rows import Rows
+from forklight_rollout.adapters.native.runner import Drawn, Launched, Runner, RunnerManner
+from forklight_rollout.adapters.native.sequences import Feed, Row, make_row
+from forklight_rollout.adapters.published import load_weights
+from forklight_rollout.manifest import PublishedWeights
+from forklight_rollout.memory_plan import MemoryPlan
+from forklight_rollout.ports import EngineLimits, EngineTraits, FinishReason, PromptStart, StepTokens
+
+REASONS = (None, FinishReason.STOP, FinishReason.REPETITION, FinishReason.LENGTH)
+"""By the codes of the end rules."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NativeOptions:
+    """How engines of this kind compute."""
+
+    dtype: str
+    device: str = "auto"
+    threads: int = 0  # 0 lets torch choose
+    records_routing: bool = False
+    runs_ahead: bool | None = None  # launch a step before the last one is read; None: on a GPU
+
+    @property
+    def number_type(self) -> torch.dtype:
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[self.dtype]
+
+    def manner_on(self, device: str) -> RunnerManner:
+        """On this device. Recorded choices are read after each step, which leaves nothing to overlap."""
+        is_free = device == "cuda" and not self.records_routing
+        return RunnerManner(
+            uses_graphs=is_free,
+            runs_ahead=is_free if self.runs_ahead is None else self.runs_ahead and not self.records_routing,
+            records_routing=self.records_routing,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _UnderWay:
+    """A step whose numbers have not been read."""
+
+    version: int
+    rows: list[Row]
+    launched: Launched
+    routing: list[RoutingArrays] | None
+
+
+class NativeEngine:
+    """See `ports.Engine`."""
+
+    def __init__(self, model: HybridModel, plan: MemoryPlan, options: NativeOptions, *, version: int) -> None:
+        self._model, self._version = model, version
+        weight = model.lm_head.weight
+        self._limits = EngineLimits(
+            num_sequences=plan.num_sequences,
+            max_tokens=plan.max_tokens,
+            vocabulary_size=model.config.vocab_size,
+        )
+        self._numeric_mode = types_pb2.NumericMode(
+            **asdict(check_numeric_mode(weight.device.type, weight.dtype))
+        )
+        cache = HybridCache(
+            model.config,
+            num_slots=plan.num_slots,
+            max_tokens=plan.max_tokens,
+            dtype=weight.dtype,
+            device=weight.device,
+            form=CacheForm(num_pages=plan.num_pages),
+        )
+        self._manner = options.manner_on(weight.device.type)
+        self._runner = Runner(model, cache, plan.num_sequences, self._manner)
+        self._pool = PagePool(plan.num_pages, PAGE_TOKENS)
+        self._rows = Rows(cache, self._runner.columns, self._pool, plan.num_sequences)
+        self._feeds = Feeds(
+            self._runner, self._pool, first_slot=plan.num_sequences, reserve=plan.num_reserved_pages
+        )
+        self._under_way: deque[_UnderWay] = deque()
+        self._read: deque[StepTokens] = deque()
+        self._staged: tuple[HybridModel, int] | None = None
+        self._staging = threading.Lock()
+        self._model_s = 0.0
+        self.num_preempted = 0
+
+    @property
+    def limits(self) -> EngineLimits:
+        return self._limits
+
+    @property
+    def traits(self) -> EngineTraits:
+        return EngineTraits(
+            exact_kernels=("lightning", "softmax", "moe", "head"),
+            is_batch_invariant=self._numeric_mode.is_parity,
+        )
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    @property
+    def numeric_mode(self) -> types_pb2.NumericMode:
+        return self._numeric_mode
+
+    @property
+    def model_s(self) -> float:
+        return self._model_s
+
+    def admit(self, prompt: PromptStart) -> None:
+        self._feeds.admit(
+            prompt.group, prompt.prompt_ids, [make_row(prompt, start) for start in prompt.sequences]
+        )
+
+    @torch.inference_mode()
+    def step(self) -> StepTokens:
+        has_launched = self._launch()
+        while len(self._under_way) > (int(self._manner.runs_ahead and has_launched)):
+            self._read.append(self._read_oldest())
+        return self._read.popleft() if self._read else _no_tokens(self._version)
+
+    @torch.inference_mode()
+    def retire(self, keys: Sequence[int]) -> None:
+        for key in keys:
+            row = self._rows.find(key)
+            if row is None:
+                self._feeds.forget(key)
+            else:
+                self._remove(row)
+
+    @torch.inference_mode()
+    def score(self, ids: Sequence[int]) -> Sequence[float]:
+        device = self._model.lm_head.weight.device
+        cu_seqlens = torch.tensor([0, len(ids)], dtype=torch.int32, device=device)
+        stats = token_logprobs(self._model, torch.tensor(list(ids), device=device), cu_seqlens)
+        scores: list[float] = stats.logprobs_T[1:].tolist()
+        return scores
+
+    def stage(self, weights: PublishedWeights) -> None:
+        weight = self._model.lm_head.weight
+        model = load_weights(weights, dtype=weight.dtype, device=weight.device, expected=self._model.config)
+        with self._staging:
+            self._staged = (model, weights.version)
+
+    def swap(self) -> None:
+        """In stream order: steps under way end with the old weights, and recorded graphs stay valid."""
+        with self._staging:
+            if self._staged is None:
+                raise WeightsError("no weights are staged: call stage first")
+            staged, self._version = self._staged
+            self._staged = None
+        copy_weights(self._model, staged)
+        self._feeds.invalidate()
+
+    def _launch(self) -> bool:
+        """Send the next step on its way; False when there was nothing to do."""
+        rows: list[Row] = []
+        drawn: list[Drawn] = []
+        routing: list[RoutingArrays] = []
+        if self._rows.running:
+            self._make_room()
+        started = time.perf_counter()
+        if self._rows.running:
+            rows += self._rows.running
+            is_filtered = any(row.draw.is_filtered for row in rows)
+            tokens, reasons_B, choices = self._runner.decode(len(rows), is_filtered=is_filtered)
+            drawn.append((tokens, reasons_B))
+            routing += choices
+            self._rows.advance()
+        has_fed = self._feeds.advance()
+        for feed in self._feeds.ready():
+            added = self._start(feed, drawn)
+            rows += added
+            routing += feed.choices * len(added)
+        if rows or has_fed:
+            self._under_way.append(
+                _UnderWay(
+                    version=self._version,
+                    rows=rows,
+                    launched=Launched(drawn),
+                    routing=routing if self._manner.records_routing else None,
+                )
+            )
+        self._model_s += time.perf_counter() - started
+        return bool(rows or has_fed)
+
+    def _start(self, feed: Feed, drawn: list[Drawn]) -> list[Row]:
+        """Give a feed's sequences rows as far as there are any."""
+        number = min(len(feed.waiting), self._rows.num_free)
+        if feed.group is not None and len(feed.ids) % PAGE_TOKENS:
+            number = min(number, self._pool.num_free)  # each copies the prompt's last page
+        if number == 0:
+            return []
+        added = feed.waiting[:number]
+        place = self._rows.adopt(feed) if feed.group is None else self._rows.fork(feed, added)
+        drawn.append(self._runner.start(feed.slot, place, added))
+        if feed.group is None:
+            self._feeds.drop(feed)
+        else:
+            self._feeds.started(feed, number)
+        return added
+
+    def _read_oldest(self) -> StepTokens:
+        """Wait for a step's numbers; rows that ended leave."""
+        step = self._under_way.popleft()
+        started = time.perf_counter()
+        drawn = step.launched.read()
+        self._model_s += time.perf_counter() - started
+        wanted = [place for place, row in enumerate(step.rows) if row.is_open]
+        for place in wanted:
+            row = step.rows[place]
+            row.ids.append(drawn.ids[place])
+            if drawn.reasons[place]:
+                row.length = row.position - 1  # its last token is never fed
+                self._remove(row)
+        return StepTokens(
+            version=step.version,
+            keys=[step.rows[place].key for place in wanted],
+            ids=[drawn.ids[place] for place in wanted],
+            logprobs=[drawn.logprobs[place] for place in wanted],
+            raw_logprobs=[drawn.raw_logprobs[place] for place in wanted],
+            reasons=[REASONS[drawn.reasons[place]] for place in wanted],
+            routing=None if step.routing is None else [step.routing[place] for place in wanted],
+        )
+
+    def _remove(self, row: Row) -> None:
+        row.is_open = False
+        place = self._rows.place_of(row)
+        if place is None:
+            raise AssertionError(f"sequence {row.key} runs, but has no row")
+        if row.is_turn and not self._manner.records_routing:
+            self._feeds.keep(row, place)
+        self._rows.remove(row)
+
+    def _make_room(self) -> None:
+        """A page for every row that needs one: from what is only kept, at last from the youngest row."""
+        is_settled = False
+        while not self._feeds.reclaim(self._rows.num_pages_wanted):
+            if is_settled:
+                self._preempt(max(self._rows.running, key=lambda row: row.key))
+            while self._under_way:
+                self._read.append(self._read_oldest())
+            is_settled = True
+        self._rows.grow()
+
+    def _preempt(self, row: Row) -> None:
+        """Take a row out; what it has is prefilled again later. Nothing of it is under way."""
+        place = self._rows.place_of(row)
+        if place is None:
+            raise AssertionError(f"sequence {row.key} runs, but has no row")
+        row.num_certain = self._runner.columns.read_num_certain(place)
+        self._rows.remove(row)
+        self._feeds.put_back(row)
+        self.num_preempted += 1
+
+
+def _no_tokens(version: int) -> StepTokens:
+    return StepTokens(version=version, keys=(), ids=(), logprobs=(), raw_logprobs=(), reasons=())
