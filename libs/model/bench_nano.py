@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from forklight_model.cache import HybridCache
+from forklight_model.cache import CacheForm, HybridCache
 from forklight_model.inference import PromptPieces, decode, prefill
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
@@ -22,7 +22,8 @@ from forklight_model.sizes import SIZES, num_active_parameters, num_parameters
 
 NUM_SLOTS = 64
 NUM_SEQUENCES = 128
-MAX_TOKENS = 256
+CONTEXTS = {32: 256, 128: 256, 600: 768}
+"""Tokens before a decode step, and the capacity of its slots."""
 Packed = tuple[Tensor, Tensor]
 """Token ids and cu_seqlens."""
 
@@ -50,9 +51,22 @@ def micro_batches(sequences: list[Tensor], size: int) -> list[Packed]:
     return [(torch.cat(part), cu_seqlens) for part, cu_seqlens in zip(parts, offsets, strict=True)]
 
 
-def decode_step(model: HybridModel, context: int) -> Callable[[], object]:
+def managed_cache(model: HybridModel, max_tokens: int) -> HybridCache:
+    """Its pages lie in any order, as an engine's do."""
+    own = HybridCache(model.config, NUM_SLOTS, max_tokens)
+    cache = HybridCache(model.config, NUM_SLOTS, max_tokens, form=CacheForm(num_pages=own.num_pages))
+    pages = (torch.randperm(own.num_pages - 1, generator=torch.Generator().manual_seed(0)) + 1).tolist()
+    slots = [slot for slot in range(NUM_SLOTS) for _ in range(own.num_columns)]
+    cache.write_table(slots, [*range(own.num_columns)] * NUM_SLOTS, pages)
+    return cache
+
+
+def decode_step(model: HybridModel, context: int, *, is_managed: bool = False) -> Callable[[], object]:
     """A decode step over every slot, always at the same context length."""
-    cache = HybridCache(model.config, NUM_SLOTS, MAX_TOKENS)
+    max_tokens = CONTEXTS[context]
+    cache = (
+        managed_cache(model, max_tokens) if is_managed else HybridCache(model.config, NUM_SLOTS, max_tokens)
+    )
     prompt_T = torch.randint(model.config.vocab_size, (NUM_SLOTS * context,))
     pieces = PromptPieces(slots=range(NUM_SLOTS), lengths=[context] * NUM_SLOTS)
     prefill(model, cache, pieces, prompt_T)
@@ -89,9 +103,14 @@ def main() -> None:
     sizes = {"hidden_size": options.hidden_size, "intermediate_size": options.intermediate_size}
     model = HybridModel(replace(SIZES["nano"], **sizes))
     report(f"parameters {num_parameters(model.config):,}, active {num_active_parameters(model.config):,}")
-    for context in (32, 128):
-        milliseconds = 1e3 * best_seconds(decode_step(model, context), 60)
-        report(f"decode, batch {NUM_SLOTS}, context {context}: {milliseconds:.2f} ms")
+    for context in CONTEXTS:
+        in_order, anywhere = (
+            1e3 * best_seconds(decode_step(model, context, is_managed=is_managed), 60)
+            for is_managed in (False, True)
+        )
+        report(
+            f"decode, batch {NUM_SLOTS}, context {context}: {in_order:.2f} ms, pages anywhere {anywhere:.2f} ms"
+        )
     sequences = random_sequences(model.config.vocab_size)
     num_tokens = sum(map(len, sequences))
     for size in (NUM_SEQUENCES, 32):

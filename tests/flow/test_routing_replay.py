@@ -14,10 +14,12 @@ from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.routing import Routing
 from forklight_model.sizes import SIZES
-from forklight_rollout.adapters.native import NativeEngine
+from forklight_rollout.adapters.native import NativeEngine, NativeOptions
+from forklight_rollout.adapters.native.factory import plan_engine
 from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork, SampleStart, SamplingRules
-from forklight_rollout.memory_plan import MemoryPlan
+from forklight_rollout.groups import FinishedSample, GroupWork, SampleStart
+from forklight_rollout.memory_plan import MemoryWish
+from forklight_rollout.ports import DrawRules, EndRules
 from forklight_rollout.trajectory import build_payload
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
 from forklight_trainer.batch import TrainingSample
@@ -47,16 +49,13 @@ def nano_model(*, router_noise: float = 0.0) -> HybridModel:
 
 def rolled_out() -> list[FinishedSample]:
     """A group of samples, generated with recording on."""
-    plan = MemoryPlan(
-        num_sequences=NUM_SAMPLES, num_prompt_slots=1, max_tokens=128, cache_bytes=0, budget_bytes=0
-    )
+    wish = MemoryWish(max_batch=NUM_SAMPLES, max_prompt_tokens=64, max_new_tokens=64, budget_bytes=0)
+    options = NativeOptions(dtype="float32", device="cpu", records_routing=True)
     model = nano_model().requires_grad_(False)
-    generator = Generator(NativeEngine(model, plan, version=0, records_routing=True), stop_ids=())
-    rules = SamplingRules(
-        max_new_tokens=NUM_NEW, temperature=1.0, top_p=1.0, repetition_probability=0.99, repetition_tokens=0
-    )
+    generator = Generator(NativeEngine(model, plan_engine(wish, options, model, "cpu"), options, version=0))
+    draw, end = DrawRules(temperature=1.0), EndRules(max_new_tokens=NUM_NEW)
     samples = tuple(SampleStart(sample_id=f"r/g00000000/s{i:03d}", seed=i) for i in range(NUM_SAMPLES))
-    generator.add(GroupWork(group_id="r/g00000000", prompt_ids=PROMPT, rules=rules, samples=samples))
+    generator.add(GroupWork(group_id="r/g00000000", prompt_ids=PROMPT, draw=draw, end=end, samples=samples))
     finished: list[FinishedSample] = []
     while not generator.is_idle:
         finished += generator.step()

@@ -15,10 +15,12 @@ from forklight_model.checkpoint import load_model
 from forklight_model.model import HybridModel
 from forklight_model.parity import SELF_TEST, check_numeric_mode
 from forklight_model.routing import Routing
-from forklight_rollout.adapters.native import NativeEngine
+from forklight_rollout.adapters.native import NativeEngine, NativeOptions
+from forklight_rollout.adapters.native.factory import plan_engine
 from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork, SampleStart, SamplingRules
-from forklight_rollout.memory_plan import MemoryPlan
+from forklight_rollout.groups import FinishedSample, GroupWork, SampleStart
+from forklight_rollout.memory_plan import MemoryWish
+from forklight_rollout.ports import DrawRules, EndRules
 from forklight_rollout.trajectory import build_payload
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
 from forklight_trainer.batch import TrainingBatch, TrainingGroup, TrainingSample
@@ -48,10 +50,13 @@ def fresh_model() -> HybridModel:
 
 def rolled_out(device: str, dtype: torch.dtype, *, records_routing: bool) -> list[FinishedSample]:
     """Four groups at once; more sequences than places, so that slots move and prompts wait."""
-    plan = MemoryPlan(num_sequences=8, num_prompt_slots=2, max_tokens=1400, cache_bytes=0, budget_bytes=0)
+    wish = MemoryWish(max_batch=8, max_prompt_tokens=1310, max_new_tokens=90, budget_bytes=2**31)
+    options = NativeOptions(
+        dtype=str(dtype).removeprefix("torch."), device=device, records_routing=records_routing
+    )
     model = fresh_model().to(device=device, dtype=dtype).requires_grad_(False)
-    engine = NativeEngine(model, plan, version=0, records_routing=records_routing)
-    generator = Generator(engine, stop_ids=())
+    engine = NativeEngine(model, plan_engine(wish, options, model, device), options, version=0)
+    generator = Generator(engine)
     for index, length in enumerate(PROMPT_LENGTHS):
         generator.add(make_group(index, length))
     finished: list[FinishedSample] = []
@@ -62,19 +67,13 @@ def rolled_out(device: str, dtype: torch.dtype, *, records_routing: bool) -> lis
 
 def make_group(index: int, num_prompt_tokens: int) -> GroupWork:
     group_id = f"r/g{index:08d}"
-    rules = SamplingRules(
-        max_new_tokens=NUM_NEW - 9 * index,
-        temperature=1.0,
-        top_p=1.0,
-        repetition_probability=0.99,
-        repetition_tokens=0,
-    )
+    draw, end = DrawRules(temperature=1.0), EndRules(max_new_tokens=NUM_NEW - 9 * index)
     prompt_ids = tuple((17 * place + index) % CONFIG.vocab_size for place in range(num_prompt_tokens))
     samples = tuple(
         SampleStart(sample_id=f"{group_id}/s{place:03d}", seed=100 * index + place)
         for place in range(NUM_SAMPLES)
     )
-    return GroupWork(group_id=group_id, prompt_ids=prompt_ids, rules=rules, samples=samples)
+    return GroupWork(group_id=group_id, prompt_ids=prompt_ids, draw=draw, end=end, samples=samples)
 
 
 def received(sample: FinishedSample, place: int) -> TrainingSample:

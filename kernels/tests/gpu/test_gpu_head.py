@@ -228,9 +228,8 @@ def mixed_request(num_rows: int) -> SamplingRequest:
 
 
 def rows_of(asked: SamplingRequest, rows: Tensor) -> SamplingRequest:
-    return replace(
-        asked, **{f.name: getattr(asked, f.name)[rows] for f in fields(asked) if f.name != "is_filtered"}
-    )
+    columns = {field.name: getattr(asked, field.name) for field in fields(asked)}
+    return replace(asked, **{name: of[rows] for name, of in columns.items() if isinstance(of, Tensor)})
 
 
 def assert_equal(got: SampledTokens, expected: SampledTokens, rows: Tensor) -> None:

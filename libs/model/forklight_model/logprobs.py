@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from forklight_kernels import token_stats
 from forklight_model.model import HybridModel
 from forklight_model.routing import Routing
 
@@ -32,7 +31,7 @@ def token_logprobs(
 ) -> TokenStats:
     """Score every token of packed sequences at a temperature. Differentiable in the model's parameters."""
     hidden_TD = model.forward_hidden(input_ids_T, cu_seqlens, routing)
-    logprobs_T, entropy_T = token_stats(hidden_TD, model.lm_head.weight, input_ids_T.roll(-1), temperature)
+    logprobs_T, entropy_T = model.token_stats(hidden_TD, input_ids_T.roll(-1), temperature)
     # Place i of the head speaks about token i + 1: shift right, and nothing speaks about a first token.
     is_first_T = torch.zeros_like(input_ids_T, dtype=torch.bool)
     is_first_T[cu_seqlens[:-1].to(torch.int64)] = True

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -28,9 +29,9 @@ from forklight_model.checkpoint import (
 )
 from forklight_model.config import ModelConfig
 from forklight_model.model import HybridModel
-from forklight_model.parallel import Alone
+from forklight_model.parallel import Alone, DistributedGather
 from forklight_model.same_weights import weights_digest
-from forklight_model.shard import Shard
+from forklight_model.shard import WHOLE, Shard
 
 RANK = Path(__file__).parent / "parallel_rank.py"
 WORLD = 4
@@ -253,6 +254,23 @@ def test_a_part_needs_its_own_gather_and_given_weights(cut_config: ModelConfig, 
     assert not (tmp_path / "saved").exists()
     with pytest.raises(ConfigError, match="rank 2 of 2"):
         Shard(rank=2, size=2)
+
+
+def test_a_gather_is_of_its_process_and_has_no_gradient(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="init_process_group"):
+        DistributedGather(WHOLE)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        with pytest.raises(ConfigError, match="process 0 of 1 in its group, but was given part 1 of 2"):
+            DistributedGather(Shard(rank=1, size=2))
+        gather, row = DistributedGather(WHOLE), torch.arange(6.0).view(2, 3)
+        assert torch.equal(gather.gather_columns(row), row)
+        assert all(torch.equal(got, row) for got in gather.gather_pair(row, row))
+        assert gather.gather_columns(row[:0]).shape == (0, 3)
+        with pytest.raises(InvalidInputError, match="no gradient"):
+            gather.gather_columns(row.requires_grad_())
+    finally:
+        dist.destroy_process_group()
 
 
 def test_the_digest_changes_with_any_router_or_norm(cut_config: ModelConfig) -> None:

@@ -6,13 +6,12 @@ Tasks of the queue and requests of clients pass here alike.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from forklight.v1 import types_pb2
 from forklight_core.errors import InvalidInputError
 from forklight_core.ids import sample_id
-from forklight_rollout.draft import Draft
 from forklight_rollout.groups import GroupWork, SampleStart
 from forklight_rollout.ports import MOST_STOP_IDS, DrawRules, EndRules, EngineLimits
 
@@ -30,7 +29,6 @@ def read_group(
     task: types_pb2.GenerationTask,
     indices: Sequence[int],
     door: Door,
-    drafts: Mapping[int, Draft] | None = None,
 ) -> GroupWork:
     """The work a task asks for, or InvalidInputError naming the field that makes it impossible."""
     group_id, sampling = task.envelope.group_id, task.sampling
@@ -52,7 +50,6 @@ def read_group(
         SampleStart(
             sample_id=sample_id(group_id, index),
             seed=(sampling.seed + index) % 2**64,
-            draft=(drafts or {}).get(index),
         )
         for index in indices
     )
@@ -72,7 +69,7 @@ def check_rules(draw: DrawRules, end: EndRules, where: str) -> None:
     if not 0 <= draw.min_p <= 1:
         raise _refused(where, "sampling.min_p", f"is {draw.min_p}; it must lie in [0, 1]")
     if len(end.stop_ids) > MOST_STOP_IDS:
-        raise _refused(where, "stop token ids", f"are {len(end.stop_ids)}; at most {MOST_STOP_IDS} can be watched")
+        raise _refused(where, "stop token ids", f"are {len(end.stop_ids)}; at most {MOST_STOP_IDS} fit")
     if end.repetition_tokens and not 0 < end.repetition_probability < 1:
         raise _refused(
             where,

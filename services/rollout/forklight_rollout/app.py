@@ -4,9 +4,11 @@
                           |                            ^      |
     Redis: weights, tasks-+--> Worker --groups---------'      '--finished samples--> Worker --> blobs, buffer
                                   '-- LeaseKeeper: heartbeat
+    HTTP clients (when http_listen is set) <--> GenerationService <--groups, tokens--> engine thread
+    Fitness: looks every second, takes the pod out of service and back (health, Worker)
 
-The door opens first and says NOT_SERVING until the first weights are in use. Told to stop, it stops taking,
-finishes within rollout.drain_s, submits, hands the other leases back and closes.
+The door opens first and says NOT_SERVING until the first weights are in use and have passed their probe. Told
+to stop, it stops taking, finishes within rollout.drain_s, submits, hands the other leases back and closes.
 """
 
 from __future__ import annotations
@@ -16,28 +18,38 @@ import os
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+from redis.asyncio import Redis
+
 from forklight.v1 import rollout_pb2, rollout_pb2_grpc
 from forklight_core.blobs import BlobStore, open_blob_store
 from forklight_core.queues import RedisWorkQueue, RunKeys, WorkQueue, connect_redis, read_weights
 from forklight_core.rpc import Registration, open_channel, serve
 from forklight_core.runfile import RunFile, load_run_file
+from forklight_core.runfile.schema import RolloutSection
 from forklight_model.tokenizer import load_tokenizer
 from forklight_rollout import metrics
 from forklight_rollout.adapters.buffer_rpc import RpcBuffer
 from forklight_rollout.admission import Door
 from forklight_rollout.buffer_calls import BufferCalls
 from forklight_rollout.engine_thread import EngineThread
+from forklight_rollout.fitness import CollapseGuard, CollapseRules, Fitness
 from forklight_rollout.generator import Generator
 from forklight_rollout.held_groups import HeldGroups
+from forklight_rollout.http.chat import load_chat_format
+from forklight_rollout.http.plan import Backend
+from forklight_rollout.http.server import open_http
 from forklight_rollout.intake import Intake, TaskReader
 from forklight_rollout.lease_keeper import LeaseKeeper
 from forklight_rollout.memory_plan import MemoryWish
 from forklight_rollout.ports import EngineFactory
 from forklight_rollout.problems import Problems
+from forklight_rollout.saving import SegmentSaver
+from forklight_rollout.segments import SegmentStore
 from forklight_rollout.servicer import RolloutServicer
 from forklight_rollout.settings import RolloutSettings
 from forklight_rollout.status import PodStatus
 from forklight_rollout.submission import Provenance, Submission
+from forklight_rollout.swap_policy import SwapCache, SwapPolicy, SwapRules
 from forklight_rollout.watcher import FirstWeights, WeightsWatcher
 from forklight_rollout.worker import Worker, WorkerLimits
 
@@ -52,53 +64,58 @@ async def run(
     run_file = load_run_file(settings.run_file)
     pod = settings.pod or f"rollout-{os.getpid()}"
     redis = connect_redis(settings.redis_url)
-    keys = RunKeys(settings.run_id)
     problems = Problems()
-    watcher = WeightsWatcher(
-        lambda: read_weights(redis, keys),
-        run_id=settings.run_id,
-        problems=problems,
-        poll_s=settings.weights_poll_s,
-    )
+    watcher = _make_watcher(settings, run_file.rollout, redis, problems)
     status = PodStatus(pod=pod, problems=problems, watcher=watcher)
     door = Registration(rollout_pb2_grpc.add_RolloutServicer_to_server, RolloutServicer(status), SERVICE_NAME)
     async with AsyncExitStack() as closing:
         closing.push_async_callback(redis.aclose)
         server = await closing.enter_async_context(serve(settings.listen, [door], serving=False))
+        http = await closing.enter_async_context(open_http(settings))
         channel = await closing.enter_async_context(open_channel(settings.buffer_address))
         first = await watcher.wait_first(make_engine or _native_engines(settings, run_file), stop)
         if first is None:
             return
-        tasks = RedisWorkQueue(
-            redis,
-            keys.tasks,
-            lease_s=run_file.buffer.lease_s,
-            max_deliveries=run_file.buffer.max_deliveries,
-        )
         buffer = BufferCalls(
             door=RpcBuffer(channel, settings.run_id), problems=problems, deadline_s=settings.submit_deadline_s
         )
         pod_parts = PodParts(
             pod=pod,
             run_id=settings.run_id,
-            queue=tasks,
+            queue=_task_queue(redis, RunKeys(settings.run_id), run_file),
             blobs=open_blob_store(settings.blobs_url),
             buffer=buffer,
             lease_s=run_file.buffer.lease_s,
             drain_s=run_file.rollout.drain_s,
+            segment_tokens=run_file.rollout.segment_tokens,
         )
         status.thread, status.worker = assemble_worker(pod_parts, first)
         closing.push_async_callback(status.thread.close)
+        fitness = Fitness(
+            status.thread,
+            status.worker,
+            problems=problems,
+            guard=CollapseGuard(_collapse_rules(run_file.rollout)),
+            set_serving=server.set_serving,
+        )
         await server.set_serving(True)
-        await _work(status.worker, status.thread, watcher, first, stop)
+        http.open(_http_backend(status.thread, status.worker, first, problems))
+        async with http.draining_when(stop, run_file.rollout.drain_s):
+            await _work(status.worker, status.thread, watcher, first, fitness, stop)
 
 
 async def _work(
-    worker: Worker, thread: EngineThread, watcher: WeightsWatcher, first: FirstWeights, stop: asyncio.Event
+    worker: Worker,
+    thread: EngineThread,
+    watcher: WeightsWatcher,
+    first: FirstWeights,
+    fitness: Fitness,
+    stop: asyncio.Event,
 ) -> None:
-    """The worker, and beside it new weights and metrics for as long as it runs."""
+    """The worker, and beside it new weights, fitness and metrics for as long as it runs."""
     async with asyncio.TaskGroup() as group:
         beside = [
+            group.create_task(fitness.run()),
             group.create_task(watcher.run(first.engine, thread, stop)),
             group.create_task(_report(thread, worker)),
         ]
@@ -118,6 +135,7 @@ class PodParts:
     buffer: BufferCalls
     lease_s: float
     drain_s: float
+    segment_tokens: int = 0
 
 
 def assemble_worker(parts: PodParts, first: FirstWeights) -> tuple[EngineThread, Worker]:
@@ -125,22 +143,67 @@ def assemble_worker(parts: PodParts, first: FirstWeights) -> tuple[EngineThread,
     tokenizer = load_tokenizer(first.weights.folder)
     thread = EngineThread(Generator(first.engine, decode=tokenizer.decode))
     door = Door(limits=thread.limits, encode=tokenizer.encode_prompt, stop_ids=tokenizer.stop_ids)
-    held = HeldGroups()
+    contract = first.weights.manifest.contract
+    store = SegmentStore(blobs=parts.blobs, buffer=parts.buffer, contract=contract)
+    saver = SegmentSaver(engine=thread, held=HeldGroups(), store=store, segment_tokens=parts.segment_tokens)
     keeper = LeaseKeeper(
-        parts.queue, thread, held, problems=parts.buffer.problems, pod=parts.pod, lease_s=parts.lease_s
+        parts.queue, saver, problems=parts.buffer.problems, pod=parts.pod, lease_s=parts.lease_s
     )
     intake = Intake(
         queue=parts.queue,
         engine=thread,
-        held=held,
+        held=saver.held,
         reader=TaskReader(run_id=parts.run_id, door=door),
         buffer=parts.buffer,
+        store=store,
     )
-    provenance = Provenance(pod=parts.pod, contract=first.weights.manifest.contract, decode=tokenizer.decode)
+    provenance = Provenance(pod=parts.pod, contract=contract, decode=tokenizer.decode)
     submission = Submission(
-        blobs=parts.blobs, buffer=parts.buffer, held=held, keeper=keeper, provenance=provenance
+        blobs=parts.blobs, buffer=parts.buffer, held=saver.held, keeper=keeper, provenance=provenance
     )
-    return thread, Worker(intake, submission, WorkerLimits(drain_s=parts.drain_s))
+    return thread, Worker(intake, submission, saver, WorkerLimits(drain_s=parts.drain_s))
+
+
+def _make_watcher(
+    settings: RolloutSettings, rollout: RolloutSection, redis: Redis, problems: Problems
+) -> WeightsWatcher:
+    keys = RunKeys(settings.run_id)
+    return WeightsWatcher(
+        lambda: read_weights(redis, keys),
+        run_id=settings.run_id,
+        problems=problems,
+        poll_s=settings.weights_poll_s,
+        rules=_swap_rules(rollout),
+    )
+
+
+def _task_queue(redis: Redis, keys: RunKeys, run_file: RunFile) -> RedisWorkQueue:
+    return RedisWorkQueue(
+        redis, keys.tasks, lease_s=run_file.buffer.lease_s, max_deliveries=run_file.buffer.max_deliveries
+    )
+
+
+def _http_backend(thread: EngineThread, worker: Worker, first: FirstWeights, problems: Problems) -> Backend:
+    tokenizer = load_tokenizer(first.weights.folder)
+    return Backend(
+        thread=thread,
+        tokenizer=tokenizer,
+        chat=load_chat_format(first.weights.folder, tokenizer),
+        why_closed=lambda: "it is draining" if worker.is_draining else problems.out_of_service(),
+    )
+
+
+def _swap_rules(rollout: RolloutSection) -> SwapRules:
+    return SwapRules(
+        policy=SwapPolicy(rollout.swap_policy),
+        cache=SwapCache(rollout.swap_cache),
+        finish_s=rollout.swap_finish_s,
+        probe_tolerance=rollout.probe_tolerance,
+    )
+
+
+def _collapse_rules(rollout: RolloutSection) -> CollapseRules:
+    return CollapseRules(share=rollout.collapse_share, collapse_s=rollout.collapse_s)
 
 
 def _native_engines(settings: RolloutSettings, run_file: RunFile) -> EngineFactory:

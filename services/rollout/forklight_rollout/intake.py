@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from forklight.v1 import types_pb2
 from forklight_core.queues import Leased, WorkQueue
@@ -12,7 +12,9 @@ from forklight_rollout.admission import Door, read_group
 from forklight_rollout.buffer_calls import BufferCalls
 from forklight_rollout.engine_thread import EngineThread
 from forklight_rollout.groups import GroupWork
-from forklight_rollout.held_groups import HeldGroups
+from forklight_rollout.held_groups import HeldGroup, HeldGroups
+from forklight_rollout.ports import PendingSample
+from forklight_rollout.segments import SegmentStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +44,7 @@ class Intake:
     held: HeldGroups
     reader: TaskReader
     buffer: BufferCalls
+    store: SegmentStore
 
     async def receive(self, leased: Leased) -> None:
         """Start a group, go on with one whose lease came back, or settle one that has nothing missing."""
@@ -52,11 +55,22 @@ class Intake:
             held.lease = leased.lease
             return
         group = self.held.hold(leased.lease, task)
-        pending = await self.buffer.pending_samples(group)
+        pending = await self.buffer.pending_responses(group)
         if not pending:
             self.held.drop(group)
             await self.queue.settle(group.lease)
             return
-        work = self.reader.read_work(task, pending)
+        work = self.reader.read_work(task, [each.index for each in pending])
+        work = await self._load_drafts(work, pending, group)
         group.open_samples = {sample.sample_id for sample in work.samples}
         await self.engine.call(lambda generator: generator.add(work))
+
+    async def _load_drafts(
+        self, work: GroupWork, pending: Sequence[PendingSample], group: HeldGroup
+    ) -> GroupWork:
+        """The same work, going on from what other pods have saved of it."""
+        samples = []
+        for sample, found in zip(work.samples, pending, strict=True):
+            draft = await self.store.load(found, work.prompt_ids, group) if found.segments else None
+            samples.append(replace(sample, draft=draft))
+        return replace(work, samples=tuple(samples))

@@ -9,11 +9,11 @@ from forklight_core.errors import ForklightError, UnavailableError
 from forklight_core.queues import Lease, WorkQueue
 from forklight_core.retry import retry_async
 from forklight_rollout import metrics
-from forklight_rollout.engine_thread import EngineThread
 from forklight_rollout.generator import Generator
 from forklight_rollout.groups import FinishedSample
-from forklight_rollout.held_groups import HeldGroup, HeldGroups
+from forklight_rollout.held_groups import HeldGroup
 from forklight_rollout.problems import Area, Problems
+from forklight_rollout.saving import SegmentSaver
 from forklight_rollout.trajectory import emit_generate_span
 
 log = logging.getLogger(__name__)
@@ -29,16 +29,14 @@ class LeaseKeeper:
     def __init__(
         self,
         queue: WorkQueue,
-        engine: EngineThread,
-        held: HeldGroups,
+        saver: SegmentSaver,
         *,
         problems: Problems,
         pod: str,
         lease_s: float,
     ) -> None:
         self._queue = queue
-        self._engine = engine
-        self._held = held
+        self._saver, self._engine, self._held = saver, saver.engine, saver.held
         self._problems = problems
         self._pod = pod
         self._beat_s = lease_s / HEARTBEATS_PER_LEASE
@@ -72,10 +70,12 @@ class LeaseKeeper:
             metrics.count_sample(sample, "cancelled")
 
     async def hand_back(self, group: HeldGroup, reason: str) -> int:
-        """Give up a group and let another pod have it at once."""
-        num_open = await self.give_up(group, reason)
-        await self.release(group.lease)
-        return num_open
+        """Save what a group has, give it up and let another pod have it, even if the engine is gone."""
+        try:
+            await self._saver.save_open(group)
+            return await self.give_up(group, reason)
+        finally:
+            await self.release(group.lease)
 
     async def release(self, lease: Lease) -> None:
         """Hand a lease back. When the queue is away the lease ends by itself."""

@@ -18,6 +18,7 @@ VERSION = "forklight.rollout.version"
 SWAP_DURATION = "forklight.rollout.swap_duration"
 STAGE_DURATION = "forklight.rollout.stage_duration"
 WEIGHTS_REFUSED = "forklight.rollout.weights_refused"
+SAVED_TOKENS = "forklight.rollout.saved_tokens"
 ENGINE_OVERHEAD = "forklight.rollout.engine_overhead"
 
 
@@ -31,6 +32,10 @@ def count_sample(sample: FinishedSample, outcome: str) -> None:
 
 def count_dropped_group(reason: str) -> None:
     counter(GROUPS_DROPPED).add(1, {"reason": reason})
+
+
+def count_saved_tokens(number: int) -> None:
+    counter(SAVED_TOKENS).add(number)
 
 
 def record_reading(now: EngineReading, before: EngineReading, num_unsubmitted: int) -> None:

@@ -30,7 +30,7 @@ from forklight_core.wire import RoutingArrays, TrajectoryArrays, pack_payload, u
 from forklight_core.wire import Span as WireSpan
 from forklight_rollout.buffer_calls import BufferCalls
 from forklight_rollout.draft import DRAWN, Draft, Span, Stretch, restore_draft
-from forklight_rollout.groups import OpenSample
+from forklight_rollout.groups import FinishedSample, OpenSample
 from forklight_rollout.held_groups import HeldGroup
 from forklight_rollout.ports import PendingSample, Saved, SegmentRef, SubmitOutcome
 from forklight_rollout.problems import Area
@@ -99,8 +99,8 @@ def find_fault(before: TrajectoryArrays | None, part: TrajectoryArrays) -> str:
     return ""
 
 
-def arrays_of(sample: OpenSample, contract: str) -> TrajectoryArrays:
-    """What a stretch of a draft is on the wire."""
+def arrays_of(sample: OpenSample | FinishedSample, contract: str) -> TrajectoryArrays:
+    """What a response, or a stretch of one, is on the wire; without its text."""
     response = sample.response
     drawn = np.frombuffer(response.drawn, dtype=np.uint8)
     return TrajectoryArrays(

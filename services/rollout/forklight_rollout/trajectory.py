@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 
-import numpy as np
 from opentelemetry import context
 
 from forklight.v1 import types_pb2
@@ -13,10 +13,11 @@ from forklight_core import ids
 from forklight_core.blobs import BlobRef
 from forklight_core.telemetry import SpanKind, emit_span
 from forklight_core.telemetry.spans import context_of
-from forklight_core.wire import SCHEMA_VERSION, TrajectoryArrays, pack_payload
+from forklight_core.wire import SCHEMA_VERSION, pack_payload
 from forklight_rollout.groups import FinishedSample
 from forklight_rollout.held_groups import HeldGroup
 from forklight_rollout.ports import FinishReason
+from forklight_rollout.segments import arrays_of
 
 GENERATE_SPAN = "rollout.generate"
 
@@ -30,19 +31,7 @@ _REASONS: Mapping[FinishReason, types_pb2.FinishReason] = {
 
 def build_payload(sample: FinishedSample, *, decode: Callable[[list[int]], str], contract: str) -> bytes:
     """The bytes of the sample's blob."""
-    response = sample.response
-    return pack_payload(
-        TrajectoryArrays(
-            sample_id=sample.sample_id,
-            prompt_ids=np.asarray(sample.prompt_ids, dtype=np.int32),
-            response_ids=np.asarray(response.ids, dtype=np.int32),
-            logprobs=np.asarray(response.logprobs, dtype=np.float32),
-            raw_logprobs=np.asarray(response.raw_logprobs, dtype=np.float32),
-            text=decode(response.ids.tolist()),
-            contract=contract,
-            routing=response.routing,
-        )
-    )
+    return pack_payload(replace(arrays_of(sample, contract), text=decode(sample.response.ids.tolist())))
 
 
 def build_trajectory(

@@ -13,6 +13,7 @@ its group's lease, never the worker.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 
@@ -25,12 +26,16 @@ from forklight_rollout.held_groups import HeldGroup
 from forklight_rollout.intake import Intake
 from forklight_rollout.ports import SubmitOutcome
 from forklight_rollout.problems import Area
+from forklight_rollout.saving import SegmentSaver
 from forklight_rollout.submission import Submission
 
 log = logging.getLogger(__name__)
 
 TAKE_WAIT_S = 1.0
 RETRY_WAIT_S = 0.5
+LAST_SUBMITS_S = 10.0
+SAVE_SHARE = 0.25
+"""Of the time for a drain: kept for saving what could not be finished."""
 REFUSAL_PAUSE_S = 1.0
 """A task that failed is handed back only after this, so that it does not spin between pods."""
 
@@ -55,14 +60,17 @@ class DrainOutcome:
 class Worker:
     """Runs in the event loop; the engine thread generates."""
 
-    def __init__(self, intake: Intake, submission: Submission, limits: WorkerLimits) -> None:
+    def __init__(
+        self, intake: Intake, submission: Submission, saver: SegmentSaver, limits: WorkerLimits
+    ) -> None:
         self.num_submitted = 0
-        self._intake, self._submission, self._limits = intake, submission, limits
+        self._intake, self._submission, self._saver, self._limits = intake, submission, saver, limits
         self._engine, self.held, self._keeper = intake.engine, intake.held, submission.keeper
         self._problems = intake.buffer.problems
         # Unbounded in form only: `_has_room` bounds what can ever be in it.
         self._finished: asyncio.Queue[FinishedSample] = asyncio.Queue()
         self._draining = asyncio.Event()
+        self._is_aside = False
         self._takes_ended = asyncio.Event()
         self._releases: set[asyncio.Task[None]] = set()
         self._drain: asyncio.Task[DrainOutcome] | None = None
@@ -76,16 +84,58 @@ class Worker:
         return self.held.num_unsubmitted
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until told to stop, then drain."""
+        """Work until told to stop, then drain. A failure ends it, after every lease was handed back."""
         self._engine.start(deliver=self._deliver)
-        async with asyncio.TaskGroup() as tasks:
-            endless = [tasks.create_task(self._keeper.run()), tasks.create_task(self._engine.wait_ended())]
-            endless += [tasks.create_task(self._submit_all()) for _ in range(self._limits.num_submitters)]
-            tasks.create_task(self._take_all())
-            await stop.wait()
-            await self.drain(self._limits.drain_s)
-            for task in endless:
-                task.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                endless = [tasks.create_task(self._keeper.run()), tasks.create_task(self._watch_engine())]
+                endless.append(tasks.create_task(self._saver.run()))
+                endless += [tasks.create_task(self._submit_all()) for _ in range(self._limits.num_submitters)]
+                tasks.create_task(self._take_all())
+                await stop.wait()
+                await self.drain(self._limits.drain_s)
+                for task in endless:
+                    task.cancel()
+        except (BaseExceptionGroup, asyncio.CancelledError):
+            await self.let_go()
+            raise
+
+    async def stand_aside(self) -> None:
+        """Take nothing more, submit what has ended, hand the rest back; until `resume`."""
+        self._is_aside = True
+        self.held.notify()
+        await self._wait_submitted()
+        # A group without samples is being received; whoever receives it hands it back.
+        await self._hand_back([group for group in self.held.all() if group.open_samples], "out_of_service")
+
+    def resume(self) -> None:
+        """Take work again."""
+        self._is_aside = False
+        self.held.notify()
+
+    async def let_go(self) -> None:
+        """Hand every lease back without asking the engine for anything: it has failed."""
+        self._is_aside = True
+        for group in self.held.all():
+            self.held.drop(group)
+            metrics.count_dropped_group("pod_failed")
+            await self._keeper.release(group.lease)
+
+    async def _watch_engine(self) -> None:
+        """When the engine fails, what has ended before is still submitted; then the failure ends the pod."""
+        try:
+            await self._engine.wait_ended()
+        except Exception as error:
+            log.exception("engine failed")
+            self._is_aside = True
+            self._problems.report(Area.ENGINE, f"{type(error).__name__}: {error}; the pod ends")
+            await self._wait_submitted()
+            raise
+
+    async def _wait_submitted(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_SUBMITS_S):
+                await self.held.wait_for(lambda: self.held.num_unsubmitted == 0)
 
     async def drain(self, deadline_s: float) -> DrainOutcome:
         """Stop taking, finish what runs within the deadline, hand the rest back. Asked again, the same."""
@@ -101,13 +151,13 @@ class Worker:
         self.held.notify()
         num_released = 0
         try:
-            async with asyncio.timeout_at(end):
+            async with asyncio.timeout_at(end - deadline_s * SAVE_SHARE):
                 await self._takes_ended.wait()
                 unstarted = await self._engine.call(lambda generator: generator.unstarted_groups())
-                num_released += await self._hand_back(self.held.find_all(unstarted))
+                num_released += await self._hand_back(self.held.find_all(unstarted), "drained")
                 await self.held.wait_for(lambda: len(self.held) == 0)
         except TimeoutError:
-            num_released += await self._hand_back(self.held.all())
+            num_released += await self._hand_back(self.held.all(), "drained")
         await asyncio.gather(*self._releases)
         outcome = DrainOutcome(num_finished=self.num_submitted - before, num_released=num_released)
         log.info(
@@ -115,19 +165,21 @@ class Worker:
         )
         return outcome
 
-    async def _hand_back(self, groups: list[HeldGroup]) -> int:
-        return sum([await self._keeper.hand_back(group, "drained") for group in groups])
+    async def _hand_back(self, groups: list[HeldGroup], reason: str) -> int:
+        return sum(await asyncio.gather(*(self._keeper.hand_back(group, reason) for group in groups)))
 
     async def _take_all(self) -> None:
         """Take entries until draining; never cut off in the middle: an entry taken is an entry dealt with."""
         while await self._wait_for_room():
             for leased in await self._take():
                 await self._receive(leased)
+                if self._is_aside:
+                    await self._hand_back(self.held.all(), "out_of_service")
         self._takes_ended.set()
 
     async def _wait_for_room(self) -> bool:
         """True when another group may come; False when draining."""
-        await self.held.wait_for(lambda: self.is_draining or self._has_room())
+        await self.held.wait_for(lambda: self.is_draining or (self._has_room() and not self._is_aside))
         return not self.is_draining
 
     def _has_room(self) -> bool:
@@ -148,7 +200,7 @@ class Worker:
 
     async def _receive(self, leased: Leased) -> None:
         """Start on an entry; one that cannot be generated is handed back and becomes a dead letter."""
-        if self.is_draining:
+        if self.is_draining or self._is_aside:
             return await self._keeper.release(leased.lease)
         try:
             await self._intake.receive(leased)

@@ -112,7 +112,7 @@ def sample(
 
 
 def check_a_partial_response_goes_on_as_the_whole(case: EngineCase) -> None:
-    """Greedy and drawn: tokens of an uninterrupted run, cut where a chunk is open and after its first token."""
+    """Greedy and drawn: tokens of an uninterrupted run, cut after its first token and later."""
     engine = case.make()
     for draw, cut in ((GREEDY, 1), (PLAIN, 7)):
         whole = sample(engine, ending(20), draw=draw)

@@ -362,12 +362,16 @@ async def test_a_hung_engine_ends_the_process_after_its_leases_are_handed_back(
 ) -> None:
     monkeypatch.setattr(fitness_module, "ENGINE_ANSWER_S", 0.05)
     await pod.put_task(0)
-    async with working(pod) as worker:
-        await eventually(lambda: worker.held.num_in_engine == 2 and pod.thread.reading.num_tokens > 0)
-        pod.engine.goes_on.clear()
-        await eventually(lambda: pod.engine.is_hung)
-        pod.problems.report(Area.PROBE, "nothing moves")
-        await pod.fitness.look()
-        assert pod.num_ends == 1
-        assert await pod.take_fences() == [2]
-        pod.engine.goes_on.set()
+    running = asyncio.create_task(pod.worker.run(pod.stop))
+    await eventually(lambda: pod.worker.held.num_in_engine == 2 and pod.thread.reading.num_tokens > 0)
+    pod.engine.goes_on.clear()
+    await eventually(lambda: pod.engine.is_hung)
+    pod.problems.report(Area.PROBE, "nothing moves")
+    await pod.fitness.look()
+    assert pod.num_ends == 1
+    assert await pod.take_fences() == [2]
+    pod.engine.failure = RuntimeError("the driver gave up")
+    pod.engine.goes_on.set()
+    with pytest.raises(ExceptionGroup):
+        await running
+    await pod.thread.close()

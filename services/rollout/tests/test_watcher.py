@@ -212,8 +212,9 @@ async def test_a_failed_probe_stops_generation_until_a_version_passes(
         found.announce(1)
         await eventually(lambda: bool(found.problems.out_of_service()))
         assert "version 1: 2 of 2 log-probs" in found.problems.out_of_service()
+        await eventually(lambda: found.thread.reading.num_running == 0)
         reading = found.thread.reading
-        assert (reading.num_running, reading.num_waiting) == (0, 2)
+        assert reading.num_waiting == 2
         found.engine.is_broken = False
         found.announce(2)
         await eventually(lambda: found.problems.out_of_service() == "")
@@ -331,8 +332,9 @@ async def test_restart_has_saved_tokens_forgotten(
 
 async def test_the_watcher_ends_quietly_when_the_engine_is_gone(follow: Callable[..., Following]) -> None:
     found = follow()
-    async with running(found):
-        await found.thread.close()
-        found.announce(1)
+    found.thread.start(deliver=found.finished.extend)
+    await found.thread.close()
+    found.announce(1)
+    async with asyncio.timeout(30):
         await found.watcher.run(found.engine, found.thread, found.stop)
     assert found.engine.swapped == []

@@ -15,6 +15,7 @@ from forklight_core.blobs import BlobRef, MemoryBlobStore
 from forklight_core.errors import BusyError, PreconditionError, UnavailableError
 from forklight_core.queues import Lease, MemoryWorkQueue
 from forklight_core.wire import unpack_payload
+from forklight_rollout import saving
 from forklight_rollout import worker as worker_module
 from forklight_rollout.adapters.memory import MemoryEngine
 from forklight_rollout.adapters.memory_buffer import MemoryBuffer
@@ -29,6 +30,7 @@ from forklight_rollout.worker import Worker
 
 RUN_ID = "test-run"
 ENDLESS = 10**9
+LIMITS = EngineLimits(num_sequences=4, max_tokens=2 * ENDLESS, vocabulary_size=103)
 
 
 @dataclass
@@ -45,6 +47,7 @@ class Surroundings:
     lease_s: float = 30.0
     drain_s: float = 5.0
     submit_deadline_s: float = 5.0
+    segment_tokens: int = 0
     engine: MemoryEngine | None = None
 
     def __post_init__(self) -> None:
@@ -52,8 +55,7 @@ class Surroundings:
         self.buffer.queue = self.queue
 
     def assemble(self) -> tuple[EngineThread, Worker]:
-        limits = EngineLimits(num_sequences=4, max_tokens=2 * ENDLESS, vocabulary_size=103)
-        engine = self.engine or MemoryEngine(limits, mean_tokens=self.mean_tokens)
+        engine = self.engine or MemoryEngine(LIMITS, mean_tokens=self.mean_tokens)
         calls = BufferCalls(door=self.buffer, problems=self.problems, deadline_s=self.submit_deadline_s)
         parts = PodParts(
             pod="pod-a",
@@ -63,6 +65,7 @@ class Surroundings:
             buffer=calls,
             lease_s=self.lease_s,
             drain_s=self.drain_s,
+            segment_tokens=self.segment_tokens,
         )
         return assemble_worker(parts, FirstWeights(weights=self.weights, engine=engine))
 
@@ -84,6 +87,21 @@ class Surroundings:
         )
         await self.queue.put(task.SerializeToString())
         return task
+
+    @property
+    def num_saved(self) -> int:
+        """Tokens saved of all samples."""
+        return sum(map(self.buffer.num_saved, list(self.buffer.segments)))
+
+    async def generate_alone(self, sample_id: str) -> list[int]:
+        """The whole response of a sample of the last task, never interrupted."""
+        other = Surroundings(weights=self.weights, mean_tokens=self.mean_tokens)
+        await other.put_task(0, max_new_tokens=3000)
+        async with working(other):
+            await eventually(lambda: other.accepted(0) == 3)
+        payload = other.blobs.get(other.buffer.accepted[sample_id].payload.id)
+        found: list[int] = unpack_payload(payload).response_ids.tolist()
+        return found
 
     def accepted(self, index: int) -> int:
         return sum(sample.startswith(f"{RUN_ID}/g{index:08d}/") for sample in self.buffer.accepted)
@@ -317,13 +335,47 @@ async def test_a_drain_deadline_hands_back_what_still_runs(surroundings: Surroun
     assert taken.lease.fence == 2
 
 
+@pytest.mark.parametrize("is_killed", [False, True])
+async def test_another_pod_goes_on_where_one_left_or_died(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch, is_killed: bool
+) -> None:
+    monkeypatch.setattr(saving, "CHECK_S", 0.01)
+    surroundings.mean_tokens, surroundings.segment_tokens = ENDLESS, 200 if is_killed else 0
+    await surroundings.put_task(0, max_new_tokens=3000)
+    thread, worker = surroundings.assemble()
+    first = asyncio.create_task(worker.run(surroundings.stop))
+    if is_killed:
+        await eventually(lambda: surroundings.num_saved > 900)
+        first.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await first
+    else:
+        await eventually(lambda: thread.reading.num_tokens > 900)
+        await worker.drain(0.05)
+        surroundings.stop.set()
+        await first
+    await thread.close()
+    num_saved = surroundings.num_saved
+    assert num_saved > 900 and surroundings.buffer.accepted == {}
+
+    surroundings.clock_s += 100
+    surroundings.stop = asyncio.Event()
+    surroundings.engine = MemoryEngine(LIMITS, version=1, mean_tokens=ENDLESS)
+    async with working(surroundings):
+        await eventually(lambda: surroundings.accepted(0) == 3)
+    for sample_id, trajectory in surroundings.buffer.accepted.items():
+        arrays = unpack_payload(surroundings.blobs.get(trajectory.payload.id))
+        assert arrays.response_ids.tolist() == await surroundings.generate_alone(sample_id)
+        assert [span.version for span in trajectory.version_spans] == [0, 1]
+    assert sum(each.version_spans[1].start for each in surroundings.buffer.accepted.values()) == num_saved
+
+
 async def test_an_engine_that_fails_ends_the_worker(surroundings: Surroundings) -> None:
     class FailingEngine(MemoryEngine):
         def step(self) -> StepTokens:
             raise RuntimeError("out of memory")
 
-    limits = EngineLimits(num_sequences=4, max_tokens=2 * ENDLESS, vocabulary_size=103)
-    surroundings.engine = FailingEngine(limits)
+    surroundings.engine = FailingEngine(LIMITS)
     await surroundings.put_task(0)
     thread, worker = surroundings.assemble()
     with pytest.raises(ExceptionGroup) as failure:

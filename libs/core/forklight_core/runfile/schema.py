@@ -161,7 +161,9 @@ class RolloutSection(Section):
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 64
     """Sequences decoded together in a pod."""
     drain_s: Seconds = 20.0
-    """Time a pod may take to finish what runs when it is told to stop."""
+    """Time a pod may take to finish what runs when it is told to stop; a quarter of it is for saving the rest."""
+    segment_tokens: Annotated[int, Field(ge=0)] = 4096
+    """A response is saved when it has so many tokens more: what a dying pod costs. 0: only when it leaves."""
     swap_policy: Literal["keep", "restart", "finish"] = "keep"
     """Samples that run when a version comes: go on, begin anew, or end first while nothing new begins."""
     swap_cache: Literal["keep", "recompute"] = "keep"

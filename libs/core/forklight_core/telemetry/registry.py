@@ -162,6 +162,7 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "forklight.rollout.samples", C, "{sample}", "Samples done, by outcome and finish reason", "rollout"
     ),
+    MetricSpec("forklight.rollout.saved_tokens", C, "{token}", "Tokens of open samples saved", "rollout"),
     MetricSpec("forklight.rollout.stage_duration", H, "s", "Time to verify and load a version", "rollout"),
     MetricSpec(
         "forklight.rollout.swap_duration", H, "s", "Time decoding stood still for new weights", "rollout"

@@ -52,11 +52,13 @@ class GatedEngine(MemoryEngine):
 class Pod:
     """A running door and what is behind it."""
 
-    def __init__(self, service: GenerationService, engine: GatedEngine, url: str) -> None:
+    def __init__(
+        self, service: GenerationService, engine: GatedEngine, url: str, *, watches_text: bool
+    ) -> None:
         self.service = service
         self.engine = engine
         self.tokenizer = TOKENIZER
-        self.thread = EngineThread(Generator(engine, decode=TOKENIZER.decode))
+        self.thread = EngineThread(Generator(engine, decode=TOKENIZER.decode if watches_text else None))
         self.why_closed = ""
         self.url = url
         self.client = httpx.AsyncClient(base_url=url, timeout=30, trust_env=False)
@@ -89,12 +91,10 @@ class Pod:
 
     async def stream(self, path: str, **body: object) -> list[dict[str, Any]]:
         """Every event of a stream, which ends as it must."""
-        chunks = []
         async with self.client.stream("POST", f"/v1/{path}", json={**body, "stream": True}) as reply:
             assert reply.headers["content-type"].startswith("text/event-stream")
-            async for line in reply.aiter_lines():
-                if line.startswith("data: "):
-                    chunks.append(line.removeprefix("data: "))
+            lines = [line async for line in reply.aiter_lines() if line.startswith("data: ")]
+        chunks = [line.removeprefix("data: ") for line in lines]
         assert chunks.pop() == "[DONE]"
         return [json.loads(chunk) for chunk in chunks]
 
@@ -119,7 +119,9 @@ async def run_pod(
         num_sequences=num_sequences, max_tokens=max_tokens, vocabulary_size=TOKENIZER.vocab_size
     )
     bounds = RequestBounds(
-        model=MODEL, max_new_tokens=options.get("max_new_tokens", 0), max_samples=options.get("max_samples", 64)
+        model=MODEL,
+        max_new_tokens=options.get("max_new_tokens", 0),
+        max_samples=options.get("max_samples", 64),
     )
     service = GenerationService(
         bounds,
@@ -128,7 +130,7 @@ async def run_pod(
     port = free_ports(1)[0]
     address = HttpAddress(host="127.0.0.1", port=port, token=options.get("token", ""))
     engine = GatedEngine(limits, mean_tokens=mean_tokens, is_gated=is_gated)
-    pod = Pod(service, engine, f"http://127.0.0.1:{port}")
+    pod = Pod(service, engine, f"http://127.0.0.1:{port}", watches_text=options.get("watches_text", True))
     async with AsyncExitStack() as closing:
         closing.push_async_callback(pod.thread.close)
         await closing.enter_async_context(serve_http(address, service))

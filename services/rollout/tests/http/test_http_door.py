@@ -80,22 +80,20 @@ BAD_CHATS: list[tuple[dict[str, object], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "param"), BAD_COMPLETIONS, ids=str)
-async def test_a_bad_completion_is_refused_by_its_parameter(
-    pod: Any, body: dict[str, object], param: str
-) -> None:
-    reply = await pod.post("completions", **({"prompt": "a"} | body))
-    expect_refusal(reply, param)
+async def test_a_bad_completion_is_refused_by_its_parameter(pod: Any) -> None:
+    for body, param in BAD_COMPLETIONS:
+        expect_refusal(await pod.post("completions", **({"prompt": "a"} | body)), param)
 
 
-@pytest.mark.parametrize(("body", "param"), BAD_CHATS, ids=str)
-async def test_a_bad_chat_is_refused_by_its_parameter(pod: Any, body: dict[str, object], param: str) -> None:
+async def test_a_bad_chat_is_refused_by_its_parameter(pod: Any) -> None:
     messages = [{"role": "user", "content": "a"}]
-    expect_refusal(await pod.post("chat/completions", **({"messages": messages} | body)), param)
+    for body, param in BAD_CHATS:
+        expect_refusal(await pod.post("chat/completions", **({"messages": messages} | body)), param)
 
 
 def expect_refusal(reply: httpx.Response, param: str) -> None:
-    error = reply.json()["error"]
+    error = reply.json().get("error")
+    assert error is not None, (param, reply.text)
     assert (reply.status_code, error["type"], error["param"]) == (400, "invalid_request_error", param), error
     assert error["message"] and set(error) == {"message", "type", "param", "code"}
 
@@ -119,9 +117,7 @@ async def test_what_changes_nothing_may_be_sent(pod: Any) -> None:
     message = {"role": "assistant", "content": "4", "refusal": None, "tool_calls": None, "audio": None}
     parts = [{"type": "text", "text": "What is"}, {"type": "text", "text": " 2?"}]
     messages = [{"role": "user", "content": "2 + 2?"}, message, {"role": "user", "content": parts}]
-    reply = await pod.post(
-        "chat/completions", messages=messages, tools=[], response_format={"type": "text"}
-    )
+    reply = await pod.post("chat/completions", messages=messages, tools=[], response_format={"type": "text"})
     assert reply.status_code == 200, reply.text
 
 

@@ -1,4 +1,4 @@
-"""What clients get: the tokens of the queue, whole or streamed, cut at stop strings, with log-probs and usage."""
+"""What clients get: the tokens of the queue, whole or streamed, cut at stop strings, with log-probs."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ async def test_a_streamed_chat_is_the_whole_one(pod: Any) -> None:
     assert join_stream(chunks) == read_whole(whole)
     assert whole["object"] == "chat.completion"
     assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
-    assert [chunk["choices"][0]["delta"] for chunk in chunks[:2]] == [{"role": "assistant", "content": ""}] * 2
+    assert [chunk["choices"][0]["delta"] for chunk in chunks[:2]] == [
+        {"role": "assistant", "content": ""}
+    ] * 2
     assert chunks[0]["prompt_token_ids"] == whole["prompt_token_ids"]
     assert whole["prompt_token_ids"] == pod.tokenizer.encode_prompt(QUESTION)
 
@@ -123,6 +125,22 @@ async def test_text_ends_before_a_stop_string_that_tokens_cut_and_ids_keep_it(po
     assert (choice["text"], choice["finish_reason"]) == (text, "length")
 
 
+async def test_a_sample_is_stopped_when_only_its_text_tells_that_it_is_over(
+    make_pod: Callable[..., Any],
+) -> None:
+    async with make_pod() as pod:
+        body = {"seed": SEED, "max_tokens": 60, "ignore_eos": True, "return_token_ids": True}
+        (whole,) = (await pod.complete(**body))["choices"]
+    async with make_pod(is_gated=True, watches_text=False) as pod:
+        asked = asyncio.create_task(pod.complete(**body, stop=whole["text"][8:12]))
+        pod.engine.allow(20)
+        (choice,) = (await asked)["choices"]
+        assert (choice["text"], choice["finish_reason"]) == (whole["text"][:8], "stop")
+        assert choice["token_ids"] == whole["token_ids"][: len(choice["token_ids"])]
+        assert len(choice["token_ids"]) < 20
+        await pod.eventually(lambda: pod.engine.num_held == 0)
+
+
 async def test_logprobs_are_those_of_the_tokens_and_their_texts_make_the_text(pod: Any) -> None:
     (choice,) = (await pod.complete(seed=SEED, max_tokens=40, logprobs=0, return_token_ids=True))["choices"]
     logprobs, ids = choice["logprobs"], choice["token_ids"]
@@ -130,9 +148,7 @@ async def test_logprobs_are_those_of_the_tokens_and_their_texts_make_the_text(po
     assert logprobs["token_logprobs"] == pytest.approx([expected] * len(ids))
     assert choice["forklight"]["raw_logprobs"] == logprobs["token_logprobs"]
     assert "".join(logprobs["tokens"]) == choice["text"]
-    assert logprobs["text_offset"] == [
-        len("".join(logprobs["tokens"][:place])) for place in range(len(ids))
-    ]
+    assert logprobs["text_offset"] == [len("".join(logprobs["tokens"][:place])) for place in range(len(ids))]
     (choice,) = (await pod.chat(seed=SEED, max_tokens=40, logprobs=True, top_logprobs=0))["choices"]
     content = choice["logprobs"]["content"]
     assert bytes(byte for each in content for byte in each["bytes"]).decode() == choice["message"]["content"]

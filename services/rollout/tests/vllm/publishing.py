@@ -1,4 +1,4 @@
-"""Weights published as the trainer publishes them, for engines under test: a manifest, one shard, verified."""
+"""Weights published as the trainer does it, for engines under test: a manifest, one shard, verified."""
 
 from __future__ import annotations
 

@@ -34,6 +34,4 @@ def test_vllm_keeps_the_contract(
     published: dict[int, PublishedWeights],
     bad_weights: PublishedWeights,
 ) -> None:
-    check(
-        EngineCase(make=lambda: engine, weights=(published[0], published[1]), bad_weights=bad_weights)
-    )
+    check(EngineCase(make=lambda: engine, weights=(published[0], published[1]), bad_weights=bad_weights))

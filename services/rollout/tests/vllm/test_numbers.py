@@ -1,4 +1,4 @@
-"""What vLLM delivers through the plugin, held against the trainer's own forward pass and the published model."""
+"""What vLLM delivers through the plugin, against the trainer's own forward pass and the published model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.ports import FinishReason, SequenceStart
 from services.rollout.tests.engine_contract import PROMPT, begin, ending, finish, sample, step_until
 from services.rollout.tests.vllm.conftest import CACHE_BYTES
-from services.rollout.tests.vllm.publishing import nano_model, publish, publish_tensors
+from services.rollout.tests.vllm.publishing import nano_model, publish_tensors
 
 pytestmark = pytest.mark.vllm
 

@@ -1,4 +1,4 @@
-"""A model that is not ours, through vLLM's own classes: the same promises, and how an engine's death is told."""
+"""A model that is not ours, through vLLM's own classes: the same promises, and how its death is told."""
 
 from __future__ import annotations
 

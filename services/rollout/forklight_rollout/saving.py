@@ -1,0 +1,75 @@
+"""Saves running responses segment by segment, so that a pod that dies or leaves costs at most one segment.
+
+every CHECK_S: running samples with segment_tokens unsaved --SegmentStore--> blobs, buffer
+before a group is handed back: whatever its samples have
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from forklight_core.errors import FencedError, ForklightError
+from forklight_rollout import metrics
+from forklight_rollout.engine_thread import EngineThread
+from forklight_rollout.generator import Generator
+from forklight_rollout.groups import OpenSample
+from forklight_rollout.held_groups import HeldGroup, HeldGroups
+from forklight_rollout.segments import SegmentStore
+
+log = logging.getLogger(__name__)
+
+CHECK_S = 2.0
+HAND_OVER_S = 20.0
+"""A group's samples are saved within this before its lease goes back, or go on from their last save."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentSaver:
+    """One a pod."""
+
+    engine: EngineThread
+    held: HeldGroups
+    store: SegmentStore
+    segment_tokens: int
+    """Save a running sample whenever it has so many tokens more; 0: only before a group is handed back."""
+
+    async def run(self) -> None:
+        """Save as samples grow, for ever."""
+        while self.segment_tokens:
+            await asyncio.sleep(CHECK_S)
+            for sample in await self.engine.call(self._read_unsaved):
+                group = self.held.find(sample.group_id)
+                if group is not None:
+                    await self._save(sample, group)
+
+    async def save_open(self, group: HeldGroup) -> None:
+        """Stop a group's samples and save what they have."""
+        open_samples = frozenset(group.open_samples)
+
+        def interrupt(generator: Generator) -> list[OpenSample]:
+            return generator.interrupt(open_samples)
+
+        try:
+            async with asyncio.timeout(HAND_OVER_S):
+                for sample in await self.engine.call(interrupt):
+                    await self._save(sample, group)
+        except (TimeoutError, ForklightError) as error:
+            log.warning("samples not saved", extra={"group_id": group.group_id, "reason": repr(error)})
+
+    def _read_unsaved(self, generator: Generator) -> list[OpenSample]:
+        return generator.read_unsaved(self.segment_tokens)
+
+    async def _save(self, sample: OpenSample, group: HeldGroup) -> None:
+        """What cannot be saved now is saved with the next segment."""
+        try:
+            saved = await self.store.save(sample, group)
+        except FencedError:
+            return  # the lease keeper will hear of it, too
+        except ForklightError as error:
+            log.warning("segment not saved", extra={"sample_id": sample.sample_id, "reason": str(error)})
+            return
+        metrics.count_saved_tokens(max(0, saved.num_saved_tokens - sample.response.start))
+        num_saved = saved.num_saved_tokens
+        await self.engine.call(lambda generator: generator.note_saved(sample.sample_id, num_saved))
