@@ -71,9 +71,17 @@ class EngineThread:
                 "the engine thread does not run: the pod is stopping, or its engine failed"
             )
         answer: Future[Result] = Future()
-        self._operations.put(
-            _Operation(lambda: answer.set_result(operation(self._generator)), answer.set_exception)
-        )
+
+        def run() -> None:
+            # Who asked may have stopped waiting; then nobody takes a result, and none may be given.
+            if answer.set_running_or_notify_cancel():
+                answer.set_result(operation(self._generator))
+
+        def refuse(error: ForklightError) -> None:
+            if answer.running() or answer.set_running_or_notify_cancel():
+                answer.set_exception(error)
+
+        self._operations.put(_Operation(run, refuse))
         return await asyncio.wrap_future(answer)
 
     async def wait_ended(self) -> None:

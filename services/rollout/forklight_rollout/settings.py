@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr, ValidationInfo, field_validator
 
 from forklight_core.settings import ServiceSettings
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 
 class RolloutSettings(ServiceSettings):
@@ -28,3 +30,35 @@ class RolloutSettings(ServiceSettings):
     """Seconds between two looks for new weights."""
     submit_deadline_s: float = Field(default=300.0, gt=0)
     """How long a sample is offered to a buffer that does not answer before its group is handed back."""
+    http_token: SecretStr = SecretStr("")
+    """What HTTP clients send as a bearer token; empty: they are not asked."""
+    http_allow_open: bool = False
+    """Listen for HTTP beyond loopback without a token: where the network decides who comes in."""
+    http_listen: str = ""
+    """host:port of the OpenAI-compatible HTTP door, e.g. 127.0.0.1:8000; empty: there is none."""
+    http_model: str = ""
+    """Name of the model for HTTP clients; empty: the run's id."""
+    http_max_requests: int = Field(default=256, ge=1)
+    """HTTP requests in flight; one more is answered with 503."""
+    http_max_samples: int = Field(default=1024, ge=1)
+    """Samples of all HTTP requests in flight; a request that would exceed it is answered with 503."""
+    http_max_tokens: int = Field(default=0, ge=0)
+    """Most new tokens of an HTTP request, and what it gets by default; 0: what fits the window."""
+
+    @field_validator("http_listen")
+    @classmethod
+    def _check_http_listen(cls, listen: str, info: ValidationInfo) -> str:
+        """An address; one that others reach needs a token, or that somebody says it needs none."""
+        if not listen:
+            return listen
+        host, _, port = listen.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            raise ValueError(f"{listen!r} is not host:port, for example 127.0.0.1:8000")
+        token = info.data.get("http_token")
+        is_guarded = isinstance(token, SecretStr) and bool(token.get_secret_value())
+        if host not in LOOPBACK and not is_guarded and not info.data.get("http_allow_open"):
+            raise ValueError(
+                f"{listen!r} can be reached from elsewhere: set FORKLIGHT_HTTP_TOKEN, listen on 127.0.0.1, "
+                "or set FORKLIGHT_HTTP_ALLOW_OPEN=true where the network lets in only who may"
+            )
+        return listen
