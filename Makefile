@@ -1,7 +1,9 @@
 # The same words for people and for CI; each is one line to a script or module.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint types proto chaos bench-plane test-gpu bench-kernels
+.PHONY: help setup demo up test lint types proto chaos bench-plane test-gpu test-vllm bench-kernels bench-rollout
 GPU_PYTHON ?= .venv/bin/python
+VLLM_PYTHON ?= .venv-vllm/bin/python
+VLLM_MARKS ?= not gpu
 
 help: ## Say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -36,5 +38,12 @@ bench-plane: setup ## Trajectories a second through queue, ledger and blobs
 test-gpu: ## On an NVIDIA GPU: every kernel against float64, golden numbers, rollout's bits against the trainer's
 	@$(GPU_PYTHON) -m pytest -m gpu kernels/tests/gpu libs/model/tests/gpu tests/gpu
 
+test-vllm: ## Where vLLM and our plugin are installed (libs/vllm_plugin/README.md): the engine over it
+	@$(VLLM_PYTHON) -m pytest -m "vllm and $(VLLM_MARKS)" -o timeout=900 -W default \
+		--confcutdir=services/rollout/tests/vllm services/rollout/tests/vllm
+
 bench-kernels: ## On an NVIDIA GPU: kernels and the whole model beside their peers, with targets (about 8 minutes)
 	@$(GPU_PYTHON) kernels/bench/all.py
+
+bench-rollout: ## On an NVIDIA GPU: the rollout engine beside its peers, with targets (all parts; BENCH_OPTIONS=--quick for less)
+	@$(GPU_PYTHON) services/rollout/bench/all.py $(BENCH_OPTIONS)

@@ -18,6 +18,7 @@ BENCHMARKS = (
     ("kernels/bench/bench_softmax.py",),
     ("kernels/bench/bench_moe.py",),
     ("kernels/bench/bench_head.py",),
+    ("kernels/bench/bench_sampler.py",),
     ("kernels/bench/bench_rows.py",),
     ("libs/model/bench_gpu.py", "--size", "small", "--parts", "train,decode,parity,peer"),
     ("libs/model/bench_gpu.py", "--size", "mini", "--parts", "parity"),

@@ -108,9 +108,8 @@ def main() -> None:
             1e3 * best_seconds(decode_step(model, context, is_managed=is_managed), 60)
             for is_managed in (False, True)
         )
-        report(
-            f"decode, batch {NUM_SLOTS}, context {context}: {in_order:.2f} ms, pages anywhere {anywhere:.2f} ms"
-        )
+        case = f"decode, batch {NUM_SLOTS}, context {context}"
+        report(f"{case}: {in_order:.2f} ms, pages anywhere {anywhere:.2f} ms")
     sequences = random_sequences(model.config.vocab_size)
     num_tokens = sum(map(len, sequences))
     for size in (NUM_SEQUENCES, 32):

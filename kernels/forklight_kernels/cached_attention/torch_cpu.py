@@ -1,8 +1,13 @@
 """Attention of the newest tokens against a KV cache: one masked batch over all sequences.
 
+Decode goes through the pages column by column, as far as the longest sequence reaches, and never joins them.
+
 Legend: T new tokens, B sequences, Q padded new tokens a sequence, H heads, G key heads, L cached places,
 D head size, R = (H / G) * Q query rows that share a key head.
 """
+
+from collections.abc import Iterable, Iterator
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -14,16 +19,13 @@ from forklight_kernels.packing import accumulation_dtype, chunk_layout, longest
 def cached_attention(
     q_THD: Tensor, pages: KeyPages, lengths_B: Tensor, cu_seqlens: Tensor | None = None
 ) -> Tensor:
-    keys_BGLD, values_BGLD = pages.per_sequence()
     if cu_seqlens is None:
-        place_L = torch.arange(keys_BGLD.shape[2], device=lengths_B.device)
-        is_hidden_B11L = (place_L >= lengths_B[:, None])[:, None, None, :]
-        o_BHD = _attend(q_THD[:, :, None], keys_BGLD, values_BGLD, is_hidden_B11L).flatten(1, 2)
-        return o_BHD.masked_fill_((lengths_B == 0)[:, None, None], 0)
+        return _decode(q_THD, pages, lengths_B)
+    keys_BGLD, values_BGLD = pages.per_sequence()
     layout = chunk_layout(cu_seqlens, longest(cu_seqlens))
     q_BHQD = q_THD[layout.source_MC[layout.place_N]].transpose(1, 2)
     is_hidden_B1QL = _hidden_keys(cu_seqlens, lengths_B, layout.chunk_size, keys_BGLD.shape[2])
-    o_BHQD = _attend(q_BHQD, keys_BGLD, values_BGLD, is_hidden_B1QL)
+    o_BHQD = _attend(q_BHQD, [keys_BGLD], [values_BGLD], is_hidden_B1QL)
     o_BQHD = o_BHQD.index_select(0, layout.order_N).transpose(1, 2)
     return o_BQHD.flatten(0, 1).index_select(0, layout.target_T)
 
@@ -46,14 +48,48 @@ def append_keys(
     pages.values_PGLD[page_T, :, row_T] = v_TGD
 
 
-def _attend(q_BHQD: Tensor, keys_BGLD: Tensor, values_BGLD: Tensor, is_hidden: Tensor) -> Tensor:
+def _decode(q_BHD: Tensor, pages: KeyPages, lengths_B: Tensor) -> Tensor:
+    if len(q_BHD) == 0:
+        return torch.empty_like(q_BHD)
+    num_places = max(1, int(lengths_B.max()))
+    place_L = torch.arange(num_places, device=lengths_B.device)
+    is_hidden_B11L = (place_L >= lengths_B[:, None])[:, None, None, :]
+    keys, values = (_columns(each, pages, num_places) for each in (pages.keys_PGLD, pages.values_PGLD))
+    o_BHD = _attend(q_BHD[:, :, None], keys, values, is_hidden_B11L).flatten(1, 2)
+    return o_BHD.masked_fill_((lengths_B == 0)[:, None, None], 0)
+
+
+def _columns(cached_PGLD: Tensor, pages: KeyPages, num_places: int) -> Iterator[Tensor]:
+    """[B, G, L, D]: the first pages of all sequences, then the second ones, and so on, up to `num_places`."""
+    if pages.table_BN is None:
+        yield cached_PGLD[:, :, :num_places]
+        return
+    for column, start in enumerate(range(0, num_places, pages.page_length)):
+        part_PGLD, page_B = cached_PGLD[:, :, : num_places - start], pages.table_BN[:, column]
+        numbers: list[int] = page_B.tolist()
+        run = slice(numbers[0], numbers[0] + len(numbers))
+        is_run = numbers == list(range(run.start, run.stop))
+        yield part_PGLD[run] if is_run else part_PGLD.index_select(0, page_B)
+
+
+def _attend(
+    q_BHQD: Tensor, keys_BGLD: Iterable[Tensor], values_BGLD: Iterable[Tensor], is_hidden: Tensor
+) -> Tensor:
+    """Keys and values come in parts along their places, which are never joined."""
     num_sequences, num_heads, num_places, head_size = q_BHQD.shape
-    dtype, num_key_heads = accumulation_dtype(q_BHQD), keys_BGLD.shape[1]
-    q_BGRD = (q_BHQD.to(dtype) * head_size**-0.5).reshape(num_sequences, num_key_heads, -1, head_size)
-    scores_BGRL = torch.matmul(q_BGRD, keys_BGLD.to(dtype).transpose(2, 3))
+    dtype, parts = accumulation_dtype(q_BHQD), []
+    scaled_BHQD = q_BHQD.to(dtype) * head_size**-0.5
+    for part_BGLD in keys_BGLD:
+        q_BGRD = scaled_BHQD.reshape(num_sequences, part_BGLD.shape[1], -1, head_size)
+        parts.append(torch.matmul(q_BGRD, part_BGLD.to(dtype).transpose(2, 3)))
+    scores_BGRL = parts[0] if len(parts) == 1 else torch.cat(parts, dim=3)
     scores_BGRL.view(num_sequences, num_heads, num_places, -1).masked_fill_(is_hidden, float("-inf"))
-    o_BGRD = torch.matmul(torch.softmax(scores_BGRL, dim=-1), values_BGLD.to(dtype))
-    return o_BGRD.view(q_BHQD.shape).to(q_BHQD.dtype)
+    weights = torch.softmax(scores_BGRL, dim=3).split_with_sizes([part.shape[3] for part in parts], dim=3)
+    outputs = (
+        torch.matmul(weights_BGRL, part_BGLD.to(dtype))
+        for weights_BGRL, part_BGLD in zip(weights, values_BGLD, strict=True)
+    )
+    return reduce(torch.add, outputs).view(q_BHQD.shape).to(q_BHQD.dtype)
 
 
 def _hidden_keys(cu_seqlens: Tensor, lengths_B: Tensor, num_places: int, num_keys: int) -> Tensor:

@@ -105,6 +105,38 @@ def test_sections_that_cannot_work_together_are_refused_when_loaded(tmp_path: Pa
         load_run_file(write(tmp_path, ""), ["sampling.group_size=1", "buffer.max_open_groups=1"])
 
 
+def test_tools_are_off_by_default_and_bounded_when_named(tmp_path: Path) -> None:
+    assert load_run_file(write(tmp_path, "")).tools.names == ()
+    text = '[tools]\nnames = ["python"]\nmax_output_tokens = "1Ki"\ntimeout_s = "5s"\n'
+    found = load_run_file(write(tmp_path, text))
+    assert (found.tools.names, found.tools.max_output_tokens, found.tools.timeout_s) == (
+        ("python",),
+        1024,
+        5.0,
+    )
+    again = tmp_path / "again.toml"
+    again.write_text(dump_run_file(found))
+    assert load_run_file(again) == found
+
+
+@pytest.mark.parametrize(
+    ("tools", "problem"),
+    [
+        ('names = ["shell"]', "python"),
+        ('names = ["python", "python"]', "twice"),
+        ('names = ["python"]\nmax_output_tokens = 10', "max_output_tokens"),
+        (
+            'names = ["python"]\nmax_output_tokens = "16Ki"\n[sampling]\nmax_new_tokens = "16Ki"',
+            "fill the whole",
+        ),
+        ('names = ["python"]\ntimeout_s = "6m"', "timeout_s"),
+    ],
+)
+def test_tools_are_refused_when_they_could_not_work(tmp_path: Path, tools: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        load_run_file(write(tmp_path, f"[tools]\n{tools}\n"))
+
+
 def test_missing_and_broken_files_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match=r"nothing\.toml"):
         load_run_file(tmp_path / "nothing.toml")

@@ -1,7 +1,7 @@
 """How generation's layers reach the tokens before: through the cache, which they extend.
 
 Prefill takes slots by number. Decode takes rows 0 .. B-1 to be slots 0 .. B-1 and works on them in place.
-Legend: T new tokens, B sequences, N pages of a sequence, H heads, G key heads, P head size, L places.
+Legend: T new tokens, B sequences, N pages of a sequence, H heads, G key heads, P head size.
 """
 
 from collections.abc import Sequence
@@ -12,52 +12,17 @@ from torch import Tensor
 
 from forklight_kernels import (
     DecodeStep,
-    KeyPages,
     append_keys,
     cached_attention,
     continue_lightning,
     lightning_decode,
     softmax_attention,
 )
-from forklight_model.cache import PAGE_TOKENS, HybridCache
+from forklight_model.cache import HybridCache
+from forklight_model.cache_size import columns_for
 from forklight_model.upload import upload, upload_offsets
 
 QkvHeads = tuple[Tensor, Tensor, Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlacesInUse:
-    """The first places of some sequences, one after another: what torch's attention wants to read.
-
-    A GPU's kernel reads pages through the table and skips what lies past a sequence's end. Torch would gather
-    every page of the table, so it is given what is in use: a view if the pages lie in a row, else copies.
-    """
-
-    table_BN: Tensor
-    longest: int
-    run: slice | None
-    """The pages as a slice, where one a sequence is in use and they follow one another."""
-
-    @classmethod
-    def of(cls, table_BN: Tensor, longest: int) -> "PlacesInUse":
-        pages: list[int] = table_BN[:, 0].tolist()
-        run = slice(pages[0], pages[0] + len(pages))
-        is_run = longest <= PAGE_TOKENS and pages == list(range(run.start, run.stop))
-        return cls(table_BN=table_BN, longest=longest, run=run if is_run else None)
-
-    def take(self, pages: KeyPages) -> KeyPages:
-        """The same keys and values, without a table."""
-        return KeyPages(keys_PGLD=self._rows(pages.keys_PGLD), values_PGLD=self._rows(pages.values_PGLD))
-
-    def _rows(self, pages_PGLD: Tensor) -> Tensor:
-        if self.run is not None:
-            return pages_PGLD[self.run, :, : self.longest]
-        starts = range(0, self.longest, PAGE_TOKENS)
-        columns = [
-            pages_PGLD[:, :, : self.longest - start].index_select(0, self.table_BN[:, start // PAGE_TOKENS])
-            for start in starts
-        ]
-        return columns[0] if len(columns) == 1 else torch.cat(columns, dim=2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +38,6 @@ class PrefillPass:
     """Tokens of each slot after this pass."""
     seen: tuple[int, ...]
     """Tokens of each slot before it."""
-    in_use: PlacesInUse | None
-    """None where the kernel reads pages itself, and where nothing before this pass needs reading."""
 
     @classmethod
     def over(
@@ -86,17 +49,16 @@ class PrefillPass:
             [torch.arange(before, total) for before, total in zip(seen, totals, strict=True)]
         )
         slots_B, lengths_B = upload([*slots, *totals], cache.device).view(2, len(totals))
-        table_BN = cache.table_SN[slots_B]
-        needs_rows = not cache.has_open_chunks and any(seen)
+        # On a CPU attention gathers every page that the table names: those in use are enough.
+        num_columns = cache.num_columns if cache.has_open_chunks else columns_for(max(totals))
         return cls(
             cache=cache,
             slots_B=slots_B,
-            table_BN=table_BN,
+            table_BN=cache.table_SN[slots_B, :num_columns],
             cu_seqlens=upload_offsets(lengths, cache.device),
             positions_T=upload(positions_T, cache.device),
             lengths_B=lengths_B,
             seen=tuple(seen),
-            in_use=PlacesInUse.of(table_BN, max(totals)) if needs_rows else None,
         )
 
     def mix_lightning(self, layer: int, qkv: QkvHeads, slopes_H: Tensor) -> Tensor:
@@ -109,8 +71,6 @@ class PrefillPass:
         append_keys(k_TGP, v_TGP, pages, self.positions_T, self.cu_seqlens)
         if not any(self.seen):
             return softmax_attention(q_THP, k_TGP, v_TGP, self.cu_seqlens)
-        if self.in_use is not None:
-            pages = self.in_use.take(pages)
         return cached_attention(q_THP, pages, self.lengths_B, self.cu_seqlens)
 
 
@@ -127,27 +87,20 @@ class DecodePass:
     lengths_B: Tensor
     """Places each row attends to, its new one among them; 0 for an idle row."""
     table_BN: Tensor
-    in_use: PlacesInUse | None
-    """None where the kernel reads pages itself."""
 
     @classmethod
     def over(cls, cache: HybridCache, num_rows: int, is_live_B: Tensor | None = None) -> "DecodePass":
-        """The pass that extends the first slots by one token. With open chunks nothing waits for a GPU."""
+        """The pass that extends the first slots by one token. Nothing here waits for a GPU."""
         lengths_B = cache.lengths_S[:num_rows] + 1
         if is_live_B is not None:
             lengths_B = lengths_B * is_live_B
-        table_BN = cache.table_SN[:num_rows]
-        in_use = None
-        if not cache.has_open_chunks:
-            in_use = PlacesInUse.of(table_BN, max(1, int(lengths_B.max())))
         return cls(
             cache=cache,
             num_rows=num_rows,
             is_live_B=is_live_B,
             positions_T=lengths_B - 1,
             lengths_B=lengths_B,
-            table_BN=table_BN,
-            in_use=in_use,
+            table_BN=cache.table_SN[:num_rows],
         )
 
     def mix_lightning(self, layer: int, qkv: QkvHeads, slopes_H: Tensor) -> Tensor:
@@ -160,6 +113,4 @@ class DecodePass:
         q_BHP, k_BGP, v_BGP = qkv
         pages = self.cache.key_pages(layer, self.table_BN)
         append_keys(k_BGP, v_BGP, pages, self.positions_T)
-        if self.in_use is not None:
-            pages = self.in_use.take(pages)
         return cached_attention(q_BHP, pages, self.lengths_B)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from forklight_kernels import Backend, using_backend
 from forklight_model.cache import HybridCache
 from forklight_model.checkpoint import load_model
-from forklight_model.inference import decode, prefill
+from forklight_model.inference import PromptPieces, decode, prefill
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.routing import Routing
@@ -74,9 +74,8 @@ def test_decoding_token_by_token_equals_one_pass_and_the_published_code(
         one_pass = published.logits(published.forward_hidden(input_ids_BT.view(-1), CU_SEQLENS))
     one_pass_BTV = one_pass.view(BATCH, LENGTH, -1)
     cache = HybridCache(published.config, num_slots=3, max_tokens=LENGTH)
-    slots_B = torch.tensor([2, 0])
     for token in range(200):
-        logits_BV = decode(published, cache, slots_B, input_ids_BT[:, token])
+        logits_BV = decode(published, cache, BATCH, input_ids_BT[:, token])
         assert (logits_BV - one_pass_BTV[:, token]).abs().max() < 1e-4
         if token in positions:
             assert (logits_BV - golden["logits"][:, positions.index(token)]).abs().max() < 1.5e-4
@@ -90,6 +89,6 @@ def test_a_prompt_in_pieces_equals_one_pass(
     input_ids_BT = golden["input_ids"][:, : last + 1]
     cache = HybridCache(published.config, num_slots=2, max_tokens=LENGTH)
     for piece_BT in (input_ids_BT[:, :cut], input_ids_BT[:, cut:]):
-        cu_seqlens = torch.arange(BATCH + 1, dtype=torch.int32) * piece_BT.shape[1]
-        logits_BV = prefill(published, cache, torch.tensor([1, 0]), piece_BT.reshape(-1), cu_seqlens)
+        pieces = PromptPieces(slots=[1, 0], lengths=[piece_BT.shape[1]] * BATCH)
+        logits_BV = prefill(published, cache, pieces, piece_BT.reshape(-1))
     assert (logits_BV - golden["logits"][:, -1]).abs().max() < 1.5e-4

@@ -1,5 +1,5 @@
-"""The prompt source: JSON lines of {id, prompt, kind, gold, spec}, read and checked once, in an endless
-seeded order.
+"""The prompt source: JSON lines of {id, prompt, kind, gold, spec, tools}, read and checked once, in an
+endless seeded order.
 """
 
 from __future__ import annotations
@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import get_args
 
 from forklight_core.errors import InvalidInputError
+from forklight_core.runfile.schema import ToolName
 
-KNOWN = ("id", "prompt", "kind", "gold", "spec")
+KNOWN = ("id", "prompt", "kind", "gold", "spec", "tools")
+KNOWN_TOOLS = get_args(ToolName)
 MEND = 'every line must be like {"id": "p1", "prompt": "1+1?", "kind": "math", "gold": "2"}'
 
 
@@ -26,6 +29,8 @@ class Prompt:
     kind: str
     gold: str
     spec_json: str
+    tools: tuple[str, ...] | None = None
+    """Those of the run's tools that its samples may call; None: all of them."""
 
 
 class PromptBook:
@@ -124,7 +129,20 @@ def _parse_line(line: str, where: str) -> Prompt:
         kind=_text(found, "kind", where),
         gold=_text(found, "gold", where, may_lack=True),
         spec_json=json.dumps(spec, sort_keys=True) if spec else "",
+        tools=_tools(found, where),
     )
+
+
+def _tools(found: dict[str, object], where: str) -> tuple[str, ...] | None:
+    names = found.get("tools")
+    if names is None:
+        return None
+    if not isinstance(names, list) or any(not isinstance(name, str) for name in names):
+        raise InvalidInputError(f'{where}: tools is {names!r}; it must be a list of names like ["python"]')
+    unknown = [name for name in names if name not in KNOWN_TOOLS]
+    if unknown:
+        raise InvalidInputError(f"{where}: unknown tool {unknown[0]!r}; known are {', '.join(KNOWN_TOOLS)}")
+    return tuple(names)
 
 
 def _text(found: dict[str, object], name: str, where: str, *, may_lack: bool = False) -> str:

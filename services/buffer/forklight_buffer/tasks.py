@@ -43,6 +43,7 @@ class TaskMaker:
             sampling=self._sampling(row),
             purpose=row.purpose.wire,
             opened_version=row.opened_version,
+            tools=self._tools(prompt),
         )
         return Opening(
             row=row,
@@ -63,6 +64,19 @@ class TaskMaker:
             seed=group_seed(self._run_file.run.seed, row.group_id),
             repetition_probability=sampling.repetition_probability,
             repetition_tokens=sampling.repetition_tokens,
+        )
+
+    def _tools(self, prompt: Prompt) -> types_pb2.Tools | None:
+        """The run's tools that the prompt does not leave out; None when that is none."""
+        tools = self._run_file.tools
+        names = [name for name in tools.names if prompt.tools is None or name in prompt.tools]
+        if not names:
+            return None
+        return types_pb2.Tools(
+            names=names,
+            max_calls=tools.max_calls,
+            max_output_tokens=tools.max_output_tokens,
+            timeout_s=tools.timeout_s,
         )
 
     async def _spec_of(self, purpose: Purpose, prompt: Prompt) -> BlobRef:

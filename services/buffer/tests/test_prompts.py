@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
+from forklight.v1 import types_pb2
 from forklight_buffer.prompts import read_prompts
+from forklight_buffer.records import GroupRow
 from forklight_buffer.rehearsal import write_prompts
+from forklight_buffer.states import Purpose
+from forklight_buffer.tasks import TaskMaker
+from forklight_core.blobs import MemoryBlobStore
 from forklight_core.errors import InvalidInputError
+from forklight_core.runfile import RunFile
+from forklight_core.wire import parse
 
 GOOD = '{"id": "a", "prompt": "1+1?", "kind": "math", "gold": "2"}'
+TOOL_ROWS: dict[str, dict[str, list[str]]] = {
+    "all": {},
+    "named": {"tools": ["python"]},
+    "none": {"tools": []},
+}
+ROW: dict[str, object] = {
+    "group_id": "r/g00000000",
+    "purpose": Purpose.TRAIN,
+    "index": 0,
+    "position": 0,
+    "kind": "math",
+    "size": 2,
+    "window": 8,
+    "opened_version": 0,
+    "opened_at": 0.0,
+}
 
 
 @pytest.mark.parametrize(
@@ -24,6 +48,8 @@ GOOD = '{"id": "a", "prompt": "1+1?", "kind": "math", "gold": "2"}'
         ('{"id": "b", "prompt": " ", "kind": "math"}', "prompt is empty"),
         ('{"id": "b", "prompt": "?", "kind": "math", "answer": "2"}', "unknown key 'answer'"),
         ('{"id": "b", "prompt": "?", "kind": "code", "spec": "text"}', "spec is a str"),
+        ('{"id": "b", "prompt": "?", "kind": "math", "tools": "python"}', "tools is 'python'"),
+        ('{"id": "b", "prompt": "?", "kind": "math", "tools": ["python", "shell"]}', "unknown tool 'shell'"),
         (GOOD, "id 'a' is taken by line 1"),
     ],
 )
@@ -54,6 +80,30 @@ def test_numbers_and_specs_are_kept_when_they_are_well_formed(tmp_path: Path) ->
     path.write_text(json.dumps({"id": 7, "prompt": "?", "kind": "code", "gold": 2, "spec": {"tests": [1]}}))
     prompt = read_prompts(path, seed=0, shuffle=True).at(0)
     assert (prompt.prompt_id, prompt.gold, json.loads(prompt.spec_json)) == ("7", "2", {"tests": [1]})
+
+
+def test_tools_of_a_task_are_the_run_s_less_those_its_prompt_leaves_out(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    lines = [json.loads(GOOD) | {"id": name} | more for name, more in TOOL_ROWS.items()]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    prompts = read_prompts(path, seed=0, shuffle=False)
+    run_file = RunFile.model_validate({"tools": {"names": ["python"], "max_calls": 3}})
+
+    def tools_of(name: str, run_file: RunFile) -> types_pb2.Tools | None:
+        prompt = prompts.by_id(name)
+        assert prompt is not None
+        row = GroupRow(**ROW, prompt_id=name)  # type: ignore[arg-type]
+        maker = TaskMaker("r", run_file, MemoryBlobStore())
+        task = parse(types_pb2.GenerationTask, asyncio.run(maker.make_opening(row, prompt)).task)
+        return task.tools if task.HasField("tools") else None
+
+    expected = types_pb2.Tools(names=["python"], max_calls=3, max_output_tokens=1024, timeout_s=10.0)
+    assert {name: tools_of(name, run_file) for name in TOOL_ROWS} == {
+        "all": expected,
+        "named": expected,
+        "none": None,
+    }
+    assert tools_of("named", RunFile()) is None
 
 
 def test_every_epoch_holds_every_prompt_in_another_order(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ def count_math_kill() -> None:
     counter("forklight.reward.math_kills").add(1)
 
 
-def count_job(verdict: str) -> None:
-    """One program judged, by class."""
-    counter("forklight.reward.sandbox_jobs").add(1, {"class": verdict})
+def count_job(verdict: str, *, is_judged: bool = True) -> None:
+    """One program judged, by class, or only run: then OK stands for a good end."""
+    purpose = "judge" if is_judged else "run"
+    counter("forklight.reward.sandbox_jobs").add(1, {"class": verdict, "purpose": purpose})

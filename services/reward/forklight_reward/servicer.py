@@ -16,9 +16,10 @@ from forklight_reward import metrics
 from forklight_reward.front.scorer import Scorer
 from forklight_reward.judge.contract import JudgeEngine
 from forklight_reward.sandbox.jail import Jail
+from forklight_reward.sandbox.program import ProgramRun, run_program
 from forklight_reward.sandbox.result import LIMIT_CLASSES, Class, SandboxResult
 from forklight_reward.sandbox.run import execute, total_budget_s
-from forklight_reward.sandbox.spec import parse_spec
+from forklight_reward.sandbox.spec import Mode, parse_spec
 from forklight_reward.slots import Slots
 from forklight_reward.verifier.extract import extract_answer, final_part
 from forklight_reward.verifier.format import format_score
@@ -42,6 +43,16 @@ MATH_STATUS_ON_WIRE = {
     MathStatus.WRONG: types_pb2.VERDICT_STATUS_WRONG,
     MathStatus.LIMIT: types_pb2.VERDICT_STATUS_LIMIT,
     MathStatus.UNVERIFIABLE: types_pb2.VERDICT_STATUS_UNVERIFIABLE,
+}
+
+PROGRAM_ENDS = {
+    None: reward_pb2.PROGRAM_END_OK,
+    Class.COMPILE_ERROR: reward_pb2.PROGRAM_END_COMPILE_ERROR,
+    Class.RUNTIME_ERROR: reward_pb2.PROGRAM_END_RUNTIME_ERROR,
+    Class.TIME_LIMIT: reward_pb2.PROGRAM_END_TIME_LIMIT,
+    Class.MEMORY_LIMIT: reward_pb2.PROGRAM_END_MEMORY_LIMIT,
+    Class.OUTPUT_LIMIT: reward_pb2.PROGRAM_END_OUTPUT_LIMIT,
+    Class.VIOLATION: reward_pb2.PROGRAM_END_VIOLATION,
 }
 
 
@@ -112,7 +123,7 @@ class SandboxServicer:
         self.jail: Jail | None = None
 
     async def Execute(self, request: reward_pb2.ExecuteRequest, context: Call) -> reward_pb2.ExecuteReply:
-        """Run a program against its tests."""
+        """Run a program against its tests, or (mode run) for what it prints."""
         jail = self.jail
         if jail is None:
             raise UnavailableError(
@@ -122,10 +133,14 @@ class SandboxServicer:
         arrived_s = time_left_s(context)
         async with self._slots.hold(arrived_s):
             left_s = time_left_s(context)
-            if left_s < total_budget_s(spec) and left_s < (1 - QUEUE_SHARE) * arrived_s:
+            is_short = left_s < total_budget_s(spec)
+            # What a run prints is taken as it is, so a run is whole or not at all.
+            if is_short and (spec.mode is Mode.RUN or left_s < (1 - QUEUE_SHARE) * arrived_s):
                 raise BusyError(
                     "sandbox: waiting for a slot took the program's time; try later or start more sandboxes"
                 )
+            if spec.mode is Mode.RUN:
+                return run_reply(await self._slots.run(lambda: run_program(spec, jail)), jail)
             result = await self._slots.run(lambda: execute(spec, jail, left_s))
         metrics.count_job(result.verdict.value)
         return execute_reply(result, jail)
@@ -146,6 +161,28 @@ def execute_reply(result: SandboxResult, jail: Jail) -> reward_pb2.ExecuteReply:
         evidence=f"{result.verdict.value}, {result.num_passed} of {result.num_tests} tests{failed}",
         worker_version=jail.version,
         wall_s=result.usage.wall_s,
+    )
+
+
+def run_reply(run: ProgramRun, jail: Jail) -> reward_pb2.ExecuteReply:
+    """What a program of mode run printed, as a message without a score."""
+    end = "OK" if run.failure is None else run.failure.value
+    metrics.count_job(end, is_judged=False)
+    status = types_pb2.VERDICT_STATUS_OK if run.failure is None else types_pb2.VERDICT_STATUS_WRONG
+    if run.failure in LIMIT_CLASSES:
+        status = types_pb2.VERDICT_STATUS_LIMIT
+    return reward_pb2.ExecuteReply(
+        status=status,
+        evidence=f"mode run, {end}: a run without tests has no score",
+        worker_version=jail.version,
+        wall_s=run.wall_s,
+        run=reward_pb2.ProgramRun(
+            end=PROGRAM_ENDS[run.failure],
+            stdout=run.stdout,
+            stderr=run.stderr,
+            stdout_bytes=run.stdout_bytes,
+            stderr_bytes=run.stderr_bytes,
+        ),
     )
 
 

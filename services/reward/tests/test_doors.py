@@ -119,6 +119,14 @@ async def test_sandbox_serves_after_its_self_test(common: dict[str, object]) -> 
         assert (flood.status, flood.score) == (types_pb2.VERDICT_STATUS_LIMIT, 0.0)
         with pytest.raises(InvalidInputError, match="not supported yet"):
             await execute("x", json.dumps({"mode": "repo"}))
+        run = json.dumps({"mode": "run", "limits": {"wall_s": 3}})
+        printed = await execute("import sys; print(6 * 7); print('hm', file=sys.stderr)", run)
+        assert (printed.run.end, printed.run.stdout) == (reward_pb2.PROGRAM_END_OK, b"42\n")
+        assert (printed.run.stderr, printed.run.stderr_bytes) == (b"hm\n", 3)
+        late = await execute("import time; time.sleep(60)", run)
+        assert late.run.end == reward_pb2.PROGRAM_END_TIME_LIMIT
+        assert not any(reply.HasField("score") for reply in (printed, late))
+        assert not right.HasField("run")
 
 
 async def test_sandbox_runs_nothing_while_the_self_test_fails(
@@ -154,6 +162,21 @@ async def test_slots_are_bounded_and_the_line_in_front_too() -> None:
             waiting.cancel()
     finally:
         slots.close()
+
+
+async def test_a_run_that_could_not_have_its_whole_time_is_busy(jail: Jail) -> None:
+    class FewSeconds:
+        def time_remaining(self) -> float:
+            return 4.0
+
+    servicer = SandboxServicer(Slots(1, name="sandbox"))
+    servicer.jail = jail
+    spec = json.dumps({"mode": "run", "limits": {"wall_s": 10}})
+    with pytest.raises(BusyError, match="took the program's time"):
+        await servicer.Execute(
+            reward_pb2.ExecuteRequest(spec_json=spec, source="print(1)"),
+            FewSeconds(),  # type: ignore[arg-type]
+        )
 
 
 async def test_program_that_waited_too_long_for_a_slot_is_busy_and_not_late(jail: Jail) -> None:

@@ -90,6 +90,7 @@ async def run(
             segment_tokens=run_file.rollout.segment_tokens,
         )
         status.thread, status.worker = assemble_worker(pod_parts, first)
+        watcher.saved = status.worker.saver
         closing.push_async_callback(status.thread.close)
         fitness = Fitness(
             status.thread,

@@ -52,6 +52,8 @@ class Draft:
     routing: RoutingLog | None = None
     num_saved: int = 0
     """Tokens that are safe elsewhere: another pod would go on behind them."""
+    is_held_back: bool = False
+    """Other tokens are still saved for this sample: nothing more is saved before they are forgotten."""
     _version: int = -1
 
     def __len__(self) -> int:

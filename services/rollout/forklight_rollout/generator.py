@@ -92,12 +92,13 @@ class Generator:
         """So many first tokens of a sample are safe elsewhere."""
         for running in self._running.values():
             if running.start.sample_id == sample_id:
-                running.draft.num_saved = num_tokens
+                running.draft.num_saved, running.draft.is_held_back = num_tokens, False
 
     def begin_again(self, *, keeps_tokens: bool) -> list[str]:
         """Prefill every running sample anew, under the weights of now; without its tokens, from its prompt.
 
-        Returns the samples that lost saved tokens. What somebody reads as it comes keeps its tokens anyway.
+        Returns the samples that lost saved tokens: nothing of them is saved until `note_saved`. What somebody
+        reads as it comes keeps its tokens anyway.
         """
         again: dict[int, _Waiting] = {}
         lost: list[str] = []
@@ -107,8 +108,9 @@ class Generator:
             if keeps_tokens or start.listener is not None:
                 start = replace(start, draft=running.draft)
             else:
-                lost += [start.sample_id] if running.draft.num_saved else []
-                start = replace(start, draft=None)
+                is_lost = running.draft.num_saved > 0 or running.draft.is_held_back
+                lost += [start.sample_id] if is_lost else []
+                start = replace(start, draft=Draft(is_held_back=is_lost))
             group = again.get(id(running.work))
             if group is None:
                 self._num_keys += 1
@@ -229,12 +231,13 @@ class _Running:
         self.work = work
         self.start = start
         self.started_at = now
-        self.draft = start.draft or Draft()
+        self.draft = Draft() if start.draft is None else start.draft
         self.text_stops = TextStops(work.stop_strings, decode) if work.stop_strings and decode else None
 
     @property
     def num_unsaved(self) -> int:
-        return len(self.draft) - self.draft.num_saved
+        """Tokens that could be saved now."""
+        return 0 if self.draft.is_held_back else len(self.draft) - self.draft.num_saved
 
     def read(self) -> OpenSample:
         """What is not saved yet."""

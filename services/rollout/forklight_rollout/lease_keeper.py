@@ -65,7 +65,12 @@ class LeaseKeeper:
         def operation(generator: Generator) -> list[FinishedSample]:
             return generator.cancel(sample_ids)
 
-        for sample in await self._engine.call(operation):
+        try:
+            cancelled = await self._engine.call(operation)
+        except UnavailableError as error:
+            log.warning("nothing to cancel", extra={"reason": str(error)})
+            return
+        for sample in cancelled:
             emit_generate_span(sample, pod=self._pod)
             metrics.count_sample(sample, "cancelled")
 

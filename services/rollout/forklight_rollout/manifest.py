@@ -6,6 +6,7 @@ A manifest is canonical JSON; its own blake3 is announced with the version, and 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,19 @@ class TensorEntry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What the trainer's own forward pass says of a token sequence under these weights, and where it ran."""
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...]  # fp32, of the tokens after the first, at temperature 1
+    is_parity: bool  # the trainer's self-test found every bit equal
+    contract: str  # of its kernels
+    device: str
+    torch: str
+    triton: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What a version consists of."""
 
@@ -50,6 +64,7 @@ class Manifest:
     config_json: str  # the published model configuration
     shards: tuple[Shard, ...]
     tensors: Mapping[str, TensorEntry]
+    probe: Probe | None  # None from a trainer that published none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +117,7 @@ def parse_manifest(data: bytes, path: Path) -> Manifest:
             config_json=json.dumps(fields["config"], sort_keys=True),
             shards=tuple(_shard(entry) for entry in fields["shards"]),
             tensors={str(name): _tensor(entry) for name, entry in fields["tensors"].items()},
+            probe=_probe(fields["probe"]) if fields.get("probe") else None,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise _torn(path, f"is not a manifest this build reads: {type(error).__name__} {error}") from error
@@ -126,6 +142,21 @@ def _shard(entry: Mapping[str, object]) -> Shard:
 def _tensor(entry: Mapping[str, object]) -> TensorEntry:
     shape = tuple(int(size) for size in cast("list[int]", entry["shape"]))
     return TensorEntry(shape=shape, dtype=str(entry["dtype"]), shard=str(entry["shard"]))
+
+
+def _probe(entry: Mapping[str, object]) -> Probe:
+    mode = cast("Mapping[str, object]", entry["mode"])
+    probe = Probe(
+        ids=tuple(int(token) for token in cast("list[int]", entry["ids"])),
+        logprobs=tuple(float(logprob) for logprob in cast("list[float]", entry["logprobs"])),
+        is_parity=mode["is_parity"] is True,
+        **{name: str(mode[name]) for name in ("contract", "device", "torch", "triton")},
+    )
+    if len(probe.ids) < 2 or len(probe.logprobs) != len(probe.ids) - 1 or min(probe.ids) < 0:
+        raise ValueError(f"a probe of {len(probe.ids)} tokens and {len(probe.logprobs)} log-probs")
+    if not all(map(math.isfinite, probe.logprobs)):
+        raise ValueError("a probe with a log-prob that is not finite")
+    return probe
 
 
 def _verify_shard(path: Path, shard: Shard) -> None:

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from forklight.v1 import types_pb2
 from forklight_core.blobs import BlobRef
 from forklight_core.ids import sample_id
-from forklight_core.queues import Lease
 from forklight_core.wire import RoutingArrays
 from forklight_rollout.manifest import PublishedWeights
+
+if TYPE_CHECKING:  # an engine alone, as benchmarks run it, needs no queue
+    from forklight_core.queues import Lease
 
 MOST_STOP_IDS = 8
 

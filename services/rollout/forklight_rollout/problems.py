@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from enum import StrEnum
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,13 @@ class Area(StrEnum):
     QUEUE = "queue"
     BUFFER = "buffer"
     BLOBS = "blobs"
+    PROBE = "probe"
+    THROUGHPUT = "throughput"
+    ENGINE = "engine"
+
+
+OUT_OF_SERVICE = (Area.PROBE, Area.THROUGHPUT, Area.ENGINE)
+"""A pod with one of these takes no work: what it made would be wrong, or would be waited for in vain."""
 
 
 class Problems:
@@ -36,4 +44,12 @@ class Problems:
 
     def summary(self) -> str:
         """One line; empty when all is well."""
-        return "; ".join(f"{area}: {reason}" for area, reason in self._open.items())
+        return _join(self._open)
+
+    def out_of_service(self) -> str:
+        """Why the pod has to stand aside, in one line; empty when it may work."""
+        return _join({area: reason for area, reason in self._open.items() if area in OUT_OF_SERVICE})
+
+
+def _join(problems: Mapping[Area, str]) -> str:
+    return "; ".join(f"{area}: {reason}" for area, reason in problems.items())

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from forklight_core.errors import FencedError, ForklightError
+from forklight_core.errors import FencedError, ForklightError, UnavailableError
+from forklight_core.ids import group_of
 from forklight_rollout import metrics
 from forklight_rollout.engine_thread import EngineThread
 from forklight_rollout.generator import Generator
@@ -39,10 +41,29 @@ class SegmentSaver:
         """Save as samples grow, for ever."""
         while self.segment_tokens:
             await asyncio.sleep(CHECK_S)
-            for sample in await self.engine.call(self._read_unsaved):
-                group = self.held.find(sample.group_id)
-                if group is not None:
-                    await self._save(sample, group)
+            try:
+                await self._save_grown()
+            except UnavailableError as error:
+                log.warning("running samples are not saved", extra={"reason": str(error)})
+
+    async def forget_saved(self, sample_ids: Sequence[str]) -> None:
+        """These samples begin anew: nothing saved of them counts any more. Waits out an outage."""
+        for sample_id in sample_ids:
+            group = self.held.find(group_of(sample_id))
+            if group is None:
+                continue
+            try:
+                await self.store.buffer.drop_segments(sample_id, 0, group)
+            except ForklightError as error:
+                log.warning("saved tokens remain", extra={"sample_id": sample_id, "reason": str(error)})
+            else:
+                await self._note_saved(sample_id, 0)
+
+    async def _save_grown(self) -> None:
+        for sample in await self.engine.call(self._read_unsaved):
+            group = self.held.find(sample.group_id)
+            if group is not None:
+                await self._save(sample, group)
 
     async def save_open(self, group: HeldGroup) -> None:
         """Stop a group's samples and save what they have."""
@@ -71,5 +92,7 @@ class SegmentSaver:
             log.warning("segment not saved", extra={"sample_id": sample.sample_id, "reason": str(error)})
             return
         metrics.count_saved_tokens(max(0, saved.num_saved_tokens - sample.response.start))
-        num_saved = saved.num_saved_tokens
-        await self.engine.call(lambda generator: generator.note_saved(sample.sample_id, num_saved))
+        await self._note_saved(sample.sample_id, saved.num_saved_tokens)
+
+    async def _note_saved(self, sample_id: str, num_tokens: int) -> None:
+        await self.engine.call(lambda generator: generator.note_saved(sample_id, num_tokens))

@@ -7,9 +7,30 @@ from dataclasses import dataclass
 
 from forklight.v1 import rollout_pb2
 from forklight_rollout.engine_thread import EngineThread
+from forklight_rollout.probe import ProbeOutcome, ProbeResult
 from forklight_rollout.problems import Problems
 from forklight_rollout.watcher import WeightsWatcher
 from forklight_rollout.worker import Worker
+
+OUTCOMES = {
+    ProbeOutcome.EQUAL: rollout_pb2.PROBE_OUTCOME_EQUAL,
+    ProbeOutcome.WITHIN: rollout_pb2.PROBE_OUTCOME_WITHIN,
+    ProbeOutcome.ABSENT: rollout_pb2.PROBE_OUTCOME_ABSENT,
+    ProbeOutcome.DISAGREES: rollout_pb2.PROBE_OUTCOME_DISAGREES,
+}
+
+
+def probe_message(probe: ProbeResult) -> rollout_pb2.Probe:
+    """A probe for the wire."""
+    return rollout_pb2.Probe(
+        outcome=OUTCOMES[probe.outcome],
+        version=probe.version,
+        reason=probe.reason,
+        num_compared=probe.num_compared,
+        num_off=probe.num_off,
+        max_difference=probe.max_difference,
+        probe_s=probe.probe_s,
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,8 +45,17 @@ class PodStatus:
 
     def read(self) -> rollout_pb2.GetRolloutStatusReply:
         reply = rollout_pb2.GetRolloutStatusReply(
-            pod=self.pod, last_swap_s=self.watcher.last_swap_s, problem=self.problems.summary()
+            pod=self.pod,
+            last_swap_s=self.watcher.last_swap_s,
+            problem=self.problems.summary(),
+            out_of_service=self.problems.out_of_service(),
+            swap_policy=self.watcher.rules.policy.value,
+            swap_cache=self.watcher.rules.cache.value,
         )
+        if self.watcher.last_probe is not None:
+            reply.probe.CopyFrom(probe_message(self.watcher.last_probe))
+        if self.watcher.waiting is not None:
+            reply.waiting_version = self.watcher.waiting.version
         if self.thread is not None:
             reading = self.thread.reading
             reply.numeric_mode.CopyFrom(self.thread.numeric_mode)

@@ -1,7 +1,8 @@
-"""Follows the announced weights: verifies and stages a version beside decoding, swaps between two steps.
+"""Follows the announced weights: verifies and stages them beside decoding, swaps and proves between steps.
 
-Whatever is wrong with a version, the old weights stay in use and the reason is reported; the same version is
-tried again after a pause that doubles, a newer one at the next poll.
+Whatever is wrong with a version before the swap, the old weights stay in use; a version that fails the probe
+after it takes the pod out of service. The reason is reported; the same version is tried again after a pause
+that doubles, a newer one at the next poll. Of several announced versions only the newest is waited for.
 """
 
 from __future__ import annotations
@@ -14,18 +15,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from forklight.v1 import types_pb2
-from forklight_core.errors import ForklightError, UnavailableError, WeightsError
+from forklight_core.errors import UnavailableError, WeightsError
 from forklight_core.lifecycle import sleep_or_stop
 from forklight_rollout import metrics
 from forklight_rollout.engine_thread import EngineThread
-from forklight_rollout.generator import Generator
 from forklight_rollout.manifest import PublishedWeights, verify_weights
 from forklight_rollout.ports import Engine, EngineFactory
+from forklight_rollout.probe import ProbeOutcome, ProbeResult, run_probe
 from forklight_rollout.problems import Area, Problems
+from forklight_rollout.swap_policy import (
+    SavedTokens,
+    SwapPolicy,
+    SwapResult,
+    SwapRules,
+    hold_back,
+    let_in,
+    swap_weights,
+)
 
 log = logging.getLogger(__name__)
 
 LONGEST_RETRY_S = 30.0
+PROBE_RETRY_S = 30.0
+"""After a failed probe the first pause: whatever is wrong with the pod is hardly over in a moment."""
+LONGEST_PROBE_RETRY_S = 600.0
+MOST_CHASES = 3
+"""How often a version is let go for one announced while it was verified; then it is used all the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,56 +61,95 @@ class WeightsWatcher:
         run_id: str,
         problems: Problems,
         poll_s: float,
+        rules: SwapRules | None = None,
     ) -> None:
+        self.rules = rules or SwapRules()
         self.last_swap_s = 0.0
+        self.last_probe: ProbeResult | None = None
+        self.waiting: PublishedWeights | None = None
+        """Staged, and held up by samples that end first."""
+        self.saved: SavedTokens | None = None
+        """Who is told of samples that begin anew."""
         self._read = read
         self._run_id = run_id
         self._problems = problems
         self._poll_s = poll_s
         self._refused = _Refused()
-        self._in_use: PublishedWeights | None = None
+        self._began_with: PublishedWeights | None = None
+        self._in_use = ""  # manifest id; empty when what the engine has is not to be used
+        self._has_warned = False
+        self._stage_s = 0.0
 
     async def wait_first(self, make_engine: EngineFactory, stop: asyncio.Event) -> FirstWeights | None:
-        """The first sound weights and an engine that has them; None when told to stop before that."""
+        """The first sound weights and an engine proven with them; None when told to stop before that."""
         self._problems.report(
             Area.WEIGHTS, "no weights announced yet; waiting for the trainer's first version"
         )
         while True:
             weights = await self._find_new()
-            if weights is not None:
-                try:
-                    engine = await asyncio.to_thread(make_engine, weights)
-                except WeightsError as error:
-                    self._refuse(weights.manifest_id, error)
-                else:
-                    self._accept(weights)
-                    return FirstWeights(weights=weights, engine=engine)
+            engine = await self._begin(weights, make_engine) if weights is not None else None
+            if weights is not None and engine is not None:
+                return FirstWeights(weights=weights, engine=engine)
             if await sleep_or_stop(stop, self._poll_s):
                 return None
 
     async def run(self, engine: Engine, thread: EngineThread, stop: asyncio.Event) -> None:
-        """Follow new versions until told to stop."""
+        """Follow new versions until told to stop, or until the engine is gone."""
+        try:
+            await self._follow(engine, thread, stop)
+        except UnavailableError as error:
+            log.warning("weights are no longer followed", extra={"reason": str(error)})
+
+    async def _begin(self, weights: PublishedWeights, make_engine: EngineFactory) -> Engine | None:
+        """An engine that has passed the probe."""
+        try:
+            engine = await asyncio.to_thread(make_engine, weights)
+        except WeightsError as error:
+            self._refuse(weights.manifest_id, Area.WEIGHTS, str(error))
+            return None
+        probe = await asyncio.to_thread(run_probe, engine, weights, self.rules.probe_tolerance)
+        return engine if self._judge(weights, probe) else None
+
+    async def _follow(self, engine: Engine, thread: EngineThread, stop: asyncio.Event) -> None:
         while not await sleep_or_stop(stop, self._poll_s):
             weights = await self._find_new()
-            if weights is None:
+            if weights is None or not await self._stage(weights, engine):
                 continue
-            try:
-                await self._put_in_use(weights, engine, thread)
-            except WeightsError as error:
-                self._refuse(weights.manifest_id, error)
-            else:
-                self._accept(weights)
+            if self.rules.policy is SwapPolicy.FINISH:
+                await self._let_running_end(engine, thread, stop)
+            if not stop.is_set():
+                await self._put_in_use(thread)
+            self.waiting = None
+            if self.last_probe is None or self.last_probe.is_sound:
+                # Also after a swap that did not take place; behind a failed probe the door stays shut.
+                await thread.call(let_in)
 
     async def _find_new(self) -> PublishedWeights | None:
-        """Newly announced weights, verified; None when there are none or they are not sound."""
+        """Newly announced weights, verified: the newest of those announced meanwhile, if one is sound."""
+        found: PublishedWeights | None = None
+        for _ in range(MOST_CHASES):
+            announced = await self._read_wanted()
+            if announced is None or (found is not None and announced.manifest_id == found.manifest_id):
+                break
+            found = await self._verify(announced) or found
+        return found
+
+    async def _read_wanted(self) -> types_pb2.WeightsRef | None:
+        """The announced weights, unless they are known already."""
         try:
             announced = await self._read()
         except UnavailableError as error:
             self._problems.report(Area.REDIS, str(error))
             return None
         self._problems.clear(Area.REDIS)
-        if announced is None or not self._is_wanted(announced.manifest_id):
-            return None
+        return announced if announced is not None and self._is_wanted(announced.manifest_id) else None
+
+    def _is_wanted(self, manifest_id: str) -> bool:
+        if manifest_id == self._in_use or (self.waiting and manifest_id == self.waiting.manifest_id):
+            return False
+        return manifest_id != self._refused.manifest_id or time.monotonic() >= self._refused.retry_at
+
+    async def _verify(self, announced: types_pb2.WeightsRef) -> PublishedWeights | None:
         try:
             return await asyncio.to_thread(
                 verify_weights,
@@ -105,33 +159,65 @@ class WeightsWatcher:
                 run_id=self._run_id,
             )
         except WeightsError as error:
-            self._refuse(announced.manifest_id, error)
+            self._refuse(announced.manifest_id, Area.WEIGHTS, str(error))
             return None
 
-    def _is_wanted(self, manifest_id: str) -> bool:
-        if self._in_use is not None and manifest_id == self._in_use.manifest_id:
-            return False
-        return manifest_id != self._refused.manifest_id or time.monotonic() >= self._refused.retry_at
-
-    async def _put_in_use(self, weights: PublishedWeights, engine: Engine, thread: EngineThread) -> None:
+    async def _stage(self, weights: PublishedWeights, engine: Engine) -> bool:
+        """Load beside what is in use; takes the place of what was staged before."""
         started = time.monotonic()
-        self._require_same_text(weights)
-        await asyncio.to_thread(engine.stage, weights)
-        stage_s = time.monotonic() - started
-        self.last_swap_s = await thread.call(_swap_timed)
-        metrics.record_swap(stage_s=stage_s, swap_s=self.last_swap_s)
+        try:
+            self._require_same_text(weights)
+            await asyncio.to_thread(engine.stage, weights)
+        except (WeightsError, UnavailableError) as error:
+            self._refuse(weights.manifest_id, Area.WEIGHTS, str(error))
+            return False
+        self._stage_s = time.monotonic() - started
+        self.waiting = weights
+        return True
+
+    async def _let_running_end(self, engine: Engine, thread: EngineThread, stop: asyncio.Event) -> None:
+        """Return when nothing runs, or the deadline is over; a newer version takes the staged one's place."""
+        end = time.monotonic() + self.rules.finish_s
+        await thread.call(hold_back)
+        while thread.reading.num_running and time.monotonic() < end:
+            if await sleep_or_stop(stop, self._poll_s):
+                return
+            newer = await self._find_new()
+            if newer is not None:
+                await self._stage(newer, engine)
+
+    async def _put_in_use(self, thread: EngineThread) -> None:
+        weights, rules = self.waiting, self.rules
+        if weights is None:
+            return
+        try:
+            result = await thread.call(lambda generator: swap_weights(generator, weights, rules))
+        except WeightsError as error:
+            self._refuse(weights.manifest_id, Area.WEIGHTS, str(error))
+            return
+        self.last_swap_s = result.swap_s
+        metrics.record_swap(stage_s=self._stage_s, swap_s=result.swap_s)
+        self._log_swap(weights, result)
+        self._judge(weights, result.probe)
+        if result.lost and self.saved is not None:
+            await self.saved.forget_saved(result.lost)
+
+    def _log_swap(self, weights: PublishedWeights, result: SwapResult) -> None:
         log.info(
             "weights swapped",
             extra={
                 "version": weights.version,
-                "stage_s": round(stage_s, 4),
-                "swap_s": round(self.last_swap_s, 6),
+                "stage_s": round(self._stage_s, 4),
+                "swap_s": round(result.swap_s, 6),
+                "probe_s": round(result.probe.probe_s, 6),
+                "policy": self.rules.policy.value,
+                "num_begun_anew": len(result.lost),
             },
         )
 
     def _require_same_text(self, weights: PublishedWeights) -> None:
         """Running sequences keep the tokenizer and the numeric contract they began with."""
-        before = self._in_use
+        before = self._began_with
         if before is None:
             return
         if weights.manifest.contract != before.manifest.contract:
@@ -144,20 +230,40 @@ class WeightsWatcher:
                 f"version {weights.version} comes with another tokenizer: restart the rollout pods"
             )
 
-    def _accept(self, weights: PublishedWeights) -> None:
-        self._in_use = weights
+    def _judge(self, weights: PublishedWeights, probe: ProbeResult) -> bool:
+        """Note what the probe says of the weights the engine has now; False when nothing may be drawn."""
+        self.last_probe = probe
+        if not probe.is_sound:
+            self._in_use = ""
+            self._refuse(weights.manifest_id, Area.PROBE, probe.reason)
+            return False
+        if probe.outcome is not ProbeOutcome.ABSENT:
+            log.info("probe passed", extra={"reason": probe.reason, "probe_s": round(probe.probe_s, 6)})
+        elif not self._has_warned:
+            self._has_warned = True
+            log.warning(
+                "weights are used unproven: their manifest has no probe", extra={"version": weights.version}
+            )
+        self._began_with = self._began_with or weights
+        self._in_use = weights.manifest_id
         self._refused = _Refused()
         self._problems.clear(Area.WEIGHTS)
+        self._problems.clear(Area.PROBE)
+        return True
 
-    def _refuse(self, manifest_id: str, error: ForklightError) -> None:
+    def _refuse(self, manifest_id: str, area: Area, reason: str) -> None:
+        is_probe = area is Area.PROBE
+        first, longest = (
+            (PROBE_RETRY_S, LONGEST_PROBE_RETRY_S) if is_probe else (self._poll_s, LONGEST_RETRY_S)
+        )
         again = self._refused.manifest_id == manifest_id
-        pause_s = min(self._refused.pause_s * 2, LONGEST_RETRY_S) if again else self._poll_s
+        pause_s = min(max(first, self._refused.pause_s * 2), longest) if again else first
         self._refused = _Refused(
             manifest_id=manifest_id, pause_s=pause_s, retry_at=time.monotonic() + pause_s
         )
-        log.error("weights refused", extra={"manifest_id": manifest_id, "reason": str(error)})
+        log.error("weights refused", extra={"manifest_id": manifest_id, "area": area, "reason": reason})
         metrics.count_refused_weights()
-        self._problems.report(Area.WEIGHTS, str(error))
+        self._problems.report(area, reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,10 +273,3 @@ class _Refused:
     manifest_id: str = ""
     pause_s: float = 0.0
     retry_at: float = 0.0
-
-
-def _swap_timed(generator: Generator) -> float:
-    """Swap between two steps; the seconds that decoding stood still."""
-    started = time.perf_counter()
-    generator.engine.swap()
-    return time.perf_counter() - started

@@ -64,7 +64,8 @@ class Worker:
         self, intake: Intake, submission: Submission, saver: SegmentSaver, limits: WorkerLimits
     ) -> None:
         self.num_submitted = 0
-        self._intake, self._submission, self._saver, self._limits = intake, submission, saver, limits
+        self.saver = saver
+        self._intake, self._submission, self._limits = intake, submission, limits
         self._engine, self.held, self._keeper = intake.engine, intake.held, submission.keeper
         self._problems = intake.buffer.problems
         # Unbounded in form only: `_has_room` bounds what can ever be in it.
@@ -89,7 +90,7 @@ class Worker:
         try:
             async with asyncio.TaskGroup() as tasks:
                 endless = [tasks.create_task(self._keeper.run()), tasks.create_task(self._watch_engine())]
-                endless.append(tasks.create_task(self._saver.run()))
+                endless.append(tasks.create_task(self.saver.run()))
                 endless += [tasks.create_task(self._submit_all()) for _ in range(self._limits.num_submitters)]
                 tasks.create_task(self._take_all())
                 await stop.wait()

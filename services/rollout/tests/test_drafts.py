@@ -98,6 +98,23 @@ def test_beginning_again_keeps_or_drops_the_tokens(make_work: MakeWork, finish: 
         }
 
 
+def test_a_sample_begun_anew_is_not_saved_before_its_old_tokens_are_forgotten(make_work: MakeWork) -> None:
+    generator = Generator(MemoryEngine(LIMITS))
+    generator.add(make_work(num_samples=2, max_new_tokens=90))
+    for _ in range(6):
+        generator.step()
+    generator.note_saved(FIRST, 5)
+    generator.begin_again(keeps_tokens=False)
+    for _ in range(4):
+        generator.step()
+    assert {sample.sample_id for sample in generator.read_unsaved(1)} == {"test-run/g00000000/s001"}
+    assert generator.begin_again(keeps_tokens=False) == [FIRST]  # still to be forgotten
+    generator.step()
+    generator.note_saved(FIRST, 0)
+    assert {len(sample.response.ids) for sample in generator.read_unsaved(1)} == {1}
+    assert len(generator.interrupt({FIRST})) == 1
+
+
 def test_what_somebody_reads_as_it_comes_is_never_taken_back(make_work: MakeWork, finish: Finish) -> None:
     class Reader:
         def __init__(self) -> None:

@@ -112,6 +112,7 @@ def assemble(
             tokenizer=tokenizer,
             dtype=dtype,
             contract=contract_hash(engine.config, dtype),
+            mode=mode,
         ),
         steps_file=folder / STEPS_FILE,
         export_folder=folder / EXPORT_FOLDER,

@@ -1,6 +1,6 @@
 """The nouns of one optimizer step: batch, group, sample. No torch here.
 
-Legend: P prompt tokens, R response tokens.
+Legend: P prompt tokens, R response tokens, D of them that the policy drew; a tool put in the others.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from forklight_core.wire import RoutingArrays, TrajectoryArrays
 Int32Array = npt.NDArray[np.int32]
 Int64Array = npt.NDArray[np.int64]
 Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,6 +35,19 @@ class TrainingSample:
     contract: str = ""
     pod: str = ""
     routing: RoutingArrays | None = None  # of all tokens but the last
+    drawn: BoolArray | None = None  # [R] False where the token was put in; None: all were drawn
+
+    @property
+    def places_D(self) -> Int64Array:
+        """Where in the response the drawn tokens are: what is learned from and measured."""
+        if self.drawn is None:
+            return np.arange(len(self.response_ids), dtype=np.int64)
+        return np.flatnonzero(self.drawn)
+
+    @property
+    def num_drawn(self) -> int:
+        """D: tokens that count in the loss and in its normaliser."""
+        return len(self.response_ids) if self.drawn is None else int(self.drawn.sum())
 
     @property
     def num_tokens(self) -> int:
@@ -88,6 +102,7 @@ def build_sample(message: types_pb2.BatchSample, arrays: TrajectoryArrays) -> Tr
         contract=arrays.contract,
         pod=trajectory.pod,
         routing=arrays.routing,
+        drawn=None if arrays.drawn is None else arrays.drawn.astype(np.bool_),
     )
 
 

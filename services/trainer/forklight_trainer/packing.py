@@ -1,6 +1,7 @@
 """Packing samples of any length into micro-batches of at most so many tokens, without padding.
 
-Legend: T packed tokens, N sequences, R response tokens among the T.
+Legend: T packed tokens, N sequences, R response tokens among the T that the policy drew. What a tool put in
+is fed to the model and is in no R-vector: no loss, no normaliser, no figure knows it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ class Pack:
 
     input_ids_T: Tensor
     cu_seqlens: Tensor  # int32 [N + 1]
-    response_index_R: Tensor  # places of the response tokens among the T
+    response_index_R: Tensor  # places of the drawn response tokens among the T
     behaviour_R: Tensor
     advantages_R: Tensor
     versions_R: Tensor
@@ -66,21 +67,26 @@ def build_pack(
     """Lay these samples one behind the other."""
     chosen = [samples[index] for index in members]
     ends = np.cumsum([sample.num_tokens for sample in chosen])
+    drawn = [sample.places_D for sample in chosen]
     places = [
-        np.arange(end - len(sample.response_ids), end, dtype=np.int64)
-        for end, sample in zip(ends, chosen, strict=True)
+        end - len(sample.response_ids) + places_D
+        for end, sample, places_D in zip(ends, chosen, drawn, strict=True)
     ]
-    counts = [len(sample.response_ids) for sample in chosen]
+    counts = [len(places_D) for places_D in drawn]
     ids = [part for sample in chosen for part in (sample.prompt_ids, sample.response_ids)]
     return Pack(
         input_ids_T=torch.from_numpy(np.concatenate(ids).astype(np.int64)),
         cu_seqlens=torch.from_numpy(np.concatenate([[0], ends]).astype(np.int32)),
         response_index_R=torch.from_numpy(np.concatenate(places)),
         behaviour_R=torch.from_numpy(
-            np.concatenate([s.behaviour_logprobs for s in chosen]).astype(np.float32)
+            np.concatenate(
+                [s.behaviour_logprobs[places_D] for s, places_D in zip(chosen, drawn, strict=True)]
+            ).astype(np.float32)
         ),
         advantages_R=torch.from_numpy(np.repeat([advantages[i] for i in members], counts).astype(np.float32)),
-        versions_R=torch.from_numpy(np.concatenate([s.versions for s in chosen])),
+        versions_R=torch.from_numpy(
+            np.concatenate([s.versions[places_D] for s, places_D in zip(chosen, drawn, strict=True)])
+        ),
         sample_R=torch.from_numpy(np.repeat(np.asarray(members, dtype=np.int64), counts)),
         sample_indices=tuple(members),
     )

@@ -10,7 +10,7 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import blake3
@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from forklight.v1 import types_pb2
 from forklight_core.errors import WeightsError
 from forklight_kernels.contract import contract_hash as kernels_contract
-from forklight_model.config import ModelConfig
 from forklight_model.tokenizer import Tokenizer
 from forklight_trainer.durable import canonical_json, hash_file, remove_folder, staged_folder, sweep_leftovers
 from forklight_trainer.ports import TrainEngine
+from forklight_trainer.probe import compute_probe
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -39,6 +39,8 @@ class WeightsStore:
     tokenizer: Tokenizer
     dtype: str
     contract: str
+    mode: types_pb2.NumericMode = field(default_factory=types_pb2.NumericMode)
+    """Where the probe is computed; pods that compute likewise must find its very bits."""
 
     def publish(self, engine: TrainEngine, *, version: int, step: int) -> types_pb2.WeightsRef:
         """Write a version (or keep it, when these very bytes are there), verify it, forget old ones."""
@@ -48,7 +50,7 @@ class WeightsStore:
             with staged_folder(target) as staging:
                 engine.save_published(staging)
                 self.tokenizer.save(staging)
-                manifest = self._manifest(staging, engine.config, version=version, step=step)
+                manifest = self._manifest(staging, engine, version=version, step=step)
                 (staging / MANIFEST_FILE).write_bytes(canonical_json(manifest))
         reference = self.reference(version)
         self._forget_oldest(version)
@@ -86,12 +88,13 @@ class WeightsStore:
             manifest = verify_manifest(target / MANIFEST_FILE)
         except WeightsError:
             return False
-        with tempfile.TemporaryDirectory(prefix=".probe.", dir=self.folder) as probe:
-            engine.save_published(Path(probe) / "model")
-            fresh = _shards(Path(probe) / "model")
-        return (manifest["shards"], manifest["step"], manifest["contract"]) == (fresh, step, self.contract)
+        with tempfile.TemporaryDirectory(prefix=".fresh.", dir=self.folder) as folder:
+            engine.save_published(Path(folder) / "model")
+            fresh = _shards(Path(folder) / "model")
+        found = (manifest["shards"], manifest["step"], manifest["contract"])
+        return found == (fresh, step, self.contract) and bool(manifest.get("probe"))
 
-    def _manifest(self, folder: Path, config: ModelConfig, *, version: int, step: int) -> dict[str, object]:
+    def _manifest(self, folder: Path, engine: TrainEngine, *, version: int, step: int) -> dict[str, object]:
         return {
             "schema_version": SCHEMA_VERSION,
             "run_id": self.run_id,
@@ -101,10 +104,10 @@ class WeightsStore:
             "dtype": self.dtype,
             "contract": self.contract,
             "kernels": kernels_contract(),
-            "config": config.to_published(),
+            "config": engine.config.to_published(),
             "shards": _shards(folder),
             "tensors": _tensors(folder),
-            "probe": None,
+            "probe": compute_probe(engine, self.mode),
             "created_at": round(time.time(), 3),
         }
 

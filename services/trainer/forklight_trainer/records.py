@@ -23,6 +23,9 @@ class StepRecord:
     num_groups: int
     num_samples: int
     tokens: int
+    """Drawn by the policy: what the loss is a mean over."""
+    put_in_tokens: int
+    """Put into responses by tools, never learned from."""
     reward_mean: float
     reward_std: float
     length_mean: float
@@ -67,6 +70,7 @@ def build_record(
         num_groups=batch.num_groups,
         num_samples=batch.num_samples,
         tokens=batch.num_tokens,
+        put_in_tokens=batch.num_put_in,
         reward_mean=batch.reward_mean,
         reward_std=batch.reward_std,
         length_mean=batch.length_mean,

@@ -123,10 +123,10 @@ def train_step(
 
 def check_batch(batch: TrainingBatch, vocab_size: int, contract: str) -> None:
     """Refuse an empty batch, and samples whose numbers cannot be right."""
-    if not batch.groups or not sum(len(sample.response_ids) for sample in batch.samples):
+    if not batch.groups or not sum(sample.num_drawn for sample in batch.samples):
         raise InvalidInputError(
-            f"batch {batch.batch_id} has {len(batch.groups)} groups and no response token: nothing can be "
-            "learned from it"
+            f"batch {batch.batch_id} has {len(batch.groups)} groups and no response token that the policy "
+            "drew: nothing can be learned from it"
         )
     for sample in batch.samples:
         _check_sample(sample, vocab_size, contract)
@@ -162,7 +162,7 @@ def batch_advantages(batch: TrainingBatch, *, equal_is_zero: bool) -> list[float
 
 
 def accumulate(engine: TrainEngine, packs: Sequence[Pack], settings: StepSettings) -> Tally:
-    """Forward and backward over all packs; the normaliser is the step's response tokens."""
+    """Forward and backward over all packs; the normaliser is the step's drawn tokens."""
     num_step_tokens = sum(len(pack.behaviour_R) for pack in packs)
     num_fed_tokens = sum(len(pack.input_ids_T) for pack in packs)
     tally = Tally()

@@ -1,6 +1,6 @@
 """What one step measured, gathered pack by pack and summed up once.
 
-Legend: R response tokens of the whole step, in the order of the packs.
+Legend: R response tokens of the whole step that the policy drew, in the order of the packs.
 """
 
 from __future__ import annotations
@@ -56,6 +56,9 @@ class BatchFigures:
     num_groups: int
     num_samples: int
     num_tokens: int
+    """Drawn ones: the normaliser of the loss."""
+    num_put_in: int
+    """Tokens of responses that tools put in."""
     reward_mean: float
     reward_std: float
     length_mean: float
@@ -80,15 +83,18 @@ class TokenFigures:
 
 
 def batch_figures(batch: TrainingBatch, *, version: int) -> BatchFigures:
-    """Rewards, lengths, and by how many versions the tokens are behind."""
+    """Rewards, lengths (of what fills the window, so with what was put in), and by how many versions the
+    drawn tokens are behind."""
     samples = batch.samples
     rewards = [sample.reward for sample in samples]
     lengths = np.array([len(sample.response_ids) for sample in samples])
-    staleness = np.concatenate([version - sample.versions for sample in samples])
+    num_drawn = sum(sample.num_drawn for sample in samples)
+    staleness = np.concatenate([version - sample.versions[sample.places_D] for sample in samples])
     return BatchFigures(
         num_groups=len(batch.groups),
         num_samples=len(samples),
-        num_tokens=int(lengths.sum()),
+        num_tokens=num_drawn,
+        num_put_in=int(lengths.sum()) - num_drawn,
         reward_mean=statistics.fmean(rewards),
         reward_std=statistics.pstdev(rewards),
         length_mean=float(lengths.mean()),

@@ -12,14 +12,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from forklight_core.errors import WeightsError
+from forklight.v1 import types_pb2
+from forklight_core.errors import PreconditionError, WeightsError
 from forklight_kernels.contract import contract_hash as kernels_contract
+from forklight_model.checkpoint import load_model
 from forklight_model.config import ModelConfig
+from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.tokenizer import build_character_tokenizer, load_tokenizer
 from forklight_trainer import contract
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
 from forklight_trainer.contract import contract_hash
+from forklight_trainer.probe import PROBE_TOKENS, probe_ids
 from forklight_trainer.publish import WeightsStore
 
 ADAM = OptimizerSettings(betas=(0.9, 0.95), eps=1e-15, weight_decay=0.0)
@@ -137,3 +141,67 @@ def test_contract_when_dtype_or_shape_differs_is_another(make_model: Callable[[i
     config = make_model(0).config
     assert contract_hash(config, "float32") == contract_hash(config, "float32")
     assert contract_hash(config, "float32") != contract_hash(config, "bfloat16")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_probe_when_scored_with_the_files_again_has_the_same_bits(
+    store: WeightsStore, make_model: Callable[[int], HybridModel], dtype: torch.dtype
+) -> None:
+    """bf16 tells master weights from published ones: the probe speaks of those on disk."""
+    reference = store.publish(TorchEngine(make_model(0), ADAM, dtype=dtype), version=0, step=0)
+    path = Path(reference.manifest)
+    probe = json.loads(path.read_bytes())["probe"]
+    ids = torch.tensor(probe["ids"])
+    with torch.no_grad():
+        ends = torch.tensor([0, len(ids)], dtype=torch.int32)
+        model = load_model(path.parent, dtype)
+        expected = token_logprobs(model, ids, ends).logprobs_T[1:]
+        master = token_logprobs(make_model(0), ids, ends).logprobs_T[1:]
+    found = torch.tensor(probe["logprobs"], dtype=torch.float32)
+    assert len(ids) == PROBE_TOKENS
+    assert found.view(torch.int32).equal(expected.view(torch.int32))
+    assert found.equal(master) == (dtype == torch.float32)
+    assert found.tolist() == probe["logprobs"]  # written in full: fp32 loses nothing of it
+
+
+def test_probe_when_published_says_where_it_was_computed(
+    store: WeightsStore, make_model: Callable[[int], HybridModel]
+) -> None:
+    mode = types_pb2.NumericMode(is_parity=True, contract="k0", device="GPU X", torch="2.0", triton="3.0")
+    reference = dataclasses.replace(store, mode=mode).publish(
+        TorchEngine(make_model(0), ADAM), version=0, step=0
+    )
+    assert json.loads(Path(reference.manifest).read_bytes())["probe"]["mode"] == {
+        "is_parity": True,
+        "contract": "k0",
+        "device": "GPU X",
+        "torch": "2.0",
+        "triton": "3.0",
+    }
+
+
+def test_probe_when_the_folder_has_none_is_published_again(
+    store: WeightsStore, make_model: Callable[[int], HybridModel]
+) -> None:
+    engine = TorchEngine(make_model(0), ADAM)
+    path = Path(store.publish(engine, version=0, step=0).manifest)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"probe": None}))
+    store.publish(engine, version=0, step=0)
+    assert json.loads(path.read_text())["probe"]["ids"] == probe_ids(103)
+
+
+def test_probe_when_weights_are_not_finite_stops_the_publication(
+    store: WeightsStore, make_model: Callable[[int], HybridModel]
+) -> None:
+    model = make_model(0)
+    with torch.no_grad():
+        model.lm_head.weight[5].fill_(torch.nan)
+    with pytest.raises(PreconditionError, match="not finite"):
+        store.publish(TorchEngine(model, ADAM), version=0, step=0)
+    assert store.list_versions() == []
+
+
+def test_probe_tokens_are_fixed_and_spread_over_the_vocabulary() -> None:
+    ids = probe_ids(200_064)
+    assert ids[:3] == [102_560, 84_561, 1_031]
+    assert max(ids) > 190_000 and min(ids) < 10_000 and len(set(ids)) > 315

@@ -1,9 +1,29 @@
 from forklight.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class ProgramEnd(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PROGRAM_END_UNSPECIFIED: _ClassVar[ProgramEnd]
+    PROGRAM_END_OK: _ClassVar[ProgramEnd]
+    PROGRAM_END_COMPILE_ERROR: _ClassVar[ProgramEnd]
+    PROGRAM_END_RUNTIME_ERROR: _ClassVar[ProgramEnd]
+    PROGRAM_END_TIME_LIMIT: _ClassVar[ProgramEnd]
+    PROGRAM_END_MEMORY_LIMIT: _ClassVar[ProgramEnd]
+    PROGRAM_END_OUTPUT_LIMIT: _ClassVar[ProgramEnd]
+    PROGRAM_END_VIOLATION: _ClassVar[ProgramEnd]
+PROGRAM_END_UNSPECIFIED: ProgramEnd
+PROGRAM_END_OK: ProgramEnd
+PROGRAM_END_COMPILE_ERROR: ProgramEnd
+PROGRAM_END_RUNTIME_ERROR: ProgramEnd
+PROGRAM_END_TIME_LIMIT: ProgramEnd
+PROGRAM_END_MEMORY_LIMIT: ProgramEnd
+PROGRAM_END_OUTPUT_LIMIT: ProgramEnd
+PROGRAM_END_VIOLATION: ProgramEnd
 
 class ScoreRequest(_message.Message):
     __slots__ = ("envelope", "spec", "response", "finish_reason")
@@ -66,20 +86,36 @@ class ExecuteRequest(_message.Message):
     def __init__(self, envelope: _Optional[_Union[_types_pb2.Envelope, _Mapping]] = ..., spec_json: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
 
 class ExecuteReply(_message.Message):
-    __slots__ = ("status", "result_json", "score", "evidence", "worker_version", "wall_s")
+    __slots__ = ("status", "result_json", "score", "evidence", "worker_version", "wall_s", "run")
     STATUS_FIELD_NUMBER: _ClassVar[int]
     RESULT_JSON_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
     EVIDENCE_FIELD_NUMBER: _ClassVar[int]
     WORKER_VERSION_FIELD_NUMBER: _ClassVar[int]
     WALL_S_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
     status: _types_pb2.VerdictStatus
     result_json: str
     score: float
     evidence: str
     worker_version: str
     wall_s: float
-    def __init__(self, status: _Optional[_Union[_types_pb2.VerdictStatus, str]] = ..., result_json: _Optional[str] = ..., score: _Optional[float] = ..., evidence: _Optional[str] = ..., worker_version: _Optional[str] = ..., wall_s: _Optional[float] = ...) -> None: ...
+    run: ProgramRun
+    def __init__(self, status: _Optional[_Union[_types_pb2.VerdictStatus, str]] = ..., result_json: _Optional[str] = ..., score: _Optional[float] = ..., evidence: _Optional[str] = ..., worker_version: _Optional[str] = ..., wall_s: _Optional[float] = ..., run: _Optional[_Union[ProgramRun, _Mapping]] = ...) -> None: ...
+
+class ProgramRun(_message.Message):
+    __slots__ = ("end", "stdout", "stderr", "stdout_bytes", "stderr_bytes")
+    END_FIELD_NUMBER: _ClassVar[int]
+    STDOUT_FIELD_NUMBER: _ClassVar[int]
+    STDERR_FIELD_NUMBER: _ClassVar[int]
+    STDOUT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    STDERR_BYTES_FIELD_NUMBER: _ClassVar[int]
+    end: ProgramEnd
+    stdout: bytes
+    stderr: bytes
+    stdout_bytes: int
+    stderr_bytes: int
+    def __init__(self, end: _Optional[_Union[ProgramEnd, str]] = ..., stdout: _Optional[bytes] = ..., stderr: _Optional[bytes] = ..., stdout_bytes: _Optional[int] = ..., stderr_bytes: _Optional[int] = ...) -> None: ...
 
 class JudgeRequest(_message.Message):
     __slots__ = ("envelope", "prompt", "reference", "response")

@@ -24,21 +24,21 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66orklight/v1/types.proto\x12\x0c\x66orklight.v1\")\n\x07\x42lobRef\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"}\n\x08\x45nvelope\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x10\n\x08group_id\x18\x03 \x01(\t\x12\x11\n\tsample_id\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\"-\n\x0bVersionSpan\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\xa4\x01\n\x08Sampling\x12\x13\n\x0bnum_samples\x18\x01 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x02 \x01(\r\x12\x13\n\x0btemperature\x18\x03 \x01(\x02\x12\r\n\x05top_p\x18\x04 \x01(\x02\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x1e\n\x16repetition_probability\x18\x06 \x01(\x02\x12\x19\n\x11repetition_tokens\x18\x07 \x01(\r\":\n\x05Lease\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\r\n\x05\x66\x65nce\x18\x03 \x01(\x04\"\xc7\x01\n\x0eGenerationTask\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12\x11\n\tprompt_id\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12(\n\x08sampling\x18\x04 \x01(\x0b\x32\x16.forklight.v1.Sampling\x12&\n\x07purpose\x18\x05 \x01(\x0e\x32\x15.forklight.v1.Purpose\x12\x16\n\x0eopened_version\x18\x06 \x01(\x04\"\xec\x02\n\nTrajectory\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12\x11\n\tprompt_id\x18\x02 \x01(\t\x12&\n\x07payload\x18\x03 \x01(\x0b\x32\x15.forklight.v1.BlobRef\x12\x19\n\x11num_prompt_tokens\x18\x04 \x01(\r\x12\x1b\n\x13num_response_tokens\x18\x05 \x01(\r\x12\x31\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x1a.forklight.v1.FinishReason\x12\x30\n\rversion_spans\x18\x07 \x03(\x0b\x32\x19.forklight.v1.VersionSpan\x12\x0b\n\x03pod\x18\x08 \x01(\t\x12\x12\n\nstarted_at\x18\t \x01(\x01\x12\x13\n\x0b\x66inished_at\x18\n \x01(\x01\x12&\n\x07purpose\x18\x0b \x01(\x0e\x32\x15.forklight.v1.Purpose\"i\n\x07Segment\x12\r\n\x05start\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12&\n\x07payload\x18\x03 \x01(\x0b\x32\x15.forklight.v1.BlobRef\x12\x13\n\x0bmin_version\x18\x04 \x01(\x04\"\xe1\x02\n\x11TrajectoryPayload\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x11\n\tsample_id\x18\x02 \x01(\t\x12\x12\n\nprompt_ids\x18\x03 \x01(\x0c\x12\x14\n\x0cresponse_ids\x18\x04 \x01(\x0c\x12\x10\n\x08logprobs\x18\x05 \x01(\x0c\x12\x14\n\x0craw_logprobs\x18\x06 \x01(\x0c\x12\x0c\n\x04text\x18\x07 \x01(\t\x12\x10\n\x08\x63ontract\x18\x08 \x01(\t\x12\x17\n\x0frouting_experts\x18\t \x01(\x0c\x12\x17\n\x0frouting_weights\x18\n \x01(\x0c\x12\x16\n\x0erouting_layers\x18\x0b \x01(\r\x12\x15\n\rrouting_top_k\x18\x0c \x01(\r\x12\r\n\x05start\x18\r \x01(\r\x12\r\n\x05\x64rawn\x18\x0e \x01(\x0c\x12\x30\n\rversion_spans\x18\x0f \x03(\x0b\x32\x19.forklight.v1.VersionSpan\"\x98\x01\n\x0bScoringTask\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12,\n\ntrajectory\x18\x02 \x01(\x0b\x32\x18.forklight.v1.Trajectory\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12#\n\x04spec\x18\x04 \x01(\x0b\x32\x15.forklight.v1.BlobRef\"a\n\x08TaskSpec\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x0c\n\x04gold\x18\x04 \x01(\t\x12\x11\n\tspec_json\x18\x05 \x01(\t\")\n\nRewardPart\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"\x87\x02\n\x07Verdict\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12+\n\x06status\x18\x02 \x01(\x0e\x32\x1b.forklight.v1.VerdictStatus\x12\x12\n\x05score\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\'\n\x05parts\x18\x04 \x03(\x0b\x32\x18.forklight.v1.RewardPart\x12\x10\n\x08\x65vidence\x18\x05 \x01(\t\x12\x0e\n\x06worker\x18\x06 \x01(\t\x12\x16\n\x0eworker_version\x18\x07 \x01(\t\x12\x0e\n\x06wall_s\x18\x08 \x01(\x01\x12\x14\n\x0cnum_attempts\x18\t \x01(\rB\x08\n\x06_score\"t\n\x0b\x42\x61tchSample\x12,\n\ntrajectory\x18\x01 \x01(\x0b\x32\x18.forklight.v1.Trajectory\x12\x0e\n\x06reward\x18\x02 \x01(\x01\x12\'\n\x05parts\x18\x03 \x03(\x0b\x32\x18.forklight.v1.RewardPart\"]\n\nBatchGroup\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x11\n\tprompt_id\x18\x02 \x01(\t\x12*\n\x07samples\x18\x03 \x03(\x0b\x32\x19.forklight.v1.BatchSample\"i\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12(\n\x06groups\x18\x03 \x03(\x0b\x32\x18.forklight.v1.BatchGroup\x12\x16\n\x0epolicy_version\x18\x04 \x01(\x04\"S\n\x0c\x43ommitRecord\x12\x0f\n\x07lineage\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x10\n\x08\x62\x61tch_id\x18\x03 \x01(\t\x12\x12\n\nsample_ids\x18\x04 \x03(\t\"q\n\x0bNumericMode\x12\x11\n\tis_parity\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08\x63ontract\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\r\n\x05torch\x18\x05 \x01(\t\x12\x0e\n\x06triton\x18\x06 \x01(\t\"D\n\nWeightsRef\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08manifest\x18\x02 \x01(\t\x12\x13\n\x0bmanifest_id\x18\x03 \x01(\t*\x9a\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_REPETITION\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04*\xd2\x02\n\x0bSampleState\x12\x1c\n\x18SAMPLE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13SAMPLE_STATE_QUEUED\x10\x01\x12\x1a\n\x16SAMPLE_STATE_GENERATED\x10\x02\x12\x17\n\x13SAMPLE_STATE_SCORED\x10\x03\x12\x16\n\x12SAMPLE_STATE_READY\x10\x04\x12\x17\n\x13SAMPLE_STATE_LEASED\x10\x05\x12\x18\n\x14SAMPLE_STATE_TRAINED\x10\n\x12\x19\n\x15SAMPLE_STATE_FILTERED\x10\x0b\x12\x16\n\x12SAMPLE_STATE_STALE\x10\x0c\x12\x1e\n\x1aSAMPLE_STATE_REWARD_FAILED\x10\r\x12\x1d\n\x19SAMPLE_STATE_INFRA_FAILED\x10\x0e\x12\x1a\n\x16SAMPLE_STATE_CANCELLED\x10\x0f*K\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x11\n\rPURPOSE_TRAIN\x10\x01\x12\x14\n\x10PURPOSE_EVALUATE\x10\x02*\xd7\x01\n\rVerdictStatus\x12\x1e\n\x1aVERDICT_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11VERDICT_STATUS_OK\x10\x01\x12\x18\n\x14VERDICT_STATUS_WRONG\x10\x02\x12\x18\n\x14VERDICT_STATUS_LIMIT\x10\x03\x12\x1f\n\x1bVERDICT_STATUS_UNVERIFIABLE\x10\x04\x12\x1a\n\x16VERDICT_STATUS_ABSTAIN\x10\x05\x12\x1e\n\x1aVERDICT_STATUS_INFRA_ERROR\x10\x06\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66orklight/v1/types.proto\x12\x0c\x66orklight.v1\")\n\x07\x42lobRef\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"}\n\x08\x45nvelope\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x0e\n\x06run_id\x18\x02 \x01(\t\x12\x10\n\x08group_id\x18\x03 \x01(\t\x12\x11\n\tsample_id\x18\x04 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x05 \x01(\r\x12\x13\n\x0btraceparent\x18\x06 \x01(\t\"-\n\x0bVersionSpan\x12\r\n\x05start\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\x04\"\xa4\x01\n\x08Sampling\x12\x13\n\x0bnum_samples\x18\x01 \x01(\r\x12\x16\n\x0emax_new_tokens\x18\x02 \x01(\r\x12\x13\n\x0btemperature\x18\x03 \x01(\x02\x12\r\n\x05top_p\x18\x04 \x01(\x02\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x12\x1e\n\x16repetition_probability\x18\x06 \x01(\x02\x12\x19\n\x11repetition_tokens\x18\x07 \x01(\r\"W\n\x05Tools\x12\r\n\x05names\x18\x01 \x03(\t\x12\x11\n\tmax_calls\x18\x02 \x01(\r\x12\x19\n\x11max_output_tokens\x18\x03 \x01(\r\x12\x11\n\ttimeout_s\x18\x04 \x01(\x01\":\n\x05Lease\x12\x10\n\x08\x65ntry_id\x18\x01 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\r\n\x05\x66\x65nce\x18\x03 \x01(\x04\"\xeb\x01\n\x0eGenerationTask\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12\x11\n\tprompt_id\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12(\n\x08sampling\x18\x04 \x01(\x0b\x32\x16.forklight.v1.Sampling\x12&\n\x07purpose\x18\x05 \x01(\x0e\x32\x15.forklight.v1.Purpose\x12\x16\n\x0eopened_version\x18\x06 \x01(\x04\x12\"\n\x05tools\x18\x07 \x01(\x0b\x32\x13.forklight.v1.Tools\"\xec\x02\n\nTrajectory\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12\x11\n\tprompt_id\x18\x02 \x01(\t\x12&\n\x07payload\x18\x03 \x01(\x0b\x32\x15.forklight.v1.BlobRef\x12\x19\n\x11num_prompt_tokens\x18\x04 \x01(\r\x12\x1b\n\x13num_response_tokens\x18\x05 \x01(\r\x12\x31\n\rfinish_reason\x18\x06 \x01(\x0e\x32\x1a.forklight.v1.FinishReason\x12\x30\n\rversion_spans\x18\x07 \x03(\x0b\x32\x19.forklight.v1.VersionSpan\x12\x0b\n\x03pod\x18\x08 \x01(\t\x12\x12\n\nstarted_at\x18\t \x01(\x01\x12\x13\n\x0b\x66inished_at\x18\n \x01(\x01\x12&\n\x07purpose\x18\x0b \x01(\x0e\x32\x15.forklight.v1.Purpose\"i\n\x07Segment\x12\r\n\x05start\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12&\n\x07payload\x18\x03 \x01(\x0b\x32\x15.forklight.v1.BlobRef\x12\x13\n\x0bmin_version\x18\x04 \x01(\x04\"\xe1\x02\n\x11TrajectoryPayload\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x11\n\tsample_id\x18\x02 \x01(\t\x12\x12\n\nprompt_ids\x18\x03 \x01(\x0c\x12\x14\n\x0cresponse_ids\x18\x04 \x01(\x0c\x12\x10\n\x08logprobs\x18\x05 \x01(\x0c\x12\x14\n\x0craw_logprobs\x18\x06 \x01(\x0c\x12\x0c\n\x04text\x18\x07 \x01(\t\x12\x10\n\x08\x63ontract\x18\x08 \x01(\t\x12\x17\n\x0frouting_experts\x18\t \x01(\x0c\x12\x17\n\x0frouting_weights\x18\n \x01(\x0c\x12\x16\n\x0erouting_layers\x18\x0b \x01(\r\x12\x15\n\rrouting_top_k\x18\x0c \x01(\r\x12\r\n\x05start\x18\r \x01(\r\x12\r\n\x05\x64rawn\x18\x0e \x01(\x0c\x12\x30\n\rversion_spans\x18\x0f \x03(\x0b\x32\x19.forklight.v1.VersionSpan\"\x98\x01\n\x0bScoringTask\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12,\n\ntrajectory\x18\x02 \x01(\x0b\x32\x18.forklight.v1.Trajectory\x12\x0c\n\x04kind\x18\x03 \x01(\t\x12#\n\x04spec\x18\x04 \x01(\x0b\x32\x15.forklight.v1.BlobRef\"a\n\x08TaskSpec\x12\x16\n\x0eschema_version\x18\x01 \x01(\r\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x0c\n\x04gold\x18\x04 \x01(\t\x12\x11\n\tspec_json\x18\x05 \x01(\t\")\n\nRewardPart\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01\"\x87\x02\n\x07Verdict\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12+\n\x06status\x18\x02 \x01(\x0e\x32\x1b.forklight.v1.VerdictStatus\x12\x12\n\x05score\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\'\n\x05parts\x18\x04 \x03(\x0b\x32\x18.forklight.v1.RewardPart\x12\x10\n\x08\x65vidence\x18\x05 \x01(\t\x12\x0e\n\x06worker\x18\x06 \x01(\t\x12\x16\n\x0eworker_version\x18\x07 \x01(\t\x12\x0e\n\x06wall_s\x18\x08 \x01(\x01\x12\x14\n\x0cnum_attempts\x18\t \x01(\rB\x08\n\x06_score\"t\n\x0b\x42\x61tchSample\x12,\n\ntrajectory\x18\x01 \x01(\x0b\x32\x18.forklight.v1.Trajectory\x12\x0e\n\x06reward\x18\x02 \x01(\x01\x12\'\n\x05parts\x18\x03 \x03(\x0b\x32\x18.forklight.v1.RewardPart\"]\n\nBatchGroup\x12\x10\n\x08group_id\x18\x01 \x01(\t\x12\x11\n\tprompt_id\x18\x02 \x01(\t\x12*\n\x07samples\x18\x03 \x03(\x0b\x32\x19.forklight.v1.BatchSample\"i\n\x05\x42\x61tch\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12(\n\x06groups\x18\x03 \x03(\x0b\x32\x18.forklight.v1.BatchGroup\x12\x16\n\x0epolicy_version\x18\x04 \x01(\x04\"S\n\x0c\x43ommitRecord\x12\x0f\n\x07lineage\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x04\x12\x10\n\x08\x62\x61tch_id\x18\x03 \x01(\t\x12\x12\n\nsample_ids\x18\x04 \x03(\t\"q\n\x0bNumericMode\x12\x11\n\tis_parity\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08\x63ontract\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\r\n\x05torch\x18\x05 \x01(\t\x12\x0e\n\x06triton\x18\x06 \x01(\t\"D\n\nWeightsRef\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08manifest\x18\x02 \x01(\t\x12\x13\n\x0bmanifest_id\x18\x03 \x01(\t*\x9a\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1c\n\x18\x46INISH_REASON_REPETITION\x10\x03\x12\x1b\n\x17\x46INISH_REASON_CANCELLED\x10\x04*\xd2\x02\n\x0bSampleState\x12\x1c\n\x18SAMPLE_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13SAMPLE_STATE_QUEUED\x10\x01\x12\x1a\n\x16SAMPLE_STATE_GENERATED\x10\x02\x12\x17\n\x13SAMPLE_STATE_SCORED\x10\x03\x12\x16\n\x12SAMPLE_STATE_READY\x10\x04\x12\x17\n\x13SAMPLE_STATE_LEASED\x10\x05\x12\x18\n\x14SAMPLE_STATE_TRAINED\x10\n\x12\x19\n\x15SAMPLE_STATE_FILTERED\x10\x0b\x12\x16\n\x12SAMPLE_STATE_STALE\x10\x0c\x12\x1e\n\x1aSAMPLE_STATE_REWARD_FAILED\x10\r\x12\x1d\n\x19SAMPLE_STATE_INFRA_FAILED\x10\x0e\x12\x1a\n\x16SAMPLE_STATE_CANCELLED\x10\x0f*K\n\x07Purpose\x12\x17\n\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x11\n\rPURPOSE_TRAIN\x10\x01\x12\x14\n\x10PURPOSE_EVALUATE\x10\x02*\xd7\x01\n\rVerdictStatus\x12\x1e\n\x1aVERDICT_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11VERDICT_STATUS_OK\x10\x01\x12\x18\n\x14VERDICT_STATUS_WRONG\x10\x02\x12\x18\n\x14VERDICT_STATUS_LIMIT\x10\x03\x12\x1f\n\x1bVERDICT_STATUS_UNVERIFIABLE\x10\x04\x12\x1a\n\x16VERDICT_STATUS_ABSTAIN\x10\x05\x12\x1e\n\x1aVERDICT_STATUS_INFRA_ERROR\x10\x06\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'forklight.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2672
-  _globals['_FINISHREASON']._serialized_end=2826
-  _globals['_SAMPLESTATE']._serialized_start=2829
-  _globals['_SAMPLESTATE']._serialized_end=3167
-  _globals['_PURPOSE']._serialized_start=3169
-  _globals['_PURPOSE']._serialized_end=3244
-  _globals['_VERDICTSTATUS']._serialized_start=3247
-  _globals['_VERDICTSTATUS']._serialized_end=3462
+  _globals['_FINISHREASON']._serialized_start=2797
+  _globals['_FINISHREASON']._serialized_end=2951
+  _globals['_SAMPLESTATE']._serialized_start=2954
+  _globals['_SAMPLESTATE']._serialized_end=3292
+  _globals['_PURPOSE']._serialized_start=3294
+  _globals['_PURPOSE']._serialized_end=3369
+  _globals['_VERDICTSTATUS']._serialized_start=3372
+  _globals['_VERDICTSTATUS']._serialized_end=3587
   _globals['_BLOBREF']._serialized_start=42
   _globals['_BLOBREF']._serialized_end=83
   _globals['_ENVELOPE']._serialized_start=85
@@ -47,34 +47,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERSIONSPAN']._serialized_end=257
   _globals['_SAMPLING']._serialized_start=260
   _globals['_SAMPLING']._serialized_end=424
-  _globals['_LEASE']._serialized_start=426
-  _globals['_LEASE']._serialized_end=484
-  _globals['_GENERATIONTASK']._serialized_start=487
-  _globals['_GENERATIONTASK']._serialized_end=686
-  _globals['_TRAJECTORY']._serialized_start=689
-  _globals['_TRAJECTORY']._serialized_end=1053
-  _globals['_SEGMENT']._serialized_start=1055
-  _globals['_SEGMENT']._serialized_end=1160
-  _globals['_TRAJECTORYPAYLOAD']._serialized_start=1163
-  _globals['_TRAJECTORYPAYLOAD']._serialized_end=1516
-  _globals['_SCORINGTASK']._serialized_start=1519
-  _globals['_SCORINGTASK']._serialized_end=1671
-  _globals['_TASKSPEC']._serialized_start=1673
-  _globals['_TASKSPEC']._serialized_end=1770
-  _globals['_REWARDPART']._serialized_start=1772
-  _globals['_REWARDPART']._serialized_end=1813
-  _globals['_VERDICT']._serialized_start=1816
-  _globals['_VERDICT']._serialized_end=2079
-  _globals['_BATCHSAMPLE']._serialized_start=2081
-  _globals['_BATCHSAMPLE']._serialized_end=2197
-  _globals['_BATCHGROUP']._serialized_start=2199
-  _globals['_BATCHGROUP']._serialized_end=2292
-  _globals['_BATCH']._serialized_start=2294
-  _globals['_BATCH']._serialized_end=2399
-  _globals['_COMMITRECORD']._serialized_start=2401
-  _globals['_COMMITRECORD']._serialized_end=2484
-  _globals['_NUMERICMODE']._serialized_start=2486
-  _globals['_NUMERICMODE']._serialized_end=2599
-  _globals['_WEIGHTSREF']._serialized_start=2601
-  _globals['_WEIGHTSREF']._serialized_end=2669
+  _globals['_TOOLS']._serialized_start=426
+  _globals['_TOOLS']._serialized_end=513
+  _globals['_LEASE']._serialized_start=515
+  _globals['_LEASE']._serialized_end=573
+  _globals['_GENERATIONTASK']._serialized_start=576
+  _globals['_GENERATIONTASK']._serialized_end=811
+  _globals['_TRAJECTORY']._serialized_start=814
+  _globals['_TRAJECTORY']._serialized_end=1178
+  _globals['_SEGMENT']._serialized_start=1180
+  _globals['_SEGMENT']._serialized_end=1285
+  _globals['_TRAJECTORYPAYLOAD']._serialized_start=1288
+  _globals['_TRAJECTORYPAYLOAD']._serialized_end=1641
+  _globals['_SCORINGTASK']._serialized_start=1644
+  _globals['_SCORINGTASK']._serialized_end=1796
+  _globals['_TASKSPEC']._serialized_start=1798
+  _globals['_TASKSPEC']._serialized_end=1895
+  _globals['_REWARDPART']._serialized_start=1897
+  _globals['_REWARDPART']._serialized_end=1938
+  _globals['_VERDICT']._serialized_start=1941
+  _globals['_VERDICT']._serialized_end=2204
+  _globals['_BATCHSAMPLE']._serialized_start=2206
+  _globals['_BATCHSAMPLE']._serialized_end=2322
+  _globals['_BATCHGROUP']._serialized_start=2324
+  _globals['_BATCHGROUP']._serialized_end=2417
+  _globals['_BATCH']._serialized_start=2419
+  _globals['_BATCH']._serialized_end=2524
+  _globals['_COMMITRECORD']._serialized_start=2526
+  _globals['_COMMITRECORD']._serialized_end=2609
+  _globals['_NUMERICMODE']._serialized_start=2611
+  _globals['_NUMERICMODE']._serialized_end=2724
+  _globals['_WEIGHTSREF']._serialized_start=2726
+  _globals['_WEIGHTSREF']._serialized_end=2794
 # @@protoc_insertion_point(module_scope)

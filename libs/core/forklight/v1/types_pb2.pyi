@@ -122,6 +122,18 @@ class Sampling(_message.Message):
     repetition_tokens: int
     def __init__(self, num_samples: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., repetition_probability: _Optional[float] = ..., repetition_tokens: _Optional[int] = ...) -> None: ...
 
+class Tools(_message.Message):
+    __slots__ = ("names", "max_calls", "max_output_tokens", "timeout_s")
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    MAX_CALLS_FIELD_NUMBER: _ClassVar[int]
+    MAX_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    max_calls: int
+    max_output_tokens: int
+    timeout_s: float
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., max_calls: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
 class Lease(_message.Message):
     __slots__ = ("entry_id", "consumer", "fence")
     ENTRY_ID_FIELD_NUMBER: _ClassVar[int]
@@ -133,20 +145,22 @@ class Lease(_message.Message):
     def __init__(self, entry_id: _Optional[str] = ..., consumer: _Optional[str] = ..., fence: _Optional[int] = ...) -> None: ...
 
 class GenerationTask(_message.Message):
-    __slots__ = ("envelope", "prompt_id", "prompt", "sampling", "purpose", "opened_version")
+    __slots__ = ("envelope", "prompt_id", "prompt", "sampling", "purpose", "opened_version", "tools")
     ENVELOPE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
     OPENED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    TOOLS_FIELD_NUMBER: _ClassVar[int]
     envelope: Envelope
     prompt_id: str
     prompt: str
     sampling: Sampling
     purpose: Purpose
     opened_version: int
-    def __init__(self, envelope: _Optional[_Union[Envelope, _Mapping]] = ..., prompt_id: _Optional[str] = ..., prompt: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., opened_version: _Optional[int] = ...) -> None: ...
+    tools: Tools
+    def __init__(self, envelope: _Optional[_Union[Envelope, _Mapping]] = ..., prompt_id: _Optional[str] = ..., prompt: _Optional[str] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., purpose: _Optional[_Union[Purpose, str]] = ..., opened_version: _Optional[int] = ..., tools: _Optional[_Union[Tools, _Mapping]] = ...) -> None: ...
 
 class Trajectory(_message.Message):
     __slots__ = ("envelope", "prompt_id", "payload", "num_prompt_tokens", "num_response_tokens", "finish_reason", "version_spans", "pod", "started_at", "finished_at", "purpose")

@@ -23,5 +23,13 @@ def find_contradictions(run_file: RunFile) -> Iterator[str]:
             f"buffer.max_open_groups ({buffer.max_open_groups}) must be at least trainer.groups_per_step "
             f"({trainer.groups_per_step}): no batch could ever be filled"
         )
+    tools = run_file.tools
+    if len(set(tools.names)) != len(tools.names):
+        yield f"tools.names names a tool twice: {', '.join(tools.names)}"
+    if tools.names and tools.max_output_tokens >= sampling.max_new_tokens:
+        yield (
+            f"tools.max_output_tokens ({tools.max_output_tokens}) must be below sampling.max_new_tokens "
+            f"({sampling.max_new_tokens}): one call could fill the whole response"
+        )
     if run_file.evaluation.goal_reward is not None and not run_file.prompts.holdout:
         yield "evaluation.goal_reward needs prompts.holdout: without held-out prompts no round can reach it"

@@ -45,7 +45,7 @@ class ModelSection(Section):
 
 
 class PromptsSection(Section):
-    """Where prompts come from: JSON lines of {id, prompt, kind, gold, spec}."""
+    """Where prompts come from: JSON lines of {id, prompt, kind, gold, spec, tools}."""
 
     train: str = ""
     """File of training prompts."""
@@ -161,7 +161,7 @@ class RolloutSection(Section):
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 64
     """Sequences decoded together in a pod."""
     drain_s: Seconds = 20.0
-    """Time a pod may take to finish what runs when it is told to stop; a quarter of it is for saving the rest."""
+    """Time a pod may take to finish what runs when it is told to stop; a quarter of it saves the rest."""
     segment_tokens: Annotated[int, Field(ge=0)] = 4096
     """A response is saved when it has so many tokens more: what a dying pod costs. 0: only when it leaves."""
     swap_policy: Literal["keep", "restart", "finish"] = "keep"
@@ -195,6 +195,22 @@ class RewardSection(Section):
     """Samples scored at once by one front door."""
     verifier_processes: Annotated[int, Field(ge=1, le=64)] = 1
     """Killable worker processes of one verifier."""
+
+
+ToolName = Literal["python"]
+
+
+class ToolsSection(Section):
+    """What a generation may call out to. Its output is put into the response and never learned from."""
+
+    names: tuple[ToolName, ...] = ()
+    """Tools of every prompt that does not name fewer; none: no generation calls out."""
+    max_calls: Annotated[int, Field(ge=1, le=1000)] = 8
+    """Answered calls of one response; a further one is told that there are no more."""
+    max_output_tokens: Annotated[Count, Field(ge=64, le=16384)] = 1024
+    """Most tokens that one call puts into a response, markup included; they count as its length."""
+    timeout_s: Annotated[Seconds, Field(le=300.0)] = 10.0
+    """Time that one call may compute; running out of it is an answer, too."""
 
 
 class EvaluationSection(Section):
@@ -255,6 +271,7 @@ class RunFile(Section):
     buffer: BufferSection = BufferSection()
     rollout: RolloutSection = RolloutSection()
     reward: RewardSection = RewardSection()
+    tools: ToolsSection = ToolsSection()
     evaluation: EvaluationSection = EvaluationSection()
     parity: ParitySection = ParitySection()
     sft: SftSection = SftSection()

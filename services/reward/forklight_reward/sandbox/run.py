@@ -65,6 +65,10 @@ def execute(spec: Spec, jail: Jail, budget_s: float | None = None) -> SandboxRes
     )
     if spec.function_tests is not None:
         return run_function(spec, spec.function_tests, jail, deadline)
+    if not spec.stdio_tests:
+        raise InvalidInputError(
+            f"sandbox spec: a program of mode {spec.mode} has no tests and gets no score; ask for its output"
+        )
     return run_stdio(spec, jail, deadline)
 
 

@@ -25,6 +25,8 @@ class Mode(StrEnum):
 
     STDIO = "stdio"
     FUNCTION = "function"
+    RUN = "run"
+    """Not at all: it is run once, and what it prints is the answer."""
 
 
 class Limits(Part):
@@ -67,12 +69,12 @@ class FunctionTests(Part):
 
 
 class Spec(Part):
-    """One program and its tests."""
+    """One program and its tests; none in mode run."""
 
     mode: Mode
     language: str = "python"
     source: str = ""
-    tests: Annotated[list[StdioTest], Field(min_length=1, max_length=1000)] | FunctionTests
+    tests: Annotated[list[StdioTest], Field(min_length=1, max_length=1000)] | FunctionTests | None = None
     limits: Limits = Limits()
 
     @property
@@ -97,7 +99,9 @@ def parse_spec(text: str, source: str | None = None) -> Spec:
             "sandbox spec must be a JSON object with mode, language, source, tests and limits"
         )
     if raw.get("mode") == "repo":
-        raise InvalidInputError("sandbox mode 'repo' is not supported yet: use mode 'stdio' or 'function'")
+        raise InvalidInputError(
+            "sandbox mode 'repo' is not supported yet: use stdio, function or run"
+        )
     try:
         spec = Spec.model_validate(raw if source is None else raw | {"source": source})
     except ValidationError as error:
@@ -115,9 +119,10 @@ def check_spec(spec: Spec) -> Spec:
         raise InvalidInputError(
             f"sandbox language {spec.language!r} is not supported yet: use one of {known}"
         )
-    if (spec.mode is Mode.FUNCTION) != (spec.function_tests is not None):
-        shape = "{entry, cases}" if spec.mode is Mode.FUNCTION else "a list of {stdin, stdout}"
-        raise InvalidInputError(f"sandbox spec: tests of mode {spec.mode} must be {shape}")
+    given = (bool(spec.stdio_tests), spec.function_tests is not None)
+    if given != (spec.mode is Mode.STDIO, spec.mode is Mode.FUNCTION):
+        shape = {Mode.STDIO: "a list of {stdin, stdout}", Mode.FUNCTION: "{entry, cases}", Mode.RUN: "absent"}
+        raise InvalidInputError(f"sandbox spec: tests of mode {spec.mode} must be {shape[spec.mode]}")
     if not spec.source.strip():
         raise InvalidInputError("sandbox spec: source is empty")
     if len(spec.source.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:

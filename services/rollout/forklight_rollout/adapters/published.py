@@ -1,4 +1,7 @@
-"""From verified files to a model: names, shapes and values of all tensors checked against the manifest."""
+"""From verified files to a model: names, shapes and values of all tensors checked against the manifest.
+
+A process that holds one part of the model reads, and checks the values of, its part alone.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,18 @@ import json
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from forklight_core.errors import CheckpointError, ConfigError, WeightsError
 from forklight_kernels.contract import contract_hash
-from forklight_model.checkpoint import load_published_tensors
+from forklight_model.checkpoint import load_published_files
 from forklight_model.config import ModelConfig
 from forklight_model.model import HybridModel
+from forklight_model.parallel import Gather
+from forklight_model.shard import WHOLE, Shard
 from forklight_rollout.manifest import PublishedWeights
+
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""Safetensors' names of types, and torch's."""
 
 
 def read_config(weights: PublishedWeights) -> ModelConfig:
@@ -30,8 +37,10 @@ def load_weights(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     expected: ModelConfig | None = None,
+    shard: Shard = WHOLE,
+    gather: Gather | None = None,
 ) -> HybridModel:
-    """A new model with these weights; WeightsError when anything is not as promised."""
+    """A new model with these weights, or one part of it; WeightsError when anything is not as promised."""
     _check_kernels(weights)
     config = read_config(weights)
     if expected is not None and config != expected:
@@ -39,12 +48,16 @@ def load_weights(
             f"version {weights.version} in {weights.folder} is another architecture than the one that runs: "
             "restart the rollout pods to change the model"
         )
-    model = HybridModel(config, is_initialized=False).to(dtype)
+    _check_headers(weights)
+    with torch.device("meta"):  # tensors without memory, which gets them in their type and place at once
+        model = HybridModel(config, is_initialized=False, shard=shard, gather=gather)
+    model.to(dtype).to_empty(device=device)
     try:
-        load_published_tensors(model, _read_tensors(weights))
+        load_published_files(model, [weights.folder / each.file for each in weights.manifest.shards])
     except CheckpointError as error:
         raise WeightsError(f"version {weights.version} in {weights.folder}: {error}") from error
-    return model.to(device).requires_grad_(False)
+    _check_values(weights, model)
+    return model.requires_grad_(False)
 
 
 def _check_kernels(weights: PublishedWeights) -> None:
@@ -57,31 +70,47 @@ def _check_kernels(weights: PublishedWeights) -> None:
         )
 
 
-def _read_tensors(weights: PublishedWeights) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for shard in weights.manifest.shards:
-        path = weights.folder / shard.file
-        try:
-            with safe_open(path, framework="pt") as opened:
-                tensors.update({name: opened.get_tensor(name) for name in opened.keys()})  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"weights file {path} is no readable safetensors file: {error}") from error
-    _check_tensors(weights, tensors)
-    return tensors
-
-
-def _check_tensors(weights: PublishedWeights, tensors: dict[str, Tensor]) -> None:
-    promised = weights.manifest.tensors
-    problems = [f"{name} is missing" for name in sorted(promised.keys() - tensors.keys())]
-    problems += [f"{name} is not in the manifest" for name in sorted(tensors.keys() - promised.keys())]
-    for name in sorted(promised.keys() & tensors.keys()):
-        shape, dtype = tuple(tensors[name].shape), str(tensors[name].dtype).removeprefix("torch.")
+def _check_headers(weights: PublishedWeights) -> None:
+    """Names, shapes and types of all tensors, before any of them is read."""
+    promised, found = weights.manifest.tensors, _read_headers(weights)
+    problems = [f"{name} is missing" for name in sorted(promised.keys() - found.keys())]
+    problems += [f"{name} is not in the manifest" for name in sorted(found.keys() - promised.keys())]
+    for name in sorted(promised.keys() & found.keys()):
+        dtype, shape = found[name]
         if (shape, dtype) != (promised[name].shape, promised[name].dtype):
             problems.append(
                 f"{name} is {dtype} {shape}, promised {promised[name].dtype} {promised[name].shape}"
             )
-        elif not bool(torch.isfinite(tensors[name]).all()):
-            problems.append(f"{name} holds values that are not finite")
+    _refuse(weights, problems)
+
+
+def _read_headers(weights: PublishedWeights) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of every tensor in the files."""
+    found: dict[str, tuple[str, tuple[int, ...]]] = {}
+    for file in weights.manifest.shards:
+        path = weights.folder / file.file
+        try:
+            with safe_open(path, framework="pt") as opened:
+                for name in opened.keys():  # noqa: SIM118
+                    part = opened.get_slice(name)
+                    dtype = str(part.get_dtype())
+                    found[name] = (DTYPES.get(dtype, dtype), tuple(part.get_shape()))
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"weights file {path} is no readable safetensors file: {error}") from error
+    return found
+
+
+@torch.no_grad()
+def _check_values(weights: PublishedWeights, model: HybridModel) -> None:
+    """Of this process's part."""
+    tensors = model.state_dict()
+    # Asked once for all: each answer would wait for a GPU.
+    is_sound = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()]).tolist()
+    sound = zip(tensors, is_sound, strict=True)
+    _refuse(weights, [f"{name} holds values that are not finite" for name, is_finite in sound if not is_finite])
+
+
+def _refuse(weights: PublishedWeights, problems: list[str]) -> None:
     if problems:
         raise WeightsError(
             f"version {weights.version} in {weights.folder} is not what its manifest promises: "

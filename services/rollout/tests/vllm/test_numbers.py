@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from forklight_core.errors import InvalidInputError, WeightsError
+from forklight_core.errors import InvalidInputError, UnavailableError, WeightsError
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.sizes import SIZES
@@ -99,6 +99,10 @@ def test_the_longest_sequence_that_is_promised_fits(engine: VllmEngine) -> None:
     assert len(engine.score([*PROMPT, *sampled.ids])) == most - 1
     with pytest.raises(InvalidInputError, match=f"2 to {most}"):
         engine.score([1] * (most + 1))
+    with pytest.raises(InvalidInputError, match="nothing is left to draw"):
+        begin(engine, [SequenceStart(key=0, seed=1)], ending(5), prompt_ids=(1,) * most)
+    with pytest.raises(InvalidInputError, match="nothing is left to draw"):
+        begin(engine, [SequenceStart(key=0, seed=1, prefix_ids=(1,) * 5)], ending(5))
 
 
 def test_weights_of_another_model_are_refused(engine: VllmEngine, tmp_path: Path) -> None:
@@ -126,17 +130,19 @@ def test_it_says_what_it_computes_with(engine: VllmEngine) -> None:
     assert engine.model_s > 0
 
 
-@pytest.fixture(scope="module")
-def golden_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmEngine]:
+def publish_golden(root: Path, version: int) -> PublishedWeights:
     if not GOLDEN.exists():
         pytest.skip(f"no golden data: {GOLDEN.name} is not beside the repository")
     config = json.loads((GOLDEN / "config.json").read_text())
-    tensors = load_file(GOLDEN / "model.safetensors")
-    weights = publish_tensors(tmp_path_factory.mktemp("golden"), tensors, config, 1)
+    return publish_tensors(root, load_file(GOLDEN / "model.safetensors"), config, version)
+
+
+@pytest.fixture(scope="module")
+def golden_engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmEngine]:
     options = VllmOptions(
         dtype="float32", num_sequences=2, max_tokens=700, cache_bytes=CACHE_BYTES, step_tokens=100
     )
-    made = vllm_engine_factory(options)(weights)
+    made = vllm_engine_factory(options)(publish_golden(tmp_path_factory.mktemp("golden"), 1))
     assert isinstance(made, VllmEngine)
     yield made
     made.close()
@@ -148,3 +154,17 @@ def test_scores_are_those_of_the_published_model(golden_engine: VllmEngine) -> N
     for ids_T, expected_T in zip(golden["input_ids"], golden["next_token_logprobs"], strict=True):
         scores = list(golden_engine.score(ids_T.tolist()))
         assert scores == pytest.approx(expected_T.tolist(), abs=BOUND)
+
+
+def test_a_swap_that_fails_in_the_middle_ends_the_engine(golden_engine: VllmEngine, tmp_path: Path) -> None:
+    """The last test of this file: some weights may be new and others old, so nothing is drawn from them."""
+    weights = publish_golden(tmp_path, 2)
+    golden_engine.stage(weights)
+    for shard in weights.manifest.shards:
+        (weights.folder / shard.file).unlink()
+    with pytest.raises(UnavailableError, match="update_weights"):
+        golden_engine.swap()
+    with pytest.raises(UnavailableError, match="update_weights"):
+        golden_engine.step()
+    with pytest.raises(UnavailableError, match="update_weights"):
+        golden_engine.score([1, 2])

@@ -39,12 +39,11 @@ NEEDS_A_SWAP = (
 """vLLM's CPU build cannot do it for its own models; see test_new_weights_are_refused_on_a_cpu."""
 
 
-@pytest.fixture(scope="module")
-def llama() -> torch.nn.Module:
+def random_llama(seed: int) -> torch.nn.Module:
     """A dense model with random weights, as transformers computes it."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=128,
         hidden_size=128,
@@ -57,6 +56,11 @@ def llama() -> torch.nn.Module:
         tie_word_embeddings=False,
     )
     return LlamaForCausalLM(config).eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def llama() -> torch.nn.Module:
+    return random_llama(0)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,9 @@ Legend: R rows, M rows just added, B rows of a step, K stop ids.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
@@ -30,6 +32,33 @@ class _Int(IntEnum):
 
 class _Float(IntEnum):
     TEMPERATURE, TOP_P, MIN_P, CERTAIN_LOGPROB = range(4)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowLines:
+    """What M rows start with, in plain numbers, row after row."""
+
+    longs: Sequence[int]
+    ints: Sequence[int]
+    floats: Sequence[float]
+    stops: Sequence[int]
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.stops) // MOST_STOP_IDS
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> RowLines:
+        """Of sequences as they stand."""
+        longs, ints, floats, stops = array("q"), array("q"), array("d"), array("q")
+        for row in rows:
+            draw, end = row.draw, row.end
+            longs.extend((1, 0, row.position, _signed(row.seed), len(row.ids), end.max_new_tokens))
+            ints.extend((draw.top_k, row.num_certain, end.repetition_tokens))
+            certain = math.log(end.repetition_probability) if end.repetition_tokens else 0.0
+            floats.extend((draw.temperature, draw.top_p, draw.min_p, certain))
+            stops.extend([*sorted(end.stop_ids), *[NO_STOP_ID] * MOST_STOP_IDS][:MOST_STOP_IDS])
+        return cls(longs=longs, ints=ints, floats=floats, stops=stops)
 
 
 class RowColumns:
@@ -84,24 +113,13 @@ class RowColumns:
         apply_end_rules(tokens, ends)
         return tokens, ends.reasons_B
 
-    def write(self, first: int, added: Sequence[Row]) -> None:
-        """Rows from `first` on are these sequences, about to draw."""
-        rows = slice(first, first + len(added))
-        longs = [
-            [1, 0, row.position, _signed(row.seed), len(row.ids), row.end.max_new_tokens] for row in added
-        ]
-        ints = [[row.draw.top_k, row.num_certain, row.end.repetition_tokens] for row in added]
-        floats = [
-            [row.draw.temperature, row.draw.top_p, row.draw.min_p, math.log(row.end.repetition_probability)]
-            if row.end.repetition_tokens
-            else [row.draw.temperature, row.draw.top_p, row.draw.min_p, 0.0]
-            for row in added
-        ]
-        stops = [[*sorted(row.end.stop_ids), *[NO_STOP_ID] * MOST_STOP_IDS][:MOST_STOP_IDS] for row in added]
-        self._longs_CR[:, rows] = self._sent(longs, torch.int64).T
-        self._ints_CR[:, rows] = self._sent(ints, torch.int32).T
-        self._floats_CR[:, rows] = self._sent(floats, torch.float32).T
-        self._stop_ids_RK[rows] = self._sent(stops, torch.int64)
+    def write(self, first: int, lines: RowLines) -> None:
+        """Rows from `first` on are these, about to draw."""
+        rows = slice(first, first + lines.num_rows)
+        self._longs_CR[:, rows] = self._sent(lines.longs, torch.int64, lines.num_rows).T
+        self._ints_CR[:, rows] = self._sent(lines.ints, torch.int32, lines.num_rows).T
+        self._floats_CR[:, rows] = self._sent(lines.floats, torch.float32, lines.num_rows).T
+        self._stop_ids_RK[rows] = self._sent(lines.stops, torch.int64, lines.num_rows)
 
     def move(self, source: int, target: int) -> None:
         for columns_CR in (self._longs_CR, self._ints_CR, self._floats_CR):
@@ -117,9 +135,15 @@ class RowColumns:
         """Waits for the device."""
         return int(self._ints_CR[_Int.NUM_CERTAIN, row])
 
-    def _sent(self, values: list[list[int]] | list[list[float]], dtype: torch.dtype) -> Tensor:
-        """From pinned memory, so that nobody waits for the copy."""
-        device, sent = self._longs_CR.device, torch.tensor(values, dtype=dtype)
+    def digest(self) -> Tensor:
+        """A number of where every row stands, int64: another one where a token or a position differs."""
+        numbers = torch.cat([self._longs_CR.flatten(), self._ints_CR.flatten()])
+        odd = torch.arange(1, 2 * len(numbers), 2, device=numbers.device)
+        return (numbers * odd).sum()
+
+    def _sent(self, values: Sequence[int] | Sequence[float], dtype: torch.dtype, num_rows: int) -> Tensor:
+        """A line a row, from pinned memory, so that nobody waits for the copy."""
+        device, sent = self._longs_CR.device, torch.tensor(values, dtype=dtype).view(num_rows, -1)
         return sent.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else sent
 
 

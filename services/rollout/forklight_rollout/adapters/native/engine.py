@@ -9,28 +9,23 @@ a sequence draws after its end is then dropped.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
 
 from forklight.v1 import types_pb2
-from forklight_core.errors import WeightsError
 from forklight_core.wire import RoutingArrays
-from forklight_model.cache import PAGE_TOKENS, CacheForm, HybridCache
-from forklight_model.inference import copy_weights
-from forklight_model.logprobs import token_logprobs
+from forklight_model.cache import PAGE_TOKENS
 from forklight_model.model import HybridModel
-from forklight_model.parity import check_numeric_mode
+from forklight_rollout.adapters.native.columns import RowLines
 from forklight_rollout.adapters.native.feeds import Feeds
 from forklight_rollout.adapters.native.pages import PagePool
 from forklight_rollout.adapters.native.rows import Rows
 from forklight_rollout.adapters.native.runner import Drawn, Launched, Runner, RunnerManner
 from forklight_rollout.adapters.native.sequences import Feed, Row, make_row
-from forklight_rollout.adapters.published import load_weights
 from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.memory_plan import MemoryPlan
 from forklight_rollout.ports import EngineLimits, EngineTraits, FinishReason, PromptStart, StepTokens
@@ -63,6 +58,9 @@ class NativeOptions:
         )
 
 
+MakeRunner = Callable[[HybridModel, MemoryPlan, RunnerManner], Runner]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _UnderWay:
     """A step whose numbers have not been read."""
@@ -76,36 +74,31 @@ class _UnderWay:
 class NativeEngine:
     """See `ports.Engine`."""
 
-    def __init__(self, model: HybridModel, plan: MemoryPlan, options: NativeOptions, *, version: int) -> None:
+    def __init__(
+        self,
+        model: HybridModel,
+        plan: MemoryPlan,
+        options: NativeOptions,
+        *,
+        version: int,
+        make_runner: MakeRunner = Runner,
+    ) -> None:
         self._model, self._version = model, version
-        weight = model.lm_head.weight
         self._limits = EngineLimits(
             num_sequences=plan.num_sequences,
             max_tokens=plan.max_tokens,
             vocabulary_size=model.config.vocab_size,
         )
-        self._numeric_mode = types_pb2.NumericMode(
-            **asdict(check_numeric_mode(weight.device.type, weight.dtype))
-        )
-        cache = HybridCache(
-            model.config,
-            num_slots=plan.num_slots,
-            max_tokens=plan.max_tokens,
-            dtype=weight.dtype,
-            device=weight.device,
-            form=CacheForm(num_pages=plan.num_pages),
-        )
-        self._manner = options.manner_on(weight.device.type)
-        self._runner = Runner(model, cache, plan.num_sequences, self._manner)
+        self._manner = options.manner_on(model.lm_head.weight.device.type)
+        self._runner = make_runner(model, plan, self._manner)
+        self._numeric_mode = types_pb2.NumericMode(**asdict(self._runner.numeric_mode))
         self._pool = PagePool(plan.num_pages, PAGE_TOKENS)
-        self._rows = Rows(cache, self._runner.columns, self._pool, plan.num_sequences)
+        self._rows = Rows(self._runner, self._pool, plan.num_sequences)
         self._feeds = Feeds(
             self._runner, self._pool, first_slot=plan.num_sequences, reserve=plan.num_reserved_pages
         )
         self._under_way: deque[_UnderWay] = deque()
         self._read: deque[StepTokens] = deque()
-        self._staged: tuple[HybridModel, int] | None = None
-        self._staging = threading.Lock()
         self._model_s = 0.0
         self.num_preempted = 0
 
@@ -155,27 +148,19 @@ class NativeEngine:
 
     @torch.inference_mode()
     def score(self, ids: Sequence[int]) -> Sequence[float]:
-        device = self._model.lm_head.weight.device
-        cu_seqlens = torch.tensor([0, len(ids)], dtype=torch.int32, device=device)
-        stats = token_logprobs(self._model, torch.tensor(list(ids), device=device), cu_seqlens)
-        scores: list[float] = stats.logprobs_T[1:].tolist()
-        return scores
+        return self._runner.score(ids)
 
     def stage(self, weights: PublishedWeights) -> None:
-        weight = self._model.lm_head.weight
-        model = load_weights(weights, dtype=weight.dtype, device=weight.device, expected=self._model.config)
-        with self._staging:
-            self._staged = (model, weights.version)
+        self._runner.stage(weights)
 
     def swap(self) -> None:
         """In stream order: steps under way end with the old weights, and recorded graphs stay valid."""
-        with self._staging:
-            if self._staged is None:
-                raise WeightsError("no weights are staged: call stage first")
-            staged, self._version = self._staged
-            self._staged = None
-        copy_weights(self._model, staged)
+        self._version = self._runner.swap()
         self._feeds.invalidate()
+
+    def close(self) -> None:
+        """End the processes that share the work, if there are any. The engine is not used again."""
+        self._runner.close()
 
     def _launch(self) -> bool:
         """Send the next step on its way; False when there was nothing to do."""
@@ -218,7 +203,8 @@ class NativeEngine:
             return []
         added = feed.waiting[:number]
         place = self._rows.adopt(feed) if feed.group is None else self._rows.fork(feed, added)
-        drawn.append(self._runner.start(feed.slot, place, added))
+        is_filtered = any(row.draw.is_filtered for row in added)
+        drawn.append(self._runner.start(feed.slot, place, RowLines.of(added), is_filtered=is_filtered))
         if feed.group is None:
             self._feeds.drop(feed)
         else:
@@ -229,6 +215,7 @@ class NativeEngine:
         """Wait for a step's numbers; rows that ended leave."""
         step = self._under_way.popleft()
         started = time.perf_counter()
+        self._runner.wait(step.launched)
         drawn = step.launched.read()
         self._model_s += time.perf_counter() - started
         wanted = [place for place, row in enumerate(step.rows) if row.is_open]
@@ -273,7 +260,7 @@ class NativeEngine:
         place = self._rows.place_of(row)
         if place is None:
             raise AssertionError(f"sequence {row.key} runs, but has no row")
-        row.num_certain = self._runner.columns.read_num_certain(place)
+        row.num_certain = self._runner.read_num_certain(place)
         self._rows.remove(row)
         self._feeds.put_back(row)
         self.num_preempted += 1

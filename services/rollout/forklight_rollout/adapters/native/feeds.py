@@ -23,10 +23,10 @@ class Feeds:
     """The cache slots from `first_slot` on, and the feeds in them or waiting for one, oldest first."""
 
     def __init__(self, runner: Runner, pool: PagePool, *, first_slot: int, reserve: int) -> None:
-        self._runner, self._cache, self._pool = runner, runner.cache, pool
+        self._runner, self._pool = runner, pool
         self._reserve = reserve
         """Pages that feeds leave to the rows that run."""
-        self._free_slots = list(range(first_slot, self._cache.num_slots))
+        self._free_slots = list(range(first_slot, runner.cache.num_slots))
         self._feeds: list[Feed] = []
 
     @property
@@ -93,9 +93,9 @@ class Feeds:
         if not self._free_slots and not self._drop_spare():
             return
         spare = Feed(ids=row.all_ids[: row.length], slot=self._free_slots.pop(), num_done=row.length)
-        self._cache.copy_slot(place, [spare.slot])
-        self._cache.set_length(spare.slot, row.length)
-        self._cache.clear_table([spare.slot])
+        self._runner.copy_slot(place, [spare.slot])
+        self._runner.set_length(spare.slot, row.length)
+        self._runner.clear_table([spare.slot])
         num_pages = self._pool.count_for(row.length)
         spare.pages, row.pages = row.pages[:num_pages], row.pages[num_pages:]
         self._write_table(spare, 0)
@@ -130,9 +130,9 @@ class Feeds:
             if not self._drop_spare(but=base):
                 return base is not None and self._take_over(base, feed)
         feed.slot = self._free_slots.pop()
-        self._cache.clear_table([feed.slot])
+        self._runner.clear_table([feed.slot])
         if base is None:
-            self._cache.reset([feed.slot])
+            self._runner.reset([feed.slot])
             feed.pages = self._pool.take(num_new)
         else:
             self._go_on_from(base, feed, num_shared, num_new)
@@ -152,10 +152,10 @@ class Feeds:
         return True
 
     def _go_on_from(self, base: Feed, feed: Feed, num_shared: int, num_new: int) -> None:
-        self._cache.copy_slot(base.slot, [feed.slot])
+        self._runner.copy_slot(base.slot, [feed.slot])
         feed.pages = self._pool.share(base.pages[:num_shared]) + self._pool.take(num_new)
         if len(base.ids) % self._pool.page_tokens:
-            self._cache.copy_pages([base.pages[num_shared]], [feed.pages[num_shared]])
+            self._runner.copy_pages([base.pages[num_shared]], [feed.pages[num_shared]])
         feed.num_done = len(base.ids)
         feed.choices = list(base.choices)
         if feed.num_done == len(feed.ids):
@@ -177,7 +177,7 @@ class Feeds:
     def _write_table(self, feed: Feed, first: int) -> None:
         columns = range(first, len(feed.pages))
         if columns:
-            self._cache.write_table([feed.slot] * len(columns), columns, feed.pages[first:])
+            self._runner.write_table([feed.slot] * len(columns), columns, feed.pages[first:])
 
     def _drop_spare(self, but: Feed | None = None) -> bool:
         """Forget the oldest feed that nothing waits for."""

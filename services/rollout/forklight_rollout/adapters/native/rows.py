@@ -7,17 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from forklight_model.cache import HybridCache
-from forklight_rollout.adapters.native.columns import RowColumns
 from forklight_rollout.adapters.native.pages import PagePool
+from forklight_rollout.adapters.native.runner import Runner
 from forklight_rollout.adapters.native.sequences import Feed, Row
 
 
 class Rows:
     """Host and device agree after every call, in the order of the calls."""
 
-    def __init__(self, cache: HybridCache, columns: RowColumns, pool: PagePool, num_places: int) -> None:
-        self._cache, self._columns, self._pool = cache, columns, pool
+    def __init__(self, runner: Runner, pool: PagePool, num_places: int) -> None:
+        self._runner, self._pool = runner, pool
         self._num_places = num_places
         self._places: dict[int, int] = {}
         self.running: list[Row] = []
@@ -53,7 +52,7 @@ class Rows:
                 pages.append(page)
                 row.pages.append(page)
         if pages:
-            self._cache.write_table(places, columns, pages)
+            self._runner.write_table(places, columns, pages)
 
     def fork(self, feed: Feed, added: Sequence[Row]) -> int:
         """New rows go on from a feed's slot and pages (an unfinished page is copied); their first place."""
@@ -65,7 +64,7 @@ class Rows:
                 row.pages += self._pool.take(1)
                 copied.append(row.pages[-1])
         if copied:
-            self._cache.copy_pages([feed.pages[num_whole]] * len(copied), copied)
+            self._runner.copy_pages([feed.pages[num_whole]] * len(copied), copied)
         self._join(feed, added)
         return first
 
@@ -86,28 +85,24 @@ class Rows:
         place, last = self._places.pop(row.key), len(self.running) - 1
         moved = self.running.pop()
         if place != last:
-            self._cache.copy_slot(last, [place])
-            self._cache.copy_table_row(last, [place])
-            self._columns.move(last, place)
+            self._runner.move_row(last, place)
             self.running[place] = moved
             self._places[moved.key] = place
-        self._cache.clear_table([last])
-        self._cache.set_length(last, 0)
-        self._columns.clear(last)
+        self._runner.clear_row(last)
         self._pool.give_back(row.pages)
         row.pages = []
 
     def _join(self, feed: Feed, added: Sequence[Row]) -> None:
         first = len(self.running)
         places = list(range(first, first + len(added)))
-        self._cache.copy_slot(feed.slot, places)
+        self._runner.copy_slot(feed.slot, places)
         for place, row in zip(places, added, strict=True):
             row.length = len(feed.ids)
             self._places[row.key] = place
             self.running.append(row)
         slots = [place for place, row in zip(places, added, strict=True) for _ in row.pages]
         columns = [column for row in added for column in range(len(row.pages))]
-        self._cache.write_table(slots, columns, [page for row in added for page in row.pages])
+        self._runner.write_table(slots, columns, [page for row in added for page in row.pages])
 
     def _lacks_page(self, row: Row) -> bool:
         return row.length >= len(row.pages) * self._pool.page_tokens

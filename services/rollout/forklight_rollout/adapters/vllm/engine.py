@@ -75,9 +75,10 @@ class VllmEngine:
 
     @property
     def traits(self) -> EngineTraits:
+        found, is_asked = self._description, self._options.is_batch_invariant
         return EngineTraits(
-            exact_kernels=tuple(self._description["exact_kernels"]),
-            is_batch_invariant=self._options.is_batch_invariant or bool(self._description["keeps_contract"]),
+            exact_kernels=tuple(found["exact_kernels"]),
+            is_batch_invariant=is_asked or bool(found["keeps_contract"]),
         )
 
     @property
@@ -88,10 +89,10 @@ class VllmEngine:
     def numeric_mode(self) -> types_pb2.NumericMode:
         found = self._description
         kernels = ", ".join(found["exact_kernels"])
-        of_ours = f"{kernels} are the trainer's kernels" if kernels else "no kernel is the trainer's"
+        ours = f"{kernels} are the trainer's kernels" if kernels else "no kernel is the trainer's"
         return types_pb2.NumericMode(
             is_parity=False,
-            reason=f"vLLM cuts prompts and builds batches its own way; {of_ours}, equal bits are not promised",
+            reason=f"vLLM cuts prompts and builds batches its own way; {ours}; equal bits are not promised",
             contract=found["contract"],
             device=found["device"],
             torch=found["torch"],
@@ -105,12 +106,7 @@ class VllmEngine:
 
     def admit(self, prompt: PromptStart) -> None:
         self._outbox.check()
-        for start in prompt.sequences:
-            if len(start.prefix_ids) >= prompt.end.max_new_tokens:
-                raise InvalidInputError(
-                    f"sequence {start.key} has a prefix of {len(start.prefix_ids)} tokens, its response may have "
-                    f"{prompt.end.max_new_tokens}: nothing is left to draw"
-                )
+        self._check_room(prompt)
         self._outbox.open([start.key for start in prompt.sequences])
         self._served.post(prompt)
 
@@ -127,14 +123,15 @@ class VllmEngine:
     def score(self, ids: Sequence[int]) -> Sequence[float]:
         self._outbox.check()
         if not 2 <= len(ids) <= self._limits.max_tokens:
-            raise InvalidInputError(f"{len(ids)} tokens cannot be scored; 2 to {self._limits.max_tokens} can")
+            most = self._limits.max_tokens
+            raise InvalidInputError(f"{len(ids)} tokens cannot be scored; 2 to {most} can")
         return self._served.call(self._served.score(ids), self._options.call_s)
 
     def stage(self, weights: PublishedWeights) -> None:
         if not self._description["loads_in_place"] and self._description["device"] == CPU:
             raise WeightsError(
-                f"version {weights.version}: vLLM's CPU build keeps repacked copies of this model's weights and "
-                "would go on with the old ones; restart the pod to load other weights"
+                f"version {weights.version}: vLLM's CPU build keeps repacked copies of this model's weights "
+                "and would go on with the old ones; restart the pod to load other weights"
             )
         check_successor(weights, self._running)
         with self._staging:
@@ -176,14 +173,25 @@ class VllmEngine:
             self.close()
             raise
 
+    def _check_room(self, prompt: PromptStart) -> None:
+        """vLLM would refuse such a sequence too, but as a failure of its engine."""
+        most = self._limits.max_tokens
+        for start in prompt.sequences:
+            num_fed = len(prompt.prompt_ids) + len(start.prefix_ids)
+            if not 0 < num_fed < most or len(start.prefix_ids) >= prompt.end.max_new_tokens:
+                raise InvalidInputError(
+                    f"sequence {start.key} has a prompt and prefix of {num_fed} tokens; it may have {most}, "
+                    f"and {prompt.end.max_new_tokens} in its response: nothing is left to draw"
+                )
+
     def _check_kernels(self, weights: PublishedWeights) -> None:
         """As the native engine: kernels that round otherwise would make every log-prob a little wrong."""
         mine, theirs = self._description["contract"], weights.manifest.kernels
         if self._description["exact_kernels"] and mine != theirs:
             self.close()
             raise WeightsError(
-                f"version {weights.version} in {weights.folder} was made under the kernels' contract {theirs!r}, "
-                f"this pod computes under {mine!r}: bring trainer and rollout pods to the same release"
+                f"version {weights.version} in {weights.folder} was made under the kernels' contract "
+                f"{theirs!r}, this pod computes under {mine!r}: bring trainer and rollout pods to one release"
             )
 
     def _tokens(self, deltas: Sequence[Delta]) -> StepTokens:

@@ -38,8 +38,8 @@ def require_vllm() -> None:
     release = vllm.__version__.partition("+")[0]
     if release != PINNED:
         raise ConfigError(
-            f"vLLM {vllm.__version__} is installed, this adapter runs on {PINNED} only: {INSTALL}. Other releases "
-            "were not tried with it; a prototype of the plugin also ran on CPU builds of 0.28.0 and 0.32.0"
+            f"vLLM {vllm.__version__} is installed, this adapter runs on {PINNED} only: {INSTALL}. Other "
+            "releases were not tried; a prototype of the plugin also ran on CPU builds of 0.28.0 and 0.32.0"
         )
 
 

@@ -13,7 +13,9 @@ WORKER_EXTENSION = "forklight_vllm_plugin.extension.RolloutWorker"
 WEIGHT_ENGINE = "forklight_shards"
 
 
-def engine_arguments(folder: Path, options: VllmOptions, *, max_model_tokens: int, device: str) -> dict[str, Any]:
+def engine_arguments(
+    folder: Path, options: VllmOptions, *, max_model_tokens: int, device: str
+) -> dict[str, Any]:
     """Of vLLM's AsyncEngineArgs."""
     if options.is_batch_invariant:
         os.environ["VLLM_BATCH_INVARIANT"] = "1"

@@ -30,5 +30,6 @@ class VllmOptions:
                 raise ConfigError(f"{name} = {getattr(self, name)} of a vLLM engine must be at least 1")
         if self.cache_bytes < 0 or not 0 < self.memory_share <= 1:
             raise ConfigError(
-                f"cache_bytes = {self.cache_bytes} must be >= 0 and memory_share = {self.memory_share} in (0, 1]"
+                f"cache_bytes = {self.cache_bytes} must be >= 0 and memory_share = {self.memory_share} in "
+                "(0, 1]"
             )

@@ -83,6 +83,6 @@ class Outbox:
         if isinstance(self._failure, ForklightError):
             raise self._failure
         raise UnavailableError(
-            f"vLLM's engine died: {type(self._failure).__name__}: {self._failure}; its own log says more. Its "
-            "sequences are lost: end the pod, others take its groups"
+            f"vLLM's engine died: {type(self._failure).__name__}: {self._failure}; its own log says more. "
+            "Its sequences are lost: end the pod, others take its groups"
         ) from self._failure

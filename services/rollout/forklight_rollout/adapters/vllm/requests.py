@@ -71,8 +71,8 @@ def read_deltas(key: int, output: Output) -> Iterator[Delta]:
     rows = [tuple(values[first : first + NUM_COLUMNS]) for first in range(0, len(values), NUM_COLUMNS)]
     if len(rows) != len(ids):
         raise UnavailableError(
-            f"vLLM sent {len(ids)} tokens with {len(values)} numbers for sequence {key}; {NUM_COLUMNS} a token were "
-            "expected from the plugin's sampler: bring forklight-vllm-plugin to this release"
+            f"vLLM sent {len(ids)} tokens with {len(values)} numbers for sequence {key}; {NUM_COLUMNS} a "
+            "token were expected from the plugin's sampler: bring forklight-vllm-plugin to this release"
         )
     parts = [list(part) for _, part in groupby(zip(ids, rows, strict=True), key=lambda each: int(each[1][2]))]
     for number, part in enumerate(parts):
@@ -97,6 +97,6 @@ def _reason(key: int, given: str | None) -> FinishReason | None:
         return None
     if given not in _REASONS:
         raise UnavailableError(
-            f"vLLM ended sequence {key} with {given!r}, which nobody asked for: its engine is stopping or failed"
+            f"vLLM ended sequence {key} with {given!r}, which nobody asked for: its engine stops or failed"
         )
     return _REASONS[given]

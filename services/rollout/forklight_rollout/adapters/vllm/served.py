@@ -41,7 +41,7 @@ class ServedModel:
 
     def call(self, coroutine: Coroutine[Any, Any, Result], deadline_s: float) -> Result:
         """Run in the loop and wait for the result; whatever vLLM raises comes out as an error of our tree."""
-        name = coroutine.__qualname__
+        name = getattr(coroutine, "__qualname__", "a call")
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             error = future.exception(deadline_s)

@@ -16,9 +16,13 @@ def check_successor(weights: PublishedWeights, running: PublishedWeights) -> Non
     """WeightsError unless these are other values of the very tensors that run."""
     new, old = weights.manifest, running.manifest
     if json.loads(new.config_json) != json.loads(old.config_json):
-        raise _refused(weights, "another architecture than the one that runs: restart the pods to change the model")
+        raise _refused(
+            weights, "another architecture than the one that runs: restart the pods to change the model"
+        )
     if new.kernels != old.kernels:
-        raise _refused(weights, f"made under the kernels' contract {new.kernels!r}, what runs under {old.kernels!r}")
+        raise _refused(
+            weights, f"made under the kernels' contract {new.kernels!r}, what runs under {old.kernels!r}"
+        )
     shapes = {name: entry.shape for name, entry in new.tensors.items()}
     if shapes != {name: entry.shape for name, entry in old.tensors.items()}:
         raise _refused(weights, "of other names or shapes than the tensors that run")
@@ -26,7 +30,7 @@ def check_successor(weights: PublishedWeights, running: PublishedWeights) -> Non
 
 
 def check_values(weights: PublishedWeights) -> None:
-    """WeightsError unless the shards hold what the manifest promises, all of it finite. One tensor at a time."""
+    """WeightsError unless the shards hold what the manifest promises, all of it finite. Tensor by tensor."""
     promised = dict(weights.manifest.tensors)
     for path in shard_paths(weights):
         try:
@@ -35,7 +39,9 @@ def check_values(weights: PublishedWeights) -> None:
                     entry, tensor = promised.pop(name, None), shard.get_tensor(name)
                     found = (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
                     if entry is None or found != (entry.shape, entry.dtype):
-                        raise _refused(weights, f"not what its manifest promises: {name} is {found[1]} {found[0]}")
+                        raise _refused(
+                            weights, f"not what its manifest promises: {name} is {found[1]} {found[0]}"
+                        )
                     if not bool(torch.isfinite(tensor).all()):
                         raise _refused(weights, f"not usable: {name} holds values that are not finite")
         except (SafetensorError, OSError) as error:

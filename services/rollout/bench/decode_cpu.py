@@ -1,6 +1,6 @@
-"""Measures decoding on this machine: tokens a second, and the share of a step that is not the model.
+"""Measures decoding on this CPU: tokens a second, and the share of a step that is not the model.
 
-Usage: python services/rollout/bench_decode.py [--size nano] [--batch 64] [--threads 1] ... (--help)
+Usage: python services/rollout/bench/decode_cpu.py [--size nano] [--batch 64] [--threads 1] ... (--help)
 Random weights; every sequence runs to max_new_tokens, groups follow each other as in a pod.
 """
 
