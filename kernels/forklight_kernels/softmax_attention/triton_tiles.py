@@ -89,7 +89,9 @@ def row_tiles(offsets: tuple[int, ...], rows: int, order: TileOrder, device: tor
         tiles.sort(key=lambda tile: tile[2] - tile[0])
     else:
         tiles.sort(key=lambda tile: tile[0] - tile[1])
-    return torch.tensor(tiles, dtype=torch.int32).view(-1, 5).to(device)
+    table = torch.tensor(tiles, dtype=torch.int32).view(-1, 5)
+    # From pinned memory, so that nobody waits for the copy.
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table.to(device)
 
 
 def can_describe(x: Tensor) -> bool:

@@ -30,12 +30,6 @@ from forklight_model.cache_size import (
     state_dtype,
 )
 from forklight_model.config import ModelConfig
-from forklight_model.saved_sequence import (
-    SavedSequence,
-    copy_pages_from_host,
-    copy_pages_to_host,
-    copy_to_host,
-)
 from forklight_model.shard import WHOLE, Shard
 from forklight_model.upload import upload
 
@@ -209,35 +203,6 @@ class HybridCache:
         for slot in to_slots:
             self.copy_pages(from_pages, self.own_pages(slot, length))
 
-    @torch.inference_mode()
-    def save(self, slot: int, pages: Sequence[int]) -> SavedSequence:
-        """Copy a sequence to the host: its slot, and these pages in their order."""
-        self._check("slot", [slot], self.num_slots)
-        self._check("page", pages, self.num_pages)
-        index_N = upload(pages, self.device)
-        return SavedSequence(
-            slot_parts=tuple(copy_to_host(memory[:, slot]) for memory in self._slot_memories()),
-            length_1=copy_to_host(self.lengths_S[slot : slot + 1]),
-            keys_FNGLP=copy_pages_to_host(self.keys_FMGLP, index_N),
-            values_FNGLP=copy_pages_to_host(self.values_FMGLP, index_N),
-        )
-
-    @torch.inference_mode()
-    def load(self, slot: int, pages: Sequence[int], saved: SavedSequence) -> None:
-        """Put a saved sequence into a slot and into as many pages; the caller writes the table."""
-        self._check("slot", [slot], self.num_slots)
-        self._check("page", pages, self.num_pages)
-        if len(pages) != saved.num_pages:
-            raise InvalidInputError(
-                f"load got {len(pages)} pages for a sequence saved with {saved.num_pages}"
-            )
-        for memory, part in zip(self._slot_memories(), saved.slot_parts, strict=True):
-            memory[:, slot].copy_(part, non_blocking=True)
-        self.lengths_S[slot : slot + 1].copy_(saved.length_1, non_blocking=True)
-        index_N = upload(pages, self.device)
-        copy_pages_from_host(saved.keys_FNGLP, self.keys_FMGLP, index_N)
-        copy_pages_from_host(saved.values_FNGLP, self.values_FMGLP, index_N)
-
     def _first_table(self, device: torch.device) -> Tensor:
         shape = (self.num_slots, self.num_columns)
         if self.is_managed:
@@ -274,7 +239,6 @@ __all__ = [
     "SCRATCH_PAGE",
     "CacheForm",
     "HybridCache",
-    "SavedSequence",
     "cache_bytes",
     "page_bytes",
     "slot_bytes",

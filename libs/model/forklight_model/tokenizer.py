@@ -8,6 +8,7 @@ of the turn (<pad> <eos> <user> <assistant>) is dropped in decoding; markup of t
 import json
 import string
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
@@ -67,6 +68,24 @@ class Tokenizer:
         """The ids of a text, markup as markup; InvalidInputError where a character has no token."""
         self._check_alphabet(text)
         return self._fast.encode(text, add_special_tokens=False).ids
+
+    def encode_inert(self, text: str) -> list[int]:
+        """The ids of a text that may say anything: none of them is markup of any kind, or ends a generation.
+
+        Markup in it is read as the characters it is written with; a character without a token becomes `?`.
+        """
+        if self._alphabet is not None:
+            text = "".join(each if each in self._alphabet else "?" for each in text)
+        bare, markup_ids = self._bare
+        return [each for each in bare.encode(text, add_special_tokens=False).ids if each not in markup_ids]
+
+    @cached_property
+    def _bare(self) -> tuple[FastTokenizer, frozenset[int]]:
+        """A tokenizer that knows no markup, and the ids that its model could take for some all the same."""
+        content = json.loads(self._fast.to_str())
+        markup_ids = {token["id"] for token in content["added_tokens"]}
+        content |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+        return FastTokenizer.from_str(json.dumps(content)), frozenset(markup_ids | self.stop_ids)
 
     def _check_alphabet(self, text: str) -> None:
         if self._alphabet is not None and (unknown := sorted(set(text) - self._alphabet)):

@@ -14,8 +14,6 @@ from forklight_model.cache import (
     CacheForm,
     HybridCache,
     cache_bytes,
-    page_bytes,
-    slot_bytes,
 )
 from forklight_model.config import ModelConfig
 from forklight_model.generation_pass import DecodePass
@@ -117,32 +115,6 @@ def test_sampled_with_idle_rows_is_what_the_trainer_says(model: HybridModel) -> 
     sequences = sample_sequences(model, prompts, SamplingPlan(num_tokens=5, piece=40, num_idle=2))
     agreement = count_unequal(model, sequences)
     assert agreement.num_tokens == 10 and agreement.max_difference < 1e-4
-
-
-def test_a_saved_sequence_goes_on_in_another_place(model: HybridModel) -> None:
-    caches = [scattered_cache(model.config, 2, 600) for _ in range(2)]
-    prompt_T = torch.randint(103, (LONG,))
-    for cache in caches:
-        prefill(model, cache, cut((1,), LONG), prompt_T)
-    gone = caches[0]
-    pages = gone.table_SN[1, :2].tolist()
-    saved = gone.save(1, pages)
-    assert saved.num_pages == 2
-    assert saved.num_bytes == slot_bytes(model.config) + 2 * page_bytes(model.config)
-    gone.reset([1])
-    gone.clear_table([1])
-    gone.copy_pages([SCRATCH_PAGE] * 2, pages)
-    new_pages = gone.table_SN[0, :2].tolist()
-    gone.load(0, new_pages, saved)
-    assert gone.lengths_S.tolist() == [LONG, 0]
-    stayed = caches[1]
-    stayed.copy_slot(1, [0])
-    stayed.copy_table_row(1, [0])
-    for _ in range(3):
-        ids_B = torch.randint(103, (1,))
-        assert torch.equal(decode(model, gone, 1, ids_B), decode(model, stayed, 1, ids_B))
-    with pytest.raises(InvalidInputError, match="1 pages for a sequence saved with 2"):
-        gone.load(0, new_pages[:1], saved)
 
 
 def test_a_row_without_a_page_is_refused_before_it_writes(model: HybridModel) -> None:

@@ -102,15 +102,6 @@ def test_a_step_of_idle_rows_alone_leaves_occupied_slots_alone(model: HybridMode
     assert all(same(old, new) for old, new in zip(before, contents(cache), strict=True))
 
 
-def test_a_saved_sequence_goes_on_in_another_place(model: HybridModel) -> None:
-    cache = scattered_cache(TINY, 2, 300)
-    occupy(cache, (0, 70))
-    saved = cache.save(1, [int(cache.table_SN[1, 0])])
-    cache.load(0, [int(cache.table_SN[0, 0])], saved)
-    got = decode(model, cache, 2, torch.tensor([5, 5]))
-    assert torch.equal(got[0], got[1]) and bool(got.isfinite().all())
-
-
 def test_cache_bytes_counts_open_chunks() -> None:
     cache = HybridCache(TINY, 3, 40, form=CacheForm(num_pages=5))
     held = [tensor for tensor in contents(cache) if tensor.dtype != torch.int32]  # less the table

@@ -203,7 +203,7 @@ def _measure(
     assert isinstance(engine, NativeEngine)
     clear(generator)
     fill(generator, batch, context, engine.limits.max_tokens - context, draw)
-    time_steps(generator, WARMUP_STEPS)
+    time_steps(generator, min(WARMUP_STEPS, num_steps))
     window = time_steps(generator, num_steps)
     on_device, in_graph = device_ms(generator, METER_STEPS), graph_ms(generator, METER_STEPS)
     step_bytes = count_step_bytes(engine)

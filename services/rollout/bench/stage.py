@@ -15,6 +15,7 @@ import paths  # noqa: F401
 import torch
 from options import Options
 
+from forklight_core.errors import ConfigError
 from forklight_model.model import HybridModel
 from forklight_model.sizes import SIZES
 from forklight_rollout.adapters.native import NativeEngine, NativeOptions
@@ -69,6 +70,11 @@ def make_engine(model: HybridModel, options: Options, extent: Extent) -> tuple[N
     )
     free_memory()
     plan = plan_engine(wish, manner, model, options.device)
+    if plan.max_tokens < extent.prompt_tokens + extent.new_tokens:
+        raise ConfigError(
+            f"{extent.prompt_tokens + extent.new_tokens:,} tokens a sequence are asked for and the model has "
+            f"{model.config.max_position_embeddings:,} positions: ask for shorter contexts"
+        )
     words = ", ".join(f"{name} {value:,}" for name, value in (asdict(plan) | plan.lengths_that_fit()).items())
     return NativeEngine(model, plan, manner, version=0), words
 
@@ -114,6 +120,10 @@ def fill(generator: Generator, batch: int, context: int, new_tokens: int, draw: 
     """Bring so many sequences to a context, each with pages and states of its own, and wait for them."""
     engine = generator.engine
     assert isinstance(engine, NativeEngine)
+    if engine.limits.num_sequences < batch:
+        raise RuntimeError(
+            f"this memory holds {engine.limits.num_sequences} sequences, {batch} are asked for"
+        )
     num_prompts = min(batch, max(1, OWN_PROMPT_TOKENS // context))
     shares = np.array_split(np.arange(batch), num_prompts)
     for number, seeds in enumerate(shares):
@@ -121,7 +131,7 @@ def fill(generator: Generator, batch: int, context: int, new_tokens: int, draw: 
         generator.add(make_work(prompt_ids, number, seeds.tolist(), new_tokens, draw))
     while len(engine._rows) < batch:
         generator.step()
-        if engine.num_preempted or engine.limits.num_sequences < batch:
+        if engine.num_preempted:
             raise RuntimeError(f"{batch} sequences of {context} tokens do not fit into this memory together")
     unshare(engine)
 

@@ -14,6 +14,7 @@ from forklight_core.errors import InvalidInputError
 from forklight_core.ids import sample_id
 from forklight_rollout.groups import GroupWork, SampleStart
 from forklight_rollout.ports import MOST_STOP_IDS, DrawRules, EndRules, EngineLimits
+from forklight_rollout.tools.ports import ToolRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +24,7 @@ class Door:
     limits: EngineLimits
     encode: Callable[[str], Sequence[int]]
     stop_ids: frozenset[int] = frozenset()
+    tools: frozenset[str] = frozenset()
 
 
 def read_group(
@@ -53,7 +55,35 @@ def read_group(
         )
         for index in indices
     )
-    return GroupWork(group_id=group_id, prompt_ids=prompt_ids, draw=draw, end=end, samples=samples)
+    tools = read_tools(task.tools, door, where) if task.HasField("tools") else None
+    return GroupWork(
+        group_id=group_id, prompt_ids=prompt_ids, draw=draw, end=end, samples=samples, tools=tools
+    )
+
+
+def read_tools(tools: types_pb2.Tools, door: Door, where: str) -> ToolRules | None:
+    """What samples may call; None when that is nothing."""
+    absent = sorted(set(tools.names) - door.tools)
+    if absent:
+        raise _refused(
+            where,
+            "tools.names",
+            f"asks for {absent[0]!r}, which this pod does not have (it has {sorted(door.tools) or 'none'}): "
+            "give all pods this run's file and FORKLIGHT_SANDBOX_ADDRESS",
+        )
+    if not tools.names:
+        return None
+    if not (math.isfinite(tools.timeout_s) and tools.timeout_s > 0):
+        raise _refused(where, "tools.timeout_s", f"is {tools.timeout_s}; it must be finite and above 0")
+    for name in ("max_calls", "max_output_tokens"):
+        if getattr(tools, name) < 1:
+            raise _refused(where, f"tools.{name}", "is 0; at least 1 is needed")
+    return ToolRules(
+        names=tuple(tools.names),
+        max_calls=tools.max_calls,
+        max_output_tokens=tools.max_output_tokens,
+        timeout_s=tools.timeout_s,
+    )
 
 
 def check_rules(draw: DrawRules, end: EndRules, where: str) -> None:

@@ -5,6 +5,7 @@
     Redis: weights, tasks-+--> Worker --groups---------'      '--finished samples--> Worker --> blobs, buffer
                                   '-- LeaseKeeper: heartbeat
     HTTP clients (when http_listen is set) <--> GenerationService <--groups, tokens--> engine thread
+    Worker <--calls, replies--> ToolDesk --programs--> sandbox (when the run file's [tools] has names)
     Fitness: looks every second, takes the pod out of service and back (health, Worker)
 
 The door opens first and says NOT_SERVING until the first weights are in use and have passed their probe. Told
@@ -16,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 
@@ -32,6 +33,7 @@ from forklight_rollout.adapters.buffer_rpc import RpcBuffer
 from forklight_rollout.admission import Door
 from forklight_rollout.buffer_calls import BufferCalls
 from forklight_rollout.engine_thread import EngineThread
+from forklight_rollout.engines import choose_engine
 from forklight_rollout.fitness import CollapseGuard, CollapseRules, Fitness
 from forklight_rollout.generator import Generator
 from forklight_rollout.held_groups import HeldGroups
@@ -40,7 +42,6 @@ from forklight_rollout.http.plan import Backend
 from forklight_rollout.http.server import open_http
 from forklight_rollout.intake import Intake, TaskReader
 from forklight_rollout.lease_keeper import LeaseKeeper
-from forklight_rollout.memory_plan import MemoryWish
 from forklight_rollout.ports import EngineFactory
 from forklight_rollout.problems import Problems
 from forklight_rollout.saving import SegmentSaver
@@ -50,6 +51,7 @@ from forklight_rollout.settings import RolloutSettings
 from forklight_rollout.status import PodStatus
 from forklight_rollout.submission import Provenance, Submission
 from forklight_rollout.swap_policy import SwapCache, SwapPolicy, SwapRules
+from forklight_rollout.tools.assembly import PodTools, check_tools, open_desk, open_tools
 from forklight_rollout.watcher import FirstWeights, WeightsWatcher
 from forklight_rollout.worker import Worker, WorkerLimits
 
@@ -60,8 +62,9 @@ METRICS_EVERY_S = 1.0
 async def run(
     settings: RolloutSettings, stop: asyncio.Event, *, make_engine: EngineFactory | None = None
 ) -> None:
-    """Serve until `stop` is set and the pod has drained. `make_engine` replaces the native engine."""
+    """Serve until `stop` is set and the pod has drained. `make_engine`: other engines than the run file's."""
     run_file = load_run_file(settings.run_file)
+    check_tools(settings, run_file.tools)
     pod = settings.pod or f"rollout-{os.getpid()}"
     redis = connect_redis(settings.redis_url)
     problems = Problems()
@@ -73,7 +76,7 @@ async def run(
         server = await closing.enter_async_context(serve(settings.listen, [door], serving=False))
         http = await closing.enter_async_context(open_http(settings))
         channel = await closing.enter_async_context(open_channel(settings.buffer_address))
-        first = await watcher.wait_first(make_engine or _native_engines(settings, run_file), stop)
+        first = await watcher.wait_first(make_engine or choose_engine(settings, run_file), stop)
         if first is None:
             return
         buffer = BufferCalls(
@@ -88,9 +91,11 @@ async def run(
             lease_s=run_file.buffer.lease_s,
             drain_s=run_file.rollout.drain_s,
             segment_tokens=run_file.rollout.segment_tokens,
+            tools=await closing.enter_async_context(open_tools(settings, run_file.tools)),
         )
         status.thread, status.worker = assemble_worker(pod_parts, first)
         watcher.saved = status.worker.saver
+        closing.callback(first.engine.close)
         closing.push_async_callback(status.thread.close)
         fitness = Fitness(
             status.thread,
@@ -137,13 +142,19 @@ class PodParts:
     lease_s: float
     drain_s: float
     segment_tokens: int = 0
+    tools: PodTools = field(default_factory=PodTools)
 
 
 def assemble_worker(parts: PodParts, first: FirstWeights) -> tuple[EngineThread, Worker]:
     """A worker and its engine thread, neither started."""
     tokenizer = load_tokenizer(first.weights.folder)
     thread = EngineThread(Generator(first.engine, decode=tokenizer.decode))
-    door = Door(limits=thread.limits, encode=tokenizer.encode_prompt, stop_ids=tokenizer.stop_ids)
+    door = Door(
+        limits=thread.limits,
+        encode=tokenizer.encode_prompt,
+        stop_ids=tokenizer.stop_ids,
+        tools=frozenset(parts.tools.tools),
+    )
     contract = first.weights.manifest.contract
     store = SegmentStore(blobs=parts.blobs, buffer=parts.buffer, contract=contract)
     saver = SegmentSaver(engine=thread, held=HeldGroups(), store=store, segment_tokens=parts.segment_tokens)
@@ -162,7 +173,8 @@ def assemble_worker(parts: PodParts, first: FirstWeights) -> tuple[EngineThread,
     submission = Submission(
         blobs=parts.blobs, buffer=parts.buffer, held=saver.held, keeper=keeper, provenance=provenance
     )
-    return thread, Worker(intake, submission, saver, WorkerLimits(drain_s=parts.drain_s))
+    desk = open_desk(parts.tools, tokenizer, thread, parts.buffer.problems)
+    return thread, Worker(intake, submission, saver, WorkerLimits(drain_s=parts.drain_s), desk)
 
 
 def _make_watcher(
@@ -205,24 +217,6 @@ def _swap_rules(rollout: RolloutSection) -> SwapRules:
 
 def _collapse_rules(rollout: RolloutSection) -> CollapseRules:
     return CollapseRules(share=rollout.collapse_share, collapse_s=rollout.collapse_s)
-
-
-def _native_engines(settings: RolloutSettings, run_file: RunFile) -> EngineFactory:
-    from forklight_rollout.adapters.native import NativeOptions, native_engine_factory
-
-    wish = MemoryWish(
-        max_batch=run_file.rollout.max_batch,
-        max_prompt_tokens=settings.max_prompt_tokens,
-        max_new_tokens=run_file.sampling.max_new_tokens,
-        budget_bytes=settings.cache_memory_bytes,
-    )
-    options = NativeOptions(
-        dtype=run_file.model.dtype,
-        device=settings.device,
-        threads=run_file.rollout.threads,
-        records_routing=run_file.parity.routing_replay,
-    )
-    return native_engine_factory(wish, options)
 
 
 async def _report(thread: EngineThread, worker: Worker) -> None:

@@ -59,6 +59,16 @@ class Draft:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def turn_start(self) -> int:
+        """Index behind the last token that was put in: what follows was drawn in one go."""
+        return self.drawn.rfind(PUT_IN) + 1
+
+    @property
+    def num_replies(self) -> int:
+        """How often tokens were put in. A response begins with a drawn one."""
+        return self.drawn.count(bytes([DRAWN, PUT_IN]))
+
     def add(self, token: int, logprob: float, raw_logprob: float, version: int) -> None:
         """A token the policy drew."""
         if version != self._version:
@@ -68,10 +78,8 @@ class Draft:
         self.raw_logprobs.append(raw_logprob)
         self.drawn.append(DRAWN)
 
-    def put_in(self, ids: Sequence[int], version: int) -> None:
-        """Tokens nobody drew; learning passes over them."""
-        if ids and version != self._version:
-            self._begin_span(version)
+    def put_in(self, ids: Sequence[int]) -> None:
+        """Tokens nobody drew, of no version of their own: they are in the span of the call before them."""
         self.ids.extend(ids)
         for column in (self.logprobs, self.raw_logprobs):
             column.extend([0.0] * len(ids))
@@ -88,6 +96,14 @@ class Draft:
             if num_new < len(fed.experts)
             else fed
         )
+
+    def drop_unread(self, num_prompt: int) -> None:
+        """Forget tokens at the end that were put in and never fed, where each token needs its choices."""
+        if self.routing is None:
+            return
+        num_read = self.routing.num_tokens - num_prompt + 1
+        for column in (self.ids, self.logprobs, self.raw_logprobs, self.drawn):
+            del column[num_read:]
 
     def stretch(self, start: int = 0, *, num_prompt: int = 0) -> Stretch:
         """A copy of what follows token `start`."""

@@ -17,8 +17,10 @@ from forklight_core.errors import ForklightError, UnavailableError
 from forklight_rollout.generator import Generator
 from forklight_rollout.groups import FinishedSample
 from forklight_rollout.throughput import Throughput
+from forklight_rollout.tools.ports import ToolCall
 
 Deliver = Callable[[list[FinishedSample]], None]
+CallOut = Callable[[list[ToolCall]], None]
 Result = TypeVar("Result")
 
 
@@ -33,6 +35,7 @@ class EngineReading:
     num_steps: int
     step_s: float  # seconds in steps since the start, the model's share included
     model_s: float  # seconds in the model and the sampler
+    num_calling: int = 0  # samples that have begun, but are in a call to a tool and not in the engine
 
 
 class EngineThread:
@@ -55,12 +58,21 @@ class EngineThread:
     def reading(self) -> EngineReading:
         return self._reading
 
-    def start(self, *, deliver: Deliver) -> None:
-        """Begin; `deliver` is called in the event loop with what has ended."""
+    def start(self, *, deliver: Deliver, call_out: CallOut | None = None) -> None:
+        """Begin; in the event loop `deliver` is called with what has ended, `call_out` with calls of tools.
+
+        Without `call_out` nobody may add work with tools.
+        """
         loop = asyncio.get_running_loop()
 
         def post(finished: list[FinishedSample]) -> None:
-            loop.call_soon_threadsafe(deliver, finished)
+            if finished:
+                loop.call_soon_threadsafe(deliver, finished)
+            calls = self._generator.take_calls()
+            if calls and call_out is None:
+                raise AssertionError(f"{calls[0].sample_id} calls a tool, and nobody answers calls")
+            if calls and call_out is not None:
+                loop.call_soon_threadsafe(call_out, calls)
 
         self._ended = loop.run_in_executor(self._executor, self._run, post)
 
@@ -127,8 +139,7 @@ class EngineThread:
         self._num_steps += 1
         self._reading = self._read()
         self.throughput.note(time.monotonic(), self._reading.num_tokens)
-        if finished:
-            post(finished)
+        post(finished)
 
     def _read(self) -> EngineReading:
         generator = self._generator
@@ -140,6 +151,7 @@ class EngineThread:
             num_steps=self._num_steps,
             step_s=self._step_s,
             model_s=generator.engine.model_s,
+            num_calling=generator.num_calling,
         )
 
 

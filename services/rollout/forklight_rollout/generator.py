@@ -1,7 +1,13 @@
 """Continuous batching: which samples run, what each has produced, when each ends. Synchronous, one thread.
 
     waiting groups --admit (as the engine has room)--> running --token by token--> finished
-                                                          ^ every token says its version: spans record it
+                                                        ^   |  every token says its version: spans record it
+                                                        |   '--a whole call--> calling --ToolCall--> elsewhere
+                                                        '--before all who wait-- answered <--resume(reply)--'
+
+A sample in a call is open, but has no place in the engine: its reply is put in and it is admitted again with
+all it has. A draft alone says how it stands: one that ends with a whole call is answered first, so a sample
+that comes from another pod, or begins again, calls once more.
 
 The engine turns prompts into tokens and says when its rules end a sequence; everything a trajectory has to
 say about them is kept here.
@@ -11,15 +17,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from forklight_rollout.draft import Draft
-from forklight_rollout.groups import FinishedSample, GroupWork, OpenSample, SampleStart
-from forklight_rollout.ports import Engine, FinishReason, PromptStart, SequenceStart, StepTokens
-from forklight_rollout.text_stops import TextStops
+from forklight_rollout.groups import FinishedSample, GroupWork, OpenSample
+from forklight_rollout.ports import Engine, FinishReason, PromptStart, StepTokens
+from forklight_rollout.tools.ports import ToolCall
+from forklight_rollout.tracked import BegunSample, Decode, WaitingGroup
 
-Decode = Callable[[list[int]], str]
+Ended = tuple[BegunSample, FinishReason]
 
 
 class Generator:
@@ -34,13 +41,22 @@ class Generator:
         """False keeps what waits waiting; what runs goes on."""
         self._decode = decode
         self._clock = clock
-        self._waiting: deque[_Waiting] = deque()
-        self._running: dict[int, _Running] = {}
+        self._waiting: deque[WaitingGroup] = deque()
+        self._running: dict[int, BegunSample] = {}
+        self._calling: dict[int, BegunSample] = {}
+        self._answered: deque[BegunSample] = deque()
+        self._calls: list[ToolCall] = []
         self._num_keys = 0
 
     @property
     def num_running(self) -> int:
+        """In the engine."""
         return len(self._running)
+
+    @property
+    def num_calling(self) -> int:
+        """Begun, and in a call or on their way back from one."""
+        return len(self._calling) + len(self._answered)
 
     @property
     def num_waiting(self) -> int:
@@ -48,75 +64,89 @@ class Generator:
 
     @property
     def is_idle(self) -> bool:
-        """Nothing to do until something changes."""
-        return not self._running and not (self._waiting and self.is_admitting)
+        """Nothing to do until something changes; a reply that comes is a change."""
+        return not (self._running or self._answered or (self._waiting and self.is_admitting))
 
     def add(self, work: GroupWork) -> None:
         """Queue a group; its samples start as room appears, first come, first served."""
         if work.samples:
-            self._num_keys += 1
-            self._waiting.append(_Waiting(self._num_keys, work, work.samples))
+            self._waiting.append(WaitingGroup(self._new_key(), work, work.samples))
 
     def step(self) -> list[FinishedSample]:
         """Start what fits, go on with every sequence, return what ended."""
-        if self.is_admitting:
-            self._admit()
-        tokens = self.engine.step()
-        self.num_tokens += len(tokens.keys)
-        return self._finish(self._accept(tokens))
+        ended = self._admit()
+        if self._running:
+            tokens = self.engine.step()
+            self.num_tokens += len(tokens.keys)
+            ended += self._accept(tokens)
+        return self._finish(ended)
+
+    def take_calls(self) -> list[ToolCall]:
+        """Calls that nobody has been given yet; each wants one `resume`."""
+        calls, self._calls = self._calls, []
+        return [call for call in calls if call.key in self._calling]
+
+    def resume(self, key: int, reply_ids: Sequence[int]) -> bool:
+        """The reply to a call, put in as far as it fits; False when nobody waits for it any more."""
+        if not reply_ids:
+            raise AssertionError("an empty reply would leave the call unanswered for ever")
+        sample = self._calling.pop(key, None)
+        if sample is None:
+            return False
+        sample.answer(reply_ids)
+        self._answered.append(sample)
+        return True
 
     def cancel(self, sample_ids: Collection[str]) -> list[FinishedSample]:
         """Stop samples that nobody wants; those that had begun are returned as cancelled."""
         self._drop_waiting(sample_ids)
-        keys = [key for key, running in self._running.items() if running.start.sample_id in sample_ids]
-        self.engine.retire(keys)
-        return self._finish([(key, FinishReason.CANCELLED) for key in keys])
+        return self._finish([(sample, FinishReason.CANCELLED) for sample in self._take_out(sample_ids)])
 
     def interrupt(self, sample_ids: Collection[str]) -> list[OpenSample]:
-        """Stop samples so that another pod can go on with them; returns what is not saved of each."""
-        dropped = self._drop_waiting(sample_ids)
-        keys = [key for key, running in self._running.items() if running.start.sample_id in sample_ids]
-        self.engine.retire(keys)
-        dropped += [self._running.pop(key) for key in keys]
-        return [running.read() for running in dropped if running.num_unsaved]
+        """Stop samples so that another pod can go on with them; returns what is not saved of each.
+
+        One in a call has all up to the call: the other pod makes the call again.
+        """
+        dropped = [*self._drop_waiting(sample_ids), *self._take_out(sample_ids)]
+        return [sample.read() for sample in dropped if sample.num_unsaved]
 
     def read_unsaved(self, min_tokens: int) -> list[OpenSample]:
-        """What running samples have beyond their saved tokens, where it is at least so much."""
+        """What samples that have begun have beyond their saved tokens, where it is at least so much."""
         return [
-            running.read()
-            for running in self._running.values()
-            if running.num_unsaved >= min_tokens and running.start.listener is None
+            sample.read()
+            for sample in self._begun()
+            if sample.num_unsaved >= min_tokens and sample.start.listener is None
         ]
 
     def note_saved(self, sample_id: str, num_tokens: int) -> None:
         """So many first tokens of a sample are safe elsewhere."""
-        for running in self._running.values():
-            if running.start.sample_id == sample_id:
-                running.draft.num_saved, running.draft.is_held_back = num_tokens, False
+        drafts = [sample.draft for sample in self._begun() if sample.start.sample_id == sample_id]
+        for group in self._waiting:
+            drafts += [start.draft for start in group.samples if start.draft and start.sample_id == sample_id]
+        for draft in drafts:
+            draft.num_saved, draft.is_held_back = num_tokens, False
 
     def begin_again(self, *, keeps_tokens: bool) -> list[str]:
-        """Prefill every running sample anew, under the weights of now; without its tokens, from its prompt.
+        """Prefill every begun sample anew, under the weights of now; without its tokens, from its prompt.
 
+        One in a call waits like the others; if it keeps its tokens, it calls again.
         Returns the samples that lost saved tokens: nothing of them is saved until `note_saved`. What somebody
         reads as it comes keeps its tokens anyway.
         """
-        again: dict[int, _Waiting] = {}
+        again: dict[int, WaitingGroup] = {}
         lost: list[str] = []
-        self.engine.retire(list(self._running))
-        for running in self._running.values():
-            start = running.start
+        for sample in self._take_out(None):
+            start = sample.start
             if keeps_tokens or start.listener is not None:
-                start = replace(start, draft=running.draft)
+                start = replace(start, draft=sample.draft)
             else:
-                is_lost = running.draft.num_saved > 0 or running.draft.is_held_back
+                is_lost = sample.draft.num_saved > 0 or sample.draft.is_held_back
                 lost += [start.sample_id] if is_lost else []
                 start = replace(start, draft=Draft(is_held_back=is_lost))
-            group = again.get(id(running.work))
+            group = again.get(id(sample.work))
             if group is None:
-                self._num_keys += 1
-                group = again[id(running.work)] = _Waiting(self._num_keys, running.work, ())
+                group = again[id(sample.work)] = WaitingGroup(self._new_key(), sample.work, ())
             group.samples.append(start)
-        self._running.clear()
         self._waiting.extendleft(reversed(again.values()))
         return lost
 
@@ -129,132 +159,126 @@ class Generator:
             and not any(sample.draft for sample in group.samples)
         ]
 
-    def _drop_waiting(self, sample_ids: Collection[str]) -> list[_Running]:
+    def _new_key(self) -> int:
+        self._num_keys += 1
+        return self._num_keys
+
+    def _begun(self) -> Iterator[BegunSample]:
+        yield from self._running.values()
+        yield from self._calling.values()
+        yield from self._answered
+
+    def _take_out(self, sample_ids: Collection[str] | None) -> list[BegunSample]:
+        """Samples that have begun, out of engine, calls and line; None: all of them."""
+
+        def is_meant(sample: BegunSample) -> bool:
+            return sample_ids is None or sample.start.sample_id in sample_ids
+
+        taken = [sample for sample in self._begun() if is_meant(sample)]
+        self.engine.retire([key for key, sample in self._running.items() if is_meant(sample)])
+        for samples in (self._running, self._calling):
+            for key in [key for key, sample in samples.items() if is_meant(sample)]:
+                del samples[key]
+        self._answered = deque(sample for sample in self._answered if not is_meant(sample))
+        return taken
+
+    def _drop_waiting(self, sample_ids: Collection[str]) -> list[BegunSample]:
         """Forget samples that wait; those that had begun."""
         begun = []
         for group in self._waiting:
             dropped = [sample for sample in group.samples if sample.sample_id in sample_ids]
-            begun += [_Running(group.work, sample, self._clock(), None) for sample in dropped if sample.draft]
+            begun += [
+                BegunSample(group.work, sample, self._clock(), None) for sample in dropped if sample.draft
+            ]
             group.samples = deque(sample for sample in group.samples if sample.sample_id not in sample_ids)
         self._waiting = deque(group for group in self._waiting if group.samples)
         return begun
 
-    def _admit(self) -> None:
+    def _admit(self) -> list[Ended]:
+        """Fill the engine's room; what ends at once is returned. Samples that come back from a call come
+        first, and also while nothing new begins: they have begun."""
+        ended: list[Ended] = []
         room = self.engine.limits.num_sequences - len(self._running)
-        while room > 0 and self._waiting:
-            group = self._waiting[0]
-            samples = [group.samples.popleft() for _ in range(min(room, len(group.samples)))]
+        while room > 0 and self._answered:
+            sample = self._answered.popleft()
+            ended += self._start(self._new_key(), sample.work, [sample])
+            room -= 1
+        while room > 0 and self._waiting and self.is_admitting:
+            group, now = self._waiting[0], self._clock()
+            starts = [group.samples.popleft() for _ in range(min(room, len(group.samples)))]
+            samples = [BegunSample(group.work, start, now, self._decode) for start in starts]
+            ended += self._start(group.key, group.work, samples)
             room -= len(samples)
-            self._start(group, samples)
             if not group.samples:
                 self._waiting.popleft()
+        return ended
 
-    def _start(self, group: _Waiting, samples: Sequence[SampleStart]) -> None:
-        now, work = self._clock(), group.work
+    def _start(self, group: int, work: GroupWork, samples: Sequence[BegunSample]) -> list[Ended]:
+        """Give samples of a group to the engine; those that are full end, those with a call make it."""
+        ended: list[Ended] = []
         started = []
         for sample in samples:
-            self._num_keys += 1
-            running = _Running(work, sample, now, self._decode)
-            self._running[self._num_keys] = running
-            started.append(
-                SequenceStart(
-                    key=self._num_keys,
-                    seed=sample.seed,
-                    prefix_ids=tuple(running.draft.ids),
-                    num_certain=running.draft.count_certain(work.end),
+            if sample.num_left <= 0:
+                ended.append((sample, FinishReason.LENGTH))
+            elif not self._call_out(sample):
+                key = self._new_key()
+                self._running[key] = sample
+                started.append(sample.sequence(key))
+        if started:
+            self.engine.admit(
+                PromptStart(
+                    group=group,
+                    prompt_ids=work.prompt_ids,
+                    draw=work.draw,
+                    end=work.end,
+                    sequences=tuple(started),
                 )
             )
-        self.engine.admit(
-            PromptStart(
-                group=group.key,
-                prompt_ids=work.prompt_ids,
-                draw=work.draw,
-                end=work.end,
-                sequences=tuple(started),
-            )
-        )
+        return ended
 
-    def _accept(self, tokens: StepTokens) -> list[tuple[int, FinishReason]]:
-        """Note the new tokens; the sequences that end, and why."""
-        ended: list[tuple[int, FinishReason]] = []
+    def _call_out(self, sample: BegunSample) -> bool:
+        """Let a sample wait for the reply to the call that it ends with, if it does."""
+        call = sample.call(self._new_key())
+        if call is None:
+            return False
+        self._calling[call.key] = sample
+        self._calls.append(call)
+        return True
+
+    def _accept(self, tokens: StepTokens) -> list[Ended]:
+        """Note the new tokens; the samples that end, and why. Those that call leave the engine."""
+        ended: list[Ended] = []
         stopped: set[int] = set()
         for place, (key, token, logprob, raw_logprob, reason) in enumerate(
             zip(tokens.keys, tokens.ids, tokens.logprobs, tokens.raw_logprobs, tokens.reasons, strict=True)
         ):
             if key in stopped:
-                continue  # drawn after a stop string, before the engine heard of it
-            running = self._running[key]
-            running.draft.add(token, logprob, raw_logprob, tokens.version)
+                continue  # drawn after a stop string or a call, before the engine heard of it
+            sample = self._running[key]
+            sample.draft.add(token, logprob, raw_logprob, tokens.version)
             if tokens.routing is not None:
-                running.draft.note_routing(len(running.work.prompt_ids), tokens.routing[place])
-            if running.start.listener is not None:
-                running.start.listener.take(token, logprob, raw_logprob)
-            if reason is None and running.text_stops is not None and running.text_stops.accept(token):
+                sample.draft.note_routing(len(sample.work.prompt_ids), tokens.routing[place])
+            if sample.start.listener is not None:
+                sample.start.listener.take(token, logprob, raw_logprob)
+            if reason is None and sample.text_stops is not None and sample.text_stops.accept(token):
                 stopped.add(key)
                 reason = FinishReason.STOP
             if reason is not None:
-                ended.append((key, reason))
+                ended.append((self._running.pop(key), reason))
+            elif sample.calls is not None and sample.calls.accept(token):
+                stopped.add(key)
+                self._call_out(self._running.pop(key))
         if stopped:
             self.engine.retire(sorted(stopped))
         return ended
 
-    def _finish(self, ended: Iterable[tuple[int, FinishReason]]) -> list[FinishedSample]:
+    def _finish(self, ended: Iterable[Ended]) -> list[FinishedSample]:
         """What has ended; a sample with a listener goes to that one only."""
         now, finished = self._clock(), []
-        for key, reason in ended:
-            running = self._running.pop(key)
-            sample = running.finish(reason, now)
-            if running.start.listener is None:
-                finished.append(sample)
+        for sample, reason in ended:
+            done = sample.finish(reason, now)
+            if sample.start.listener is None:
+                finished.append(done)
             else:
-                running.start.listener.finish(sample)
+                sample.start.listener.finish(done)
         return finished
-
-
-class _Waiting:
-    """A group some of whose samples have not started."""
-
-    __slots__ = ("key", "samples", "work")
-
-    def __init__(self, key: int, work: GroupWork, samples: Iterable[SampleStart]) -> None:
-        self.key = key
-        self.work = work
-        self.samples = deque(samples)
-
-
-class _Running:
-    """One sample and the tokens it has so far."""
-
-    __slots__ = ("draft", "start", "started_at", "text_stops", "work")
-
-    def __init__(self, work: GroupWork, start: SampleStart, now: float, decode: Decode | None) -> None:
-        self.work = work
-        self.start = start
-        self.started_at = now
-        self.draft = Draft() if start.draft is None else start.draft
-        self.text_stops = TextStops(work.stop_strings, decode) if work.stop_strings and decode else None
-
-    @property
-    def num_unsaved(self) -> int:
-        """Tokens that could be saved now."""
-        return 0 if self.draft.is_held_back else len(self.draft) - self.draft.num_saved
-
-    def read(self) -> OpenSample:
-        """What is not saved yet."""
-        return OpenSample(
-            sample_id=self.start.sample_id,
-            group_id=self.work.group_id,
-            prompt_ids=self.work.prompt_ids,
-            response=self.draft.stretch(self.draft.num_saved, num_prompt=len(self.work.prompt_ids)),
-        )
-
-    def finish(self, reason: FinishReason, now: float) -> FinishedSample:
-        return FinishedSample(
-            sample_id=self.start.sample_id,
-            group_id=self.work.group_id,
-            prompt_ids=self.work.prompt_ids,
-            response=self.draft.stretch(),
-            reason=reason,
-            started_at=self.started_at,
-            finished_at=now,
-        )

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from forklight_rollout.draft import Draft, Stretch
 from forklight_rollout.ports import DrawRules, EndRules, FinishReason
+from forklight_rollout.tools.ports import ToolRules
 
 
 class Listener(Protocol):
@@ -44,6 +45,8 @@ class GroupWork:
     samples: tuple[SampleStart, ...]
     stop_strings: tuple[str, ...] = ()
     """Text that ends a sample, wherever tokens cut it."""
+    tools: ToolRules | None = None
+    """What its samples may call; None: a call is plain text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +60,7 @@ class FinishedSample:
     reason: FinishReason
     started_at: float  # unix time, seconds
     finished_at: float
+    has_tools: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

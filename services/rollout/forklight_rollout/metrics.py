@@ -19,6 +19,10 @@ SWAP_DURATION = "forklight.rollout.swap_duration"
 STAGE_DURATION = "forklight.rollout.stage_duration"
 WEIGHTS_REFUSED = "forklight.rollout.weights_refused"
 SAVED_TOKENS = "forklight.rollout.saved_tokens"
+CALLING = "forklight.rollout.calling"
+TOOL_CALLS = "forklight.rollout.tool_calls"
+TOOL_CALL_DURATION = "forklight.rollout.tool_call_duration"
+TOOL_RETRIES = "forklight.rollout.tool_retries"
 ENGINE_OVERHEAD = "forklight.rollout.engine_overhead"
 
 
@@ -38,10 +42,22 @@ def count_saved_tokens(number: int) -> None:
     counter(SAVED_TOKENS).add(number)
 
 
+def count_tool_call(tool: str, outcome: str, seconds: float) -> None:
+    """A call that was seen through, or given up (unanswered, unwanted)."""
+    counter(TOOL_CALLS).add(1, {"tool": tool, "outcome": outcome})
+    histogram(TOOL_CALL_DURATION).record(seconds, {"tool": tool})
+
+
+def count_tool_retry() -> None:
+    """A tool was away or busy, and is asked again."""
+    counter(TOOL_RETRIES).add(1)
+
+
 def record_reading(now: EngineReading, before: EngineReading, num_unsubmitted: int) -> None:
     """How the engine stands and what it did since `before`."""
     counter(TOKENS).add(now.num_tokens - before.num_tokens)
     gauge(RUNNING).set(now.num_running)
+    gauge(CALLING).set(now.num_calling)
     gauge(WAITING).set(now.num_waiting)
     gauge(UNSUBMITTED).set(num_unsubmitted)
     gauge(VERSION).set(now.version)

@@ -170,6 +170,10 @@ class Engine(Protocol):
         """Use the staged weights from the next step on; sequences and their caches stay."""
         ...
 
+    def close(self) -> None:
+        """Give back what it holds outside of this process. The last call; safe to repeat."""
+        ...
+
 
 class EngineFactory(Protocol):
     """Builds the engine for the first weights a pod sees."""

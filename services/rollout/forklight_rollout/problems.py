@@ -19,6 +19,7 @@ class Area(StrEnum):
     BUFFER = "buffer"
     BLOBS = "blobs"
     PROBE = "probe"
+    TOOLS = "tools"
     THROUGHPUT = "throughput"
     ENGINE = "engine"
 

@@ -20,6 +20,12 @@ class RolloutSettings(ServiceSettings):
     """Blob store that payloads go to."""
     buffer_address: str
     """host:port of the buffer."""
+    sandbox_address: str = ""
+    """host:port of the sandbox; only needed when the run file's [tools] names one."""
+    tool_calls: int = Field(default=16, ge=1, le=1024)
+    """Tool calls of this pod under way at once; more wait."""
+    tool_deadline_s: float = Field(default=300.0, gt=0)
+    """How long a call is offered to a tool that is away before its group is handed back, saved."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model computes; auto takes a GPU when there is one."""
     max_prompt_tokens: int = Field(default=1024, ge=1)

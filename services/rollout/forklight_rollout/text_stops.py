@@ -13,11 +13,13 @@ class TextStops:
 
     __slots__ = ("_decode", "_longest", "_recent", "_strings")
 
-    def __init__(self, strings: Sequence[str], decode: Callable[[list[int]], str]) -> None:
+    def __init__(
+        self, strings: Sequence[str], decode: Callable[[list[int]], str], *, before: Sequence[int] = ()
+    ) -> None:
         self._strings = tuple(strings)
         self._decode = decode
         self._longest = max(map(len, strings)) + REACH_TOKENS
-        self._recent: list[int] = []
+        self._recent = list(before[-self._longest :])
 
     def accept(self, token: int) -> bool:
         """Whether the text up to this token ends what was asked for: it holds a stop string only now."""

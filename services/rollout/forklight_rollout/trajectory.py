@@ -18,6 +18,7 @@ from forklight_rollout.groups import FinishedSample
 from forklight_rollout.held_groups import HeldGroup
 from forklight_rollout.ports import FinishReason
 from forklight_rollout.segments import arrays_of
+from forklight_rollout.tools.format import scored_text
 
 GENERATE_SPAN = "rollout.generate"
 
@@ -30,8 +31,10 @@ _REASONS: Mapping[FinishReason, types_pb2.FinishReason] = {
 
 
 def build_payload(sample: FinishedSample, *, decode: Callable[[list[int]], str], contract: str) -> bytes:
-    """The bytes of the sample's blob."""
-    return pack_payload(replace(arrays_of(sample, contract), text=decode(sample.response.ids.tolist())))
+    """The bytes of the sample's blob. Its text is what may be scored."""
+    ids, drawn = sample.response.ids.tolist(), sample.response.drawn
+    text = scored_text(ids, drawn, decode) if sample.has_tools else decode(ids)
+    return pack_payload(replace(arrays_of(sample, contract), text=text))
 
 
 def build_trajectory(

@@ -4,6 +4,7 @@
                ^                                             |                      (blobs, buffer)
                '----- only while both have room <------------'
     beside it: LeaseKeeper (heartbeat)
+    engine thread --call_out--> calls --N at a time--> ToolDesk --resume--> engine thread
 
 Nothing piles up: every sample in the engine or behind it belongs to a held lease, and a lease is only taken
 while both are below their limits. Broad `except` is here and nowhere else: a task or sample that fails costs
@@ -28,6 +29,8 @@ from forklight_rollout.ports import SubmitOutcome
 from forklight_rollout.problems import Area
 from forklight_rollout.saving import SegmentSaver
 from forklight_rollout.submission import Submission
+from forklight_rollout.tools.desk import ToolDesk
+from forklight_rollout.tools.ports import ToolCall
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +64,12 @@ class Worker:
     """Runs in the event loop; the engine thread generates."""
 
     def __init__(
-        self, intake: Intake, submission: Submission, saver: SegmentSaver, limits: WorkerLimits
+        self,
+        intake: Intake,
+        submission: Submission,
+        saver: SegmentSaver,
+        limits: WorkerLimits,
+        desk: ToolDesk | None = None,
     ) -> None:
         self.num_submitted = 0
         self.saver = saver
@@ -70,6 +78,10 @@ class Worker:
         self._problems = intake.buffer.problems
         # Unbounded in form only: `_has_room` bounds what can ever be in it.
         self._finished: asyncio.Queue[FinishedSample] = asyncio.Queue()
+        # As many as samples are open.
+        self._calls: asyncio.Queue[ToolCall] = asyncio.Queue()
+        self._desk = desk
+        self._leaving: set[str] = set()
         self._draining = asyncio.Event()
         self._is_aside = False
         self._takes_ended = asyncio.Event()
@@ -86,12 +98,15 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until told to stop, then drain. A failure ends it, after every lease was handed back."""
-        self._engine.start(deliver=self._deliver)
+        self._engine.start(deliver=self._deliver, call_out=self._call_out if self._desk else None)
         try:
             async with asyncio.TaskGroup() as tasks:
                 endless = [tasks.create_task(self._keeper.run()), tasks.create_task(self._watch_engine())]
                 endless.append(tasks.create_task(self.saver.run()))
                 endless += [tasks.create_task(self._submit_all()) for _ in range(self._limits.num_submitters)]
+                if self._desk is not None:
+                    num_calls = self._desk.toolbox.num_calls
+                    endless += [tasks.create_task(self._answer_all(self._desk)) for _ in range(num_calls)]
                 tasks.create_task(self._take_all())
                 await stop.wait()
                 await self.drain(self._limits.drain_s)
@@ -238,6 +253,44 @@ class Worker:
         for sample in finished:
             self._finished.put_nowait(sample)
         self.held.notify()
+
+    def _call_out(self, calls: list[ToolCall]) -> None:
+        for call in calls:
+            self._calls.put_nowait(call)
+
+    async def _answer_all(self, desk: ToolDesk) -> None:
+        while True:
+            call = await self._calls.get()
+            group = self.held.find(call.group_id)
+            if group is not None and call.sample_id in group.open_samples:
+                await self._answer(desk, call, group)
+
+    async def _answer(self, desk: ToolDesk, call: ToolCall, group: HeldGroup) -> None:
+        """See a call through; one that nobody can answer costs the lease, and nothing that was generated."""
+        try:
+            await desk.answer(call, group)
+            return
+        except FencedError as error:
+            log.info("call dropped", extra={"sample_id": call.sample_id, "reason": str(error)})
+            return
+        except ForklightError as error:
+            log.error("call not answered", extra={"sample_id": call.sample_id, "reason": str(error)})
+        except Exception:
+            log.exception("call failed", extra={"sample_id": call.sample_id})
+        await self._leave(group)
+
+    async def _leave(self, group: HeldGroup) -> None:
+        """Hand a group back that misses a tool, once."""
+        if group.group_id in self._leaving:
+            return
+        self._leaving.add(group.group_id)
+        try:
+            # A drain hands back what it cannot finish, at its own time.
+            is_draining = await sleep_or_stop(self._draining, REFUSAL_PAUSE_S)
+            if not is_draining and self.held.find(group.group_id) is group:
+                await self._keeper.hand_back(group, "tool_away")
+        finally:
+            self._leaving.discard(group.group_id)
 
     async def _submit_all(self) -> None:
         while True:

@@ -158,6 +158,8 @@ class RolloutSection(Section):
 
     pods: Annotated[int, Field(ge=1, le=64)] = 2
     """Rollout pods that `forklight up` starts on this machine."""
+    engine: Literal["native", "vllm"] = "native"
+    """What generates: this project's own engine, or vLLM (the extra `vllm`; tolerance mode only)."""
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 64
     """Sequences decoded together in a pod."""
     drain_s: Seconds = 20.0

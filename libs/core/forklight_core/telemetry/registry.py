@@ -125,9 +125,16 @@ METRICS: tuple[MetricSpec, ...] = (
         "reward",
     ),
     MetricSpec("forklight.reward.running", G, "{sample}", "Samples being scored", "reward"),
-    MetricSpec("forklight.reward.sandbox_jobs", C, "{program}", "Programs judged, by class", "reward"),
+    MetricSpec(
+        "forklight.reward.sandbox_jobs",
+        C,
+        "{program}",
+        "Programs judged or run, by class and purpose",
+        "reward",
+    ),
     MetricSpec("forklight.reward.score_duration", H, "s", "Time to score a sample, by kind", "reward"),
     MetricSpec("forklight.reward.verdicts", C, "{sample}", "Verdicts, by kind and status", "reward"),
+    MetricSpec("forklight.rollout.calling", G, "{sample}", "Samples that wait for a tool", "rollout"),
     MetricSpec(
         "forklight.rollout.engine_overhead", G, "1", "Share of a step spent outside the model", "rollout"
     ),
@@ -168,6 +175,9 @@ METRICS: tuple[MetricSpec, ...] = (
         "forklight.rollout.swap_duration", H, "s", "Time decoding stood still for new weights", "rollout"
     ),
     MetricSpec("forklight.rollout.tokens", C, "{token}", "Response tokens generated", "rollout"),
+    MetricSpec("forklight.rollout.tool_call_duration", H, "s", "Time to answer a call, by tool", "rollout"),
+    MetricSpec("forklight.rollout.tool_calls", C, "{call}", "Calls, by tool and outcome", "rollout"),
+    MetricSpec("forklight.rollout.tool_retries", C, "{try}", "Tries of calls that found no tool", "rollout"),
     MetricSpec(
         "forklight.rollout.unsubmitted", G, "{sample}", "Samples generated, not yet submitted", "rollout"
     ),

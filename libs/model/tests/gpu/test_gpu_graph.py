@@ -118,22 +118,6 @@ def test_new_weights_under_a_recorded_graph_are_the_graphs_weights() -> None:
     assert not torch.equal(logits_BV, decode(new_model(1), stale, 3, ids_B))
 
 
-def test_a_saved_sequence_goes_on_in_another_place(model: HybridModel) -> None:
-    cache, stayed = new_cache(3), new_cache(3)
-    feed_prompts(model, cache, stayed)
-    pages = cache.table_SN[2, :1].tolist()
-    saved = cache.save(2, pages)
-    assert saved.keys_FNGLP.is_pinned() and all(part.is_pinned() for part in saved.slot_parts)
-    cache.reset([2])
-    cache.copy_pages([0], pages)
-    cache.load(0, cache.table_SN[0, :1].tolist(), saved)
-    stayed.copy_slot(2, [0])
-    stayed.copy_table_row(2, [0])
-    for _ in range(3):
-        ids_B = draw(1)
-        assert torch.equal(decode(model, cache, 1, ids_B), decode(model, stayed, 1, ids_B))
-
-
 def test_what_an_engine_calls_between_steps_does_not_wait_for_the_device(model: HybridModel) -> None:
     cache, source = new_cache(4), new_model(3)
     graph = DecodeGraph(model, cache, 2)

@@ -110,6 +110,9 @@ class MemoryEngine:
             raise WeightsError("no weights are staged: call stage first")
         self._version, self._staged = self._staged, None
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def draw(self, sequence: MemorySequence) -> tuple[int, float]:
         """The next token of a sequence and its log-prob."""
         logprob = -math.log(self._limits.vocabulary_size)

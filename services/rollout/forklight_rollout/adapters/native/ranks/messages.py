@@ -1,0 +1,125 @@
+"""What a follower is asked now and then, and what it answers: JSON objects with the name of their kind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+from forklight_core.errors import DataLossError
+from forklight_model.parity import NumericMode
+from forklight_rollout.manifest import Manifest, PublishedWeights, Shard, TensorEntry
+from forklight_rollout.memory_plan import MemoryPlan
+
+Fields = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Join:
+    """Become process `rank` of `size`."""
+
+    rank: int
+    size: int
+    device: str  # cuda or cpu
+    threads: int  # 0 lets torch choose
+    timeout_s: float  # of a message between the models' parts
+    folder: str  # of this engine's processes alone: where they find each other, and leave last words
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """Load your part of verified weights, beside those in use if there are any."""
+
+    weights: PublishedWeights
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """Make the cache, and record graphs, with the weights that are loaded."""
+
+    plan: MemoryPlan
+    uses_graphs: bool
+    runs_ahead: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keep:
+    """Every process has loaded the same weights: stage them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forget:
+    """Some process could not: drop them."""
+
+
+Task = Join | Load | Build | Keep | Forget
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """To each task; only what it asked for is filled in."""
+
+    error: str = ""
+    digest: int = 0  # of the weights loaded
+    free_bytes: int = 0  # of the device afterwards
+    mode: NumericMode | None = None
+
+
+def encode_task(task: Task) -> bytes:
+    fields = asdict(task)
+    if isinstance(task, Load):
+        # A follower needs neither the probe nor, in a large model, its long list of numbers.
+        fields["weights"]["manifest"]["probe"] = None
+        fields["weights"]["folder"] = str(task.weights.folder)
+    return json.dumps({"task": type(task).__name__, **fields}).encode()
+
+
+def decode_task(data: bytes) -> Task:
+    fields = json.loads(data)
+    match fields.pop("task"):
+        case "Join":
+            return Join(**fields)
+        case "Load":
+            return Load(weights=_weights(fields["weights"]), dtype=str(fields["dtype"]))
+        case "Build":
+            return Build(plan=MemoryPlan(**fields.pop("plan")), **fields)
+        case "Keep":
+            return Keep()
+        case "Forget":
+            return Forget()
+        case name:
+            raise DataLossError(f"{name!r} is no task")
+
+
+def encode_answer(answer: Answer) -> bytes:
+    return json.dumps(asdict(answer)).encode()
+
+
+def decode_answer(data: bytes) -> Answer:
+    fields = json.loads(data)
+    mode = fields.pop("mode")
+    return Answer(mode=None if mode is None else NumericMode(**mode), **fields)
+
+
+def _weights(fields: Fields) -> PublishedWeights:
+    manifest = dict(cast("Fields", fields["manifest"]))
+    shards = cast("list[Fields]", manifest.pop("shards"))
+    tensors = cast("Mapping[str, Fields]", manifest.pop("tensors"))
+    return PublishedWeights(
+        folder=Path(str(fields["folder"])),
+        manifest_id=str(fields["manifest_id"]),
+        tokenizer_hash=str(fields["tokenizer_hash"]),
+        manifest=Manifest(
+            shards=tuple(Shard(**each) for each in shards),  # type: ignore[arg-type]
+            tensors={name: _tensor(each) for name, each in tensors.items()},
+            **manifest,  # type: ignore[arg-type]
+        ),
+    )
+
+
+def _tensor(fields: Fields) -> TensorEntry:
+    shape = tuple(cast("list[int]", fields["shape"]))
+    return TensorEntry(shape=shape, dtype=str(fields["dtype"]), shard=str(fields["shard"]))

@@ -1,0 +1,50 @@
+"""Which engine a pod runs: the run file's choice, with the run file's and the deployment's settings."""
+
+from __future__ import annotations
+
+from forklight_core.errors import ConfigError
+from forklight_core.runfile import RunFile
+from forklight_rollout.memory_plan import MemoryWish
+from forklight_rollout.ports import EngineFactory
+from forklight_rollout.settings import RolloutSettings
+
+
+def choose_engine(settings: RolloutSettings, run_file: RunFile) -> EngineFactory:
+    """Engines of the kind `rollout.engine` names; torch and vLLM are imported here, not before."""
+    return _vllm(settings, run_file) if run_file.rollout.engine == "vllm" else _native(settings, run_file)
+
+
+def _native(settings: RolloutSettings, run_file: RunFile) -> EngineFactory:
+    from forklight_rollout.adapters.native import NativeOptions, native_engine_factory
+
+    wish = MemoryWish(
+        max_batch=run_file.rollout.max_batch,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_new_tokens=run_file.sampling.max_new_tokens,
+        budget_bytes=settings.cache_memory_bytes,
+    )
+    options = NativeOptions(
+        dtype=run_file.model.dtype,
+        device=settings.device,
+        threads=run_file.rollout.threads,
+        records_routing=run_file.parity.routing_replay,
+    )
+    return native_engine_factory(wish, options)
+
+
+def _vllm(settings: RolloutSettings, run_file: RunFile) -> EngineFactory:
+    from forklight_rollout.adapters.vllm import VllmOptions, vllm_engine_factory
+
+    if run_file.parity.routing_replay:
+        raise ConfigError(
+            'parity.routing_replay = true needs what the routers chose, which rollout.engine = "vllm" does '
+            'not record: set parity.routing_replay = false or rollout.engine = "native"'
+        )
+    return vllm_engine_factory(
+        VllmOptions(
+            dtype=run_file.model.dtype,
+            num_sequences=run_file.rollout.max_batch,
+            max_tokens=settings.max_prompt_tokens + run_file.sampling.max_new_tokens,
+            cache_bytes=settings.cache_memory_bytes,
+        )
+    )

@@ -1,0 +1,1 @@
+"""What a generation may call out to: the format of a call, the tools, and who answers."""
