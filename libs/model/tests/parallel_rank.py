@@ -18,7 +18,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 if not torch.cuda.is_available():  # Triton decides at its import whether it interprets
     os.environ["TRITON_INTERPRET"] = "1"
@@ -33,6 +32,8 @@ from forklight_model.model import HybridModel
 from forklight_model.parallel import DistributedGather
 from forklight_model.same_weights import require_same_weights
 from forklight_model.shard import WHOLE, Shard
+
+from ordered_products import OrderedProducts
 
 DEADLINE = timedelta(minutes=6)
 """Of a message; on a GPU the first ones wait for compilers."""
@@ -154,31 +155,6 @@ def _backend(job: Job) -> Iterator[None]:
         InterpreterBuilder.create_dot = _ordered_dot
         with using_backend(Backend.TRITON):
             yield
-
-
-class OrderedProducts(TorchFunctionMode):
-    """Every matrix product adds one number after another, whatever its shape; a CPU's own do so by shape."""
-
-    def __torch_function__(self, function: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        options, name = options or {}, function.__name__
-        if name in ("mm", "bmm", "matmul", "__matmul__"):
-            product = _ordered_product(*arguments)
-        elif name == "linear":
-            product = _ordered_product(arguments[0], arguments[1].t())
-        elif name in ("addmm", "baddbmm", "baddbmm_"):
-            added, left, right = arguments
-            product = _ordered_product(left, right) * options.get("alpha", 1) + added * options.get("beta", 1)
-        else:
-            return function(*arguments, **options)
-        out = arguments[0] if name.endswith("m_") else options.get("out")
-        return product if out is None else out.copy_(product)
-
-
-def _ordered_product(left: Tensor, right: Tensor) -> Tensor:
-    total = left.new_zeros(*left.shape[:-1], right.shape[-1])
-    for k in range(left.shape[-1]):
-        total += left[..., k, None] * right[..., k, None, :]
-    return total
 
 
 def _ordered_dot(builder: Any, left: Any, right: Any, total: Any, *_: object) -> Any:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import paths  # noqa: F401
 from floor import StepBytes, count_step_bytes, floor_ms
@@ -60,9 +61,7 @@ def decode(options: Options) -> Report:
     report.guard("peers", lambda: rates.update(measure_peer(report, options, batch, contexts)))
     generator = _stage(report, options, batch, max(contexts))
     for context in contexts:
-        report.guard(
-            f"{context}", lambda context=context: _decode_row(report, options, generator, context, rates)
-        )
+        report.guard(f"{context}", partial(_decode_row, report, options, generator, context, rates))
     return report
 
 
@@ -97,13 +96,12 @@ def growth(options: Options) -> Report:
     num_steps = options.steps or options.pick(4096, quick=512, tiny=24)
     generator = _stage(report, options, batch, max(contexts))
     found: dict[int, Measured] = {}
+
+    def measure(context: int) -> None:
+        found[context] = _measure(generator, batch, context, _num_steps(options))
+
     for context in contexts:
-        report.guard(
-            f"{context}",
-            lambda context=context: found.update(
-                {context: _measure(generator, batch, context, _num_steps(options))}
-            ),
-        )
+        report.guard(f"{context}", partial(measure, context))
     _growth_rows(report, batch, found)
     report.guard("in one go", lambda: _run_on(report, options, generator, num_steps))
     return report
@@ -161,15 +159,14 @@ def filters(options: Options) -> Report:
     report.add(f"no filter, {batch} x {context:,}", plain.window.mean_ms, "ms a step", notes=plain.describe())
     chosen = FILTERS if not options.is_quick else {"top_p 0.95": FILTERS["top_p 0.95"]}
     for name, draw in chosen.items():
-        report.guard(
-            name, lambda name=name, draw=draw: _filter_row(report, options, generator, name, draw, plain)
-        )
+        report.guard(name, partial(_filter_row, report, options, generator, (name, draw), plain))
     return report
 
 
 def _filter_row(
-    report: Report, options: Options, generator: Generator, name: str, draw: DrawRules, plain: Measured
+    report: Report, options: Options, generator: Generator, named: tuple[str, DrawRules], plain: Measured
 ) -> None:
+    name, draw = named
     batch = generator.engine.limits.num_sequences
     context = generator.engine.limits.max_tokens - _new_tokens(options)
     found = _measure(generator, batch, context, _num_steps(options), draw)

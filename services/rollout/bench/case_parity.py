@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import paths  # noqa: F401
 from options import Options
@@ -43,9 +44,13 @@ def parity(options: Options) -> Report:
         f"beside prefill of {batch - 1} x {other:,}": (many, _late(batch, other, new)),
         "in an engine for one": (one, _nobody),
     }
-    for name, (where, beside) in scenes.items():
-        report.guard(name, lambda name=name, where=where, beside=beside: found.update(
-            {name: _watch(where, prompt_ids, new, beside, keeps="still" in name)}))  # fmt: skip
+
+    def watch(name: str) -> None:
+        generator, beside = scenes[name]
+        found[name] = _watch(generator, prompt_ids, new, beside, keeps="still" in name)
+
+    for name in scenes:
+        report.guard(name, partial(watch, name))
     _rows(report, engine, found, prompt_ids)
     return report
 

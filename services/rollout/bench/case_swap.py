@@ -106,7 +106,7 @@ def _answers(generator: Generator, options: Options) -> list[Stretch]:
     for index in range(number):
         prompt_ids = random_prompt(generator.engine.limits.vocabulary_size, length, seed=1000 + index)
         generator.add(make_work(prompt_ids, index, [index], new))
-    finished = {}
+    finished: dict[str, Stretch] = {}
     while not generator.is_idle:
         finished |= {sample.sample_id: sample.response for sample in generator.step()}
     return [finished[name] for name in sorted(finished)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import paths  # noqa: F401
 from case_decode import decode, filters, growth
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         require_gpu()
     wrong: list[str] = []
     for part in options.parts:
-        report = attempt(part, lambda part=part: traced(lambda: PARTS[part](options)))
+        report = attempt(part, partial(traced, partial(PARTS[part], options)))
         if report is None:
             wrong.append(part)
         else:

@@ -96,11 +96,7 @@ def device_ms(generator: Generator, num_steps: int = 16) -> float | None:
     assert isinstance(engine, NativeEngine)
     if engine._runner.model.lm_head.weight.device.type != "cuda":
         return None
-    meter = _Bracket(engine, "_launch", is_blocked=True)
-    for _ in range(num_steps):
-        generator.step()
-    meter.restore()
-    return 1e3 * statistics.median(meter.durations())
+    return _median_ms(_Bracket(engine, "_launch", is_blocked=True), generator, num_steps)
 
 
 class _Bracket:
@@ -182,10 +178,15 @@ def graph_ms(generator: Generator, num_steps: int = 16) -> float | None:
     assert isinstance(engine, NativeEngine)
     if engine._runner._graphs is None:
         return None
-    bracket = _Bracket(engine._runner._graphs, "decode", is_blocked=True)
-    for _ in range(num_steps):
-        generator.step()
-    bracket.restore()
+    return _median_ms(_Bracket(engine._runner._graphs, "decode", is_blocked=True), generator, num_steps)
+
+
+def _median_ms(bracket: _Bracket, generator: Generator, num_steps: int) -> float:
+    try:
+        for _ in range(num_steps):
+            generator.step()
+    finally:
+        bracket.restore()
     return 1e3 * statistics.median(bracket.durations())
 
 

@@ -60,6 +60,11 @@ class Draft:
         return len(self.ids)
 
     @property
+    def version(self) -> int:
+        """Of its newest token."""
+        return self._version
+
+    @property
     def turn_start(self) -> int:
         """Index behind the last token that was put in: what follows was drawn in one go."""
         return self.drawn.rfind(PUT_IN) + 1
@@ -78,8 +83,10 @@ class Draft:
         self.raw_logprobs.append(raw_logprob)
         self.drawn.append(DRAWN)
 
-    def put_in(self, ids: Sequence[int]) -> None:
-        """Tokens nobody drew, of no version of their own: they are in the span of the call before them."""
+    def put_in(self, ids: Sequence[int], version: int) -> None:
+        """Tokens nobody drew; learning passes over them."""
+        if ids and version != self._version:
+            self._begin_span(version)
         self.ids.extend(ids)
         for column in (self.logprobs, self.raw_logprobs):
             column.extend([0.0] * len(ids))

@@ -28,6 +28,8 @@ def _native(settings: RolloutSettings, run_file: RunFile) -> EngineFactory:
         device=settings.device,
         threads=run_file.rollout.threads,
         records_routing=run_file.parity.routing_replay,
+        num_gpus=settings.gpus_per_pod or run_file.rollout.tensor_parallel,
+        gpus_deadline_s=settings.gpus_deadline_s,
     )
     return native_engine_factory(wish, options)
 
@@ -46,5 +48,6 @@ def _vllm(settings: RolloutSettings, run_file: RunFile) -> EngineFactory:
             num_sequences=run_file.rollout.max_batch,
             max_tokens=settings.max_prompt_tokens + run_file.sampling.max_new_tokens,
             cache_bytes=settings.cache_memory_bytes,
+            num_gpus=settings.gpus_per_pod or run_file.rollout.tensor_parallel,
         )
     )

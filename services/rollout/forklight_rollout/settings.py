@@ -32,6 +32,10 @@ class RolloutSettings(ServiceSettings):
     """Longest prompt in tokens; with sampling.max_new_tokens it is the length of a cache slot."""
     cache_memory_bytes: int = Field(default=0, ge=0)
     """Memory of the device that the caches may take; 0: a quarter of what is free at start."""
+    gpus_per_pod: int = Field(default=0, ge=0, le=64)
+    """GPUs that hold the model together, a process each; 0: as rollout.tensor_parallel says."""
+    gpus_deadline_s: float = Field(default=120.0, gt=0)
+    """With several GPUs: a process that does not answer for so long has failed, and the pod ends."""
     weights_poll_s: float = Field(default=0.5, gt=0, le=60)
     """Seconds between two looks for new weights."""
     submit_deadline_s: float = Field(default=300.0, gt=0)

@@ -85,8 +85,8 @@ class BegunSample:
         )
 
     def answer(self, reply_ids: Sequence[int]) -> None:
-        """Put a reply in, as far as it fits."""
-        self.draft.put_in(reply_ids[: self.num_left])
+        """Put a reply in, as far as it fits. It is in the span of the call: no policy drew it."""
+        self.draft.put_in(reply_ids[: self.num_left], self.draft.version)
         self._begin_turn()
 
     def read(self) -> OpenSample:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +23,19 @@ ROWS = {
     "tail": ("all", "GPU busy until 5% of 8 samples remain", "preempted"),
 }
 """By part; the table may have more."""
+NOT_THERE = ("redis", "pydantic", "grpc", "opentelemetry", "obstore", "tokenizers", "fastapi", "transformers")
+IMPORT = """
+import sys
+
+class Wall:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}:
+            raise ImportError(f"{{name}} is not there")
+
+sys.meta_path.insert(0, Wall())
+sys.path.insert(0, {bench!r})
+import engine_gpu
+"""
 Main = Callable[[Sequence[str]], int]
 
 
@@ -33,6 +48,12 @@ def main(monkeypatch: pytest.MonkeyPatch) -> Main:
 
 def test_every_part_is_run_here(main: Main) -> None:
     assert importlib.import_module("engine_gpu").PARTS.keys() == ROWS.keys()
+
+
+def test_engine_is_imported_where_the_services_packages_are_not() -> None:
+    program = IMPORT.format(blocked=NOT_THERE, bench=str(BENCH))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("part", ROWS)

@@ -162,6 +162,8 @@ class RolloutSection(Section):
     """What generates: this project's own engine, or vLLM (the extra `vllm`; tolerance mode only)."""
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 64
     """Sequences decoded together in a pod."""
+    tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    """GPUs of a pod that hold the model together, each a part of every layer (on a CPU: processes)."""
     drain_s: Seconds = 20.0
     """Time a pod may take to finish what runs when it is told to stop; a quarter of it saves the rest."""
     segment_tokens: Annotated[int, Field(ge=0)] = 4096

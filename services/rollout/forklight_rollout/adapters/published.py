@@ -107,7 +107,9 @@ def _check_values(weights: PublishedWeights, model: HybridModel) -> None:
     # Asked once for all: each answer would wait for a GPU.
     is_sound = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()]).tolist()
     sound = zip(tensors, is_sound, strict=True)
-    _refuse(weights, [f"{name} holds values that are not finite" for name, is_finite in sound if not is_finite])
+    _refuse(
+        weights, [f"{name} holds values that are not finite" for name, is_finite in sound if not is_finite]
+    )
 
 
 def _refuse(weights: PublishedWeights, problems: list[str]) -> None:

@@ -14,10 +14,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from pydantic import JsonValue
+from typing import TYPE_CHECKING
 
 from forklight_rollout.tools.ports import Arguments, ToolOutcome, ToolReply
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
 
 CALL_OPEN, CALL_CLOSE = "<tool_call>", "</tool_call>"
 REPLY_OPEN, REPLY_CLOSE = "\n<tool_response>\n", "\n</tool_response>\n"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pydantic import JsonValue
+if TYPE_CHECKING:  # the engine alone, as benchmarks run it, needs no pydantic
+    from pydantic import JsonValue
 
-Arguments = Mapping[str, JsonValue]
+Arguments = Mapping[str, "JsonValue"]
 
 
 class ToolOutcome(StrEnum):

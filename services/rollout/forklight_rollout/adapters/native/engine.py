@@ -43,6 +43,8 @@ class NativeOptions:
     threads: int = 0  # 0 lets torch choose
     records_routing: bool = False
     runs_ahead: bool | None = None  # launch a step before the last one is read; None: on a GPU
+    num_gpus: int = 1  # that hold the model together, a process each; on a CPU processes
+    gpus_deadline_s: float = 120.0  # one that does not answer for so long has failed
 
     @property
     def number_type(self) -> torch.dtype:

@@ -62,6 +62,11 @@ class Launched:
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()
 
+    @property
+    def arrived(self) -> torch.cuda.Event | None:
+        """None on a CPU, where they are there already."""
+        return self._arrived
+
     def read(self) -> DrawnTokens:
         """Waits for them."""
         if self._arrived is not None:

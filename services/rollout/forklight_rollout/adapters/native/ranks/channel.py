@@ -48,7 +48,9 @@ class Channel:
         """The next frame's content. UnavailableError where the other end is closed."""
         kind, length = _HEADER.unpack(self._read(_HEADER.size))
         if kind != expected or length > MOST_BYTES:
-            raise DataLossError(f"a frame of kind {kind} and {length} bytes came instead of a {expected.name}")
+            raise DataLossError(
+                f"a frame of kind {kind} and {length} bytes came instead of a {expected.name}"
+            )
         return self._read(length)
 
     def is_readable(self, timeout_s: float = 0.0) -> bool:
@@ -70,7 +72,9 @@ class Channel:
             try:
                 part = self._end.recv(length)
             except TimeoutError as error:
-                raise DeadlineError("the process at the other end stopped in the middle of a frame") from error
+                raise DeadlineError(
+                    "the process at the other end stopped in the middle of a frame"
+                ) from error
             except OSError as error:
                 raise UnavailableError(f"the process at the other end is gone: {error}") from error
             if not part:

@@ -84,7 +84,9 @@ class Checks:
                 self._compare(number, check)
             elif time.monotonic() - check.begun > wish.deadline_s:
                 names = ", ".join(map(str, late))
-                self._followers.fail(f"process {names} has not come to check {number} in {wish.deadline_s:g} s")
+                self._followers.fail(
+                    f"process {names} has not come to check {number} in {wish.deadline_s:g} s"
+                )
 
     def _compare(self, number: int, check: _Open) -> None:
         own = check.digest.read()

@@ -170,9 +170,7 @@ class Follower:
     def _build(self, task: Build) -> Answer:
         if self._model is None:
             raise AssertionError("Build came before Load")
-        manner = RunnerManner(
-            uses_graphs=task.uses_graphs, runs_ahead=task.runs_ahead, records_routing=False
-        )
+        manner = RunnerManner(uses_graphs=task.uses_graphs, runs_ahead=task.runs_ahead, records_routing=False)
         self._runner = Runner(self._model, task.plan, manner)
         return Answer(mode=self._runner.numeric_mode)
 

@@ -16,11 +16,13 @@ import sys
 import tempfile
 import threading
 import time
+from array import array
 from dataclasses import dataclass
 from pathlib import Path
 
 from forklight_core.errors import ForklightError, UnavailableError
 from forklight_rollout.adapters.native.ranks.channel import Channel, FrameKind
+from forklight_rollout.adapters.native.ranks.commands import Command
 from forklight_rollout.adapters.native.ranks.follower import last_words_name
 from forklight_rollout.adapters.native.ranks.group import abort_group, enter_group, leave_group
 from forklight_rollout.adapters.native.ranks.messages import Answer, Join, Task, decode_answer, encode_task
@@ -34,6 +36,9 @@ LOOK_EVERY_S = 0.1
 NOTICE_S = 2.0
 """A message that breaks is the first sign of a process that died; so long for finding out which."""
 END_DEADLINE_S = 10.0
+PATIENCE = 0.9
+"""A message that breaks after this share of its deadline was waited for in vain."""
+END_FRAME = array("q", [Command.END]).tobytes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,11 +67,14 @@ class Followers:
     def __init__(self, wish: GroupWish) -> None:
         self.wish, self.failure = wish, ""
         self._has_failed, self._is_closed = threading.Event(), threading.Event()
+        self.is_following = False
+        """They carry out commands, and end when told to."""
         self._folder = Path(tempfile.mkdtemp(prefix="forklight-ranks-"))
         self.members: list[Member] = []
         atexit.register(self.close)
         try:
-            self.members += [_start(rank, wish) for rank in range(1, wish.size)]
+            for rank in range(1, wish.size):
+                self.members.append(_start(rank, wish))
             threading.Thread(target=self._supervise, daemon=True, name="followers").start()
             self._join()
         except BaseException:
@@ -112,14 +120,14 @@ class Followers:
         log.error("engine failed", extra={"reason": reason})
         abort_group()
 
-    def explained(self, error: Exception) -> Exception:
+    def explained(self, error: Exception, waited_s: float = 0.0) -> Exception:
         """What is behind an error: a process that died, or one that was waited for in vain; else itself."""
-        if self._has_failed.wait(NOTICE_S):
-            return UnavailableError(self.failure)
-        if isinstance(error, ForklightError):
-            self.fail(str(error))
-            return UnavailableError(self.failure)
-        return error
+        if not self._has_failed.wait(NOTICE_S):
+            if waited_s > PATIENCE * self.wish.deadline_s:
+                self.fail(f"a process does not answer, and has been waited for {waited_s:.0f} s ({error})")
+            elif isinstance(error, ForklightError):
+                self.fail(str(error))
+        return UnavailableError(self.failure) if self.failure else error
 
     def close(self) -> None:
         """End them all. Safe to call twice."""
@@ -127,10 +135,16 @@ class Followers:
             return
         self._is_closed.set()
         atexit.unregister(self.close)
-        if self._has_failed.is_set():
-            for member in self.members:
-                member.process.kill()
-        leave_group()
+        is_orderly = self.is_following and not self._has_failed.is_set()
+        for member in self.members:
+            try:
+                if is_orderly:
+                    member.steps.send(FrameKind.COMMANDS, END_FRAME)
+                else:
+                    member.process.kill()
+            except ForklightError as error:
+                log.info("a follower was gone before the end", extra={"reason": str(error)})
+        leave_group(is_broken=not is_orderly)
         for member in self.members:
             _end(member)
         shutil.rmtree(self._folder, ignore_errors=True)

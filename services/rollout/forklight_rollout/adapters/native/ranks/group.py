@@ -25,11 +25,10 @@ def enter_group(join: Join) -> None:
     uses_gpu = join.device == "cuda"
     if uses_gpu:
         torch.cuda.set_device(join.rank)
-    # A file in a folder of its user's own: a store on a port would listen on every interface.
-    store = dist.FileStore(str(Path(join.folder) / STORE_FILE), join.size)
     dist.init_process_group(
         "nccl" if uses_gpu else "gloo",
-        store=store,
+        # A file in a folder of its user's own: a store on a port would listen on every interface.
+        init_method=(Path(join.folder) / STORE_FILE).as_uri(),
         rank=join.rank,
         world_size=join.size,
         timeout=timedelta(seconds=join.timeout_s * (NCCL_PATIENCE if uses_gpu else 1)),
@@ -37,9 +36,9 @@ def enter_group(join: Join) -> None:
     )
 
 
-def leave_group() -> None:
-    """Once the others leave as well."""
-    if dist.is_initialized():
+def leave_group(*, is_broken: bool = False) -> None:
+    """Once the others leave as well. From a broken one over NCCL nobody leaves: it might wait for ever."""
+    if dist.is_initialized() and not (is_broken and dist.get_backend() == "nccl"):
         dist.destroy_process_group()
 
 

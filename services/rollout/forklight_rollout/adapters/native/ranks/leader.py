@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from forklight_core.errors import WeightsError
 from forklight_core.wire import RoutingArrays
 from forklight_kernels import SampledTokens
 from forklight_model.model import HybridModel
@@ -29,7 +28,7 @@ from forklight_rollout.adapters.native.ranks.commands import (
     flatten_pieces,
 )
 from forklight_rollout.adapters.native.ranks.followers import Followers
-from forklight_rollout.adapters.native.ranks.messages import Build, Forget, Keep, Load
+from forklight_rollout.adapters.native.ranks.messages import Answer, Build, Forget, Keep, Load
 from forklight_rollout.adapters.native.runner import Drawn, Launched, Runner, RunnerManner
 from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.memory_plan import MemoryPlan
@@ -54,6 +53,7 @@ class LeadingRunner(Runner):
         with self._explaining():
             super().__init__(model, plan, manner)
         answers = followers.hear(BUILD_DEADLINE_S)
+        followers.is_following = True
         self.numeric_mode = agree_on_mode([self.numeric_mode, *(each.mode for each in answers if each.mode)])
 
     def feed(
@@ -120,15 +120,10 @@ class LeadingRunner(Runner):
     def stage(self, weights: PublishedWeights) -> None:
         """Every process its part; staged in all of them or in none."""
         with self._staging:
-            dtype = str(self.model.lm_head.weight.dtype).removeprefix("torch.")
-            self._followers.tell(Load(weights=weights, dtype=dtype))
             try:
-                digest = self._load_own(weights)
-            finally:
-                answers = self._followers.hear(LOAD_DEADLINE_S)
-            try:
-                require_same_digest(weights, digest, answers)
-            except WeightsError:
+                dtype = self.model.lm_head.weight.dtype
+                load_parts(self._followers, weights, dtype, lambda: self.staged.load(weights))
+            except BaseException:
                 self._tell_all(Forget())
                 self.staged.forget()
                 raise
@@ -152,16 +147,13 @@ class LeadingRunner(Runner):
             return
         arrived = launched.arrived if launched is not None else _now()
         end = time.monotonic() + self._followers.wish.deadline_s
-        while arrived is not None and not arrived.query():
+        while arrived is not None and not arrived.query():  # type: ignore[no-untyped-call]
             self._followers.require_sound()
             if time.monotonic() > end:
                 self._followers.fail("the GPUs wait for each other")
             time.sleep(WAIT_S)
 
     def close(self) -> None:
-        if not self._followers.failure:
-            self._commands.add(Command.END)
-            self._followers.send(self._commands.take())
         self._followers.close()
 
     @contextmanager
@@ -179,12 +171,13 @@ class LeadingRunner(Runner):
     @contextmanager
     def _explaining(self) -> Iterator[None]:
         """A message that breaks off is a RuntimeError of torch; say whose fault it is."""
+        started = time.monotonic()
         try:
             yield
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise self._followers.explained(error) from error
+            raise self._followers.explained(error, time.monotonic() - started) from error
 
     def _begin_check(self) -> None:
         """At this place of the order of commands."""
@@ -192,3 +185,28 @@ class LeadingRunner(Runner):
 
     def _send(self) -> None:
         self._followers.send(self._commands.take())
+
+    def _tell_all(self, task: Keep | Forget) -> None:
+        """Something that takes no time."""
+        self._followers.tell(task)
+        self._followers.hear(self._followers.wish.deadline_s)
+
+
+def load_parts(
+    followers: Followers, weights: PublishedWeights, dtype: torch.dtype, load: Callable[[], HybridModel]
+) -> tuple[HybridModel, list[Answer]]:
+    """This process loads its part while the others load theirs; WeightsError unless all have one version."""
+    followers.tell(Load(weights=weights, dtype=str(dtype).removeprefix("torch.")))
+    try:
+        model = load()
+        digest = weights_digest(model)
+    finally:
+        answers = followers.hear(LOAD_DEADLINE_S)
+    require_same_digest(weights, digest, answers)
+    return model, answers
+
+
+def _now() -> torch.cuda.Event:
+    event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    event.record()
+    return event
