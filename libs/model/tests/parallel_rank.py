@@ -22,6 +22,8 @@ from torch import Tensor
 if not torch.cuda.is_available():  # Triton decides at its import whether it interprets
     os.environ["TRITON_INTERPRET"] = "1"
 
+from ordered_products import OrderedProducts
+
 from forklight_core.errors import WeightsError
 from forklight_kernels import Backend, using_backend
 from forklight_model.cache import CacheForm, HybridCache
@@ -32,8 +34,6 @@ from forklight_model.model import HybridModel
 from forklight_model.parallel import DistributedGather
 from forklight_model.same_weights import require_same_weights
 from forklight_model.shard import WHOLE, Shard
-
-from ordered_products import OrderedProducts
 
 DEADLINE = timedelta(minutes=6)
 """Of a message; on a GPU the first ones wait for compilers."""

@@ -45,14 +45,13 @@ def find_call(text: str) -> str | None:
     return text[text.rfind(CALL_OPEN, 0, end) + len(CALL_OPEN) : end]
 
 
-def without_calls(text: str) -> str:
-    """The text with every whole call taken out, markers and all."""
-    kept, rest = "", text
-    while (call := find_call(rest)) is not None:
-        end = rest.find(CALL_CLOSE, rest.find(CALL_OPEN) + len(CALL_OPEN))
-        kept += rest[: end - len(call) - len(CALL_OPEN)] + "\n"
-        rest = rest[end + len(CALL_CLOSE) :]
-    return kept + rest
+def without_call(text: str) -> str:
+    """What was drawn in one turn, without the call that ends it, markers and all."""
+    call = find_call(text)
+    if call is None:
+        return text
+    end = text.find(CALL_CLOSE, text.find(CALL_OPEN) + len(CALL_OPEN))
+    return text[: end - len(call) - len(CALL_OPEN)] + "\n" + text[end + len(CALL_CLOSE) :]
 
 
 def scored_text(ids: Sequence[int], drawn: bytes, decode: Callable[[list[int]], str]) -> str:
@@ -64,7 +63,7 @@ def scored_text(ids: Sequence[int], drawn: bytes, decode: Callable[[list[int]], 
     while start < len(drawn):
         end = _end_of_run(drawn, start)
         if drawn[start]:
-            said.append(without_calls(decode(list(ids[start:end]))))
+            said.append(without_call(decode(list(ids[start:end]))))
         start = end
     return "\n".join(said)
 

@@ -25,7 +25,7 @@ from forklight_rollout.tools.format import (
     find_call,
     parse_call,
     scored_text,
-    without_calls,
+    without_call,
 )
 from forklight_rollout.tools.ports import ToolOutcome, ToolReply
 from forklight_rollout.tools.python import ProgramEnd, ProgramOutput, PythonTool, describe
@@ -237,9 +237,12 @@ def test_only_what_the_policy_says_outside_calls_may_be_scored(
     assert (arrays.drawn is None) == all(is_drawn for _, is_drawn in parts)
 
 
-@given(st.lists(st.sampled_from([CALL_OPEN, CALL_CLOSE, "x", "\\boxed{1}"]), max_size=9))
+@given(
+    st.lists(st.sampled_from([CALL_OPEN, "x", "\\boxed{1}"]), max_size=9), st.sampled_from(["", " x", "\n"])
+)
 @settings(deadline=None)
-def test_no_whole_call_is_left_in_what_is_scored(parts: list[str]) -> None:
-    left = without_calls("".join(parts))
-    assert find_call(left) is None
-    assert left.count(CALL_OPEN) <= parts.count(CALL_OPEN)
+def test_what_stands_in_a_call_is_never_scored_and_what_stands_before_it_is(
+    parts: list[str], behind: str
+) -> None:
+    before = "".join(parts)
+    assert without_call(f"{before}{CALL_OPEN}secret{CALL_CLOSE}{behind}") == f"{before}\n{behind}"

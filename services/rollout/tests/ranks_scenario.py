@@ -1,0 +1,97 @@
+"""What an engine over several processes is held to: a play of everything that moves rows and pages about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from forklight_model.config import ModelConfig
+from forklight_model.model import HybridModel
+from forklight_rollout.manifest import PublishedWeights, verify_weights
+from forklight_rollout.ports import DrawRules, EndRules, Engine, PromptStart, SequenceStart, StepTokens
+from services.rollout.tests.conftest import RUN_ID, publish_model
+
+MOST_STEPS = 400
+
+
+@dataclass(slots=True, kw_only=True)
+class Played:
+    """What came, by sequence."""
+
+    ids: dict[int, list[int]] = field(default_factory=dict)
+    logprobs: dict[int, list[float]] = field(default_factory=dict)
+    raw_logprobs: dict[int, list[float]] = field(default_factory=dict)
+    versions: dict[int, list[int]] = field(default_factory=dict)
+    ended: set[int] = field(default_factory=set)
+    scores: list[list[float]] = field(default_factory=list)
+
+    def take(self, tokens: StepTokens) -> None:
+        columns = (tokens.keys, tokens.ids, tokens.logprobs, tokens.raw_logprobs, tokens.reasons)
+        for key, token, logprob, raw_logprob, reason in zip(*columns, strict=True):
+            self.ids.setdefault(key, []).append(token)
+            self.logprobs.setdefault(key, []).append(logprob)
+            self.raw_logprobs.setdefault(key, []).append(raw_logprob)
+            self.versions.setdefault(key, []).append(tokens.version)
+            self.ended |= {key} if reason is not None else set()
+
+
+def publish(root: Path, config: ModelConfig, version: int) -> PublishedWeights:
+    """Random weights, as a trainer publishes them."""
+    model = HybridModel(config, is_initialized=False)
+    model.initialize(torch.Generator().manual_seed(version))
+    with torch.no_grad():
+        model.model.norm.weight.normal_(1.0, 0.1, generator=torch.Generator().manual_seed(version))
+    return publish_as(root, model, version)
+
+
+def publish_as(root: Path, model: HybridModel, version: int) -> PublishedWeights:
+    """These weights."""
+    made = publish_model(root, model.requires_grad_(False), version)
+    return verify_weights(Path(made.manifest), made.manifest_id, version=version, run_id=RUN_ID)
+
+
+def play(engine: Engine, new: PublishedWeights, prompt: Sequence[int]) -> Played:
+    """Groups that fork, one that filters, one of more sequences than places, a turn that goes on, sequences
+    taken out, and new weights in the middle."""
+    played, short = Played(), tuple(prompt[:37])
+    _admit(engine, 1, tuple(prompt), [11, 12, 13], max_new_tokens=40)
+    _admit(engine, 2, short, [21, 22], draw=DrawRules(temperature=0.8, top_p=0.9, top_k=20))
+    _admit(engine, 3, short[:1], [31], max_new_tokens=6, is_turn=True)
+    _step(engine, played, lambda: 31 in played.ended)
+    rest = (*played.ids[31], 3, 4, 5)
+    _admit(engine, 4, short[:1], [32], prefix_ids=rest, max_new_tokens=30)
+    _admit(engine, 5, tuple(prompt[5:]), [51, 52, 53, 54, 55, 56], max_new_tokens=15)
+    engine.retire([12, 55])
+    _step(engine, played, lambda: len(played.ids.get(11, ())) >= 20)
+    played.scores.append(list(engine.score(prompt[:70])))
+    engine.stage(new)
+    engine.swap()
+    played.scores.append(list(engine.score(prompt[:70])))
+    others = {11, 13, 21, 22, 32, 51, 52, 53, 54, 56}
+    _step(engine, played, lambda: others <= played.ended)
+    return played
+
+
+def _admit(
+    engine: Engine,
+    group: int,
+    prompt_ids: tuple[int, ...],
+    keys: list[int],
+    *,
+    draw: DrawRules = DrawRules(temperature=1.0),
+    **rest: object,
+) -> None:
+    end = EndRules(max_new_tokens=rest.pop("max_new_tokens", 12))  # type: ignore[arg-type]
+    starts = tuple(SequenceStart(key=key, seed=2**64 - key, **rest) for key in keys)  # type: ignore[arg-type]
+    engine.admit(PromptStart(group=group, prompt_ids=prompt_ids, draw=draw, end=end, sequences=starts))
+
+
+def _step(engine: Engine, played: Played, is_done: object) -> None:
+    for _ in range(MOST_STEPS):
+        if is_done():  # type: ignore[operator]
+            return
+        played.take(engine.step())
+    raise AssertionError(f"not done in {MOST_STEPS} steps: {played.ids}")
