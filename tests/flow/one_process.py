@@ -19,6 +19,7 @@ from forklight_core.settings import ServiceSettings, load_settings
 from forklight_reward.app import run_front, run_judge, run_sandbox, run_verifier
 from forklight_reward.settings import FrontSettings, JudgeSettings, SandboxSettings, VerifierSettings
 from forklight_rollout.app import run as run_rollout
+from forklight_rollout.ports import EngineFactory
 from forklight_rollout.settings import RolloutSettings
 from forklight_trainer.app import run as run_trainer
 from forklight_trainer.settings import TrainerSettings
@@ -84,8 +85,10 @@ def free_addresses() -> dict[str, str]:
 
 
 @asynccontextmanager
-async def run_all(folder: Path, run_file: Path) -> AsyncIterator[OneProcess]:
-    """Start every service; stop and drain them in the order data flows."""
+async def run_all(
+    folder: Path, run_file: Path, *, make_engine: EngineFactory | None = None
+) -> AsyncIterator[OneProcess]:
+    """Start every service; stop and drain them in the order data flows. `make_engine`: of the rollout pod."""
     addresses = free_addresses()
     with start_embedded(folder / "redis") as redis:
         shared = {
@@ -108,7 +111,8 @@ async def run_all(folder: Path, run_file: Path) -> AsyncIterator[OneProcess]:
             tasks.create_task(run_sandbox(settings_of(SandboxSettings, "sandbox"), stop))
             tasks.create_task(run_judge(settings_of(JudgeSettings, "judge"), stop))
             tasks.create_task(run_front(settings_of(FrontSettings, "reward"), stop))
-            tasks.create_task(run_rollout(settings_of(RolloutSettings, "rollout"), stop))
+            rollout = settings_of(RolloutSettings, "rollout")
+            tasks.create_task(run_rollout(rollout, stop, make_engine=make_engine))
 
             async def train() -> None:
                 try:

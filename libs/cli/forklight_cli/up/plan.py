@@ -67,13 +67,16 @@ def plan_system(run_file: RunFile, folder: RunFolder, run_id: str, redis_url: st
     if is_free(CONSOLE_PORT):
         addresses["console"] = f"127.0.0.1:{CONSOLE_PORT}"
     shared = _shared_environment(run_file, folder, run_id, redis_url, addresses)
+    dispensable = {"reward-judge", "console"}
+    if not run_file.tools.names:
+        dispensable.add("reward-sandbox")  # else every call of a generation would wait for it
     processes = tuple(
         ProcessPlan(
             name=name,
             kind=Kind(name.partition("-")[0]),
             arguments=_arguments(name),
             address=address,
-            essential=name not in ("reward-sandbox", "reward-judge", "console"),
+            essential=name not in dispensable,
             environment={**shared, "FORKLIGHT_LISTEN": address, "FORKLIGHT_POD": name},
         )
         for name, address in addresses.items()

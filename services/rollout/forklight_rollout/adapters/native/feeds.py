@@ -17,6 +17,8 @@ from forklight_rollout.adapters.native.sequences import NO_SLOT, Feed, Row, find
 PIECE_TOKENS = 1024
 ROUND_TOKENS = 2048
 """Tokens prefilled between two decode steps (at least one piece): how long decoding may wait."""
+GPU_FACTOR = 4
+"""A GPU takes pieces and rounds so many times larger: a small one leaves most of it idle."""
 
 
 class Feeds:
@@ -26,6 +28,7 @@ class Feeds:
         self._runner, self._pool = runner, pool
         self._reserve = reserve
         """Pages that feeds leave to the rows that run."""
+        self._factor = GPU_FACTOR if runner.manner.uses_graphs else 1
         self._free_slots = list(range(first_slot, runner.cache.num_slots))
         self._feeds: list[Feed] = []
 
@@ -37,9 +40,10 @@ class Feeds:
         """Queue sequences: those without tokens of their own behind their group's prompt."""
         fresh = [row for row in rows if not row.ids]
         if fresh:
-            feed = next((feed for feed in self._feeds if feed.group == group), None)
+            ids = array("i", prompt_ids)
+            feed = next((feed for feed in self._feeds if feed.group == group and feed.ids == ids), None)
             if feed is None:
-                feed = Feed(ids=array("i", prompt_ids), group=group)
+                feed = Feed(ids=ids, group=group)
                 self._feeds.append(feed)
             feed.waiting += fresh
         self._feeds += [Feed(ids=row.all_ids, waiting=[row]) for row in rows if row.ids]
@@ -65,9 +69,9 @@ class Feeds:
     def advance(self) -> bool:
         """Prefill a round of pieces; whether there were any."""
         chosen: list[Feed] = []
-        num_tokens = 0
+        num_tokens, most = 0, ROUND_TOKENS * self._factor
         for feed in [feed for feed in self._feeds if feed.waiting and not feed.has_logits]:
-            if (chosen and num_tokens + self._next_tokens(feed) > ROUND_TOKENS) or not self._give_place(feed):
+            if (chosen and num_tokens + self._next_tokens(feed) > most) or not self._give_place(feed):
                 break
             if not feed.has_logits:
                 num_tokens += self._next_tokens(feed)
@@ -117,7 +121,7 @@ class Feeds:
         feed.slot, feed.pages, feed.num_done, feed.has_logits, feed.choices = NO_SLOT, [], 0, False, []
 
     def _next_tokens(self, feed: Feed) -> int:
-        return min(PIECE_TOKENS, len(feed.ids) - feed.num_done)
+        return min(PIECE_TOKENS * self._factor, len(feed.ids) - feed.num_done)
 
     def _give_place(self, feed: Feed) -> bool:
         """A slot, and pages for all its tokens at once, so that two feeds never wait for each other."""

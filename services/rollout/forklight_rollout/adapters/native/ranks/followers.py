@@ -67,6 +67,7 @@ class Followers:
     def __init__(self, wish: GroupWish) -> None:
         self.wish, self.failure = wish, ""
         self._has_failed, self._is_closed = threading.Event(), threading.Event()
+        self._has_joined = False
         self.is_following = False
         """They carry out commands, and end when told to."""
         self._folder = Path(tempfile.mkdtemp(prefix="forklight-ranks-"))
@@ -144,7 +145,8 @@ class Followers:
                     member.process.kill()
             except ForklightError as error:
                 log.info("a follower was gone before the end", extra={"reason": str(error)})
-        leave_group(is_broken=not is_orderly)
+        if self._has_joined:
+            leave_group(is_broken=not is_orderly)
         for member in self.members:
             _end(member)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -169,6 +171,7 @@ class Followers:
             enter_group(joins[0])
         except RuntimeError as error:
             raise self.explained(error) from error
+        self._has_joined = True
         self.hear(self.wish.deadline_s)
 
     def _hear(self, member: Member, end: float) -> Answer:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from forklight_core.errors import ConfigError
 from forklight_rollout.adapters.native.ranks.messages import Join
 
 STORE_FILE = "store"
@@ -20,6 +21,8 @@ NCCL_PATIENCE = 5
 
 def enter_group(join: Join) -> None:
     """Become this process of the group; returns when all are there."""
+    if dist.is_initialized():
+        raise ConfigError("this process leads an engine over several GPUs already: close that one first")
     for name, value in LOOPBACK.items():
         os.environ.setdefault(name, value)
     uses_gpu = join.device == "cuda"
@@ -38,7 +41,7 @@ def enter_group(join: Join) -> None:
 
 def leave_group(*, is_broken: bool = False) -> None:
     """Once the others leave as well. From a broken one over NCCL nobody leaves: it might wait for ever."""
-    if dist.is_initialized() and not (is_broken and dist.get_backend() == "nccl"):
+    if not (is_broken and dist.get_backend() == "nccl"):
         dist.destroy_process_group()
 
 
