@@ -131,8 +131,8 @@ class NativeEngine:
         num_tokens = len(prompt.prompt_ids) + prompt.end.max_new_tokens
         if not prompt.prompt_ids or num_tokens > self._limits.max_tokens:
             raise AssertionError(
-                f"a prompt of {len(prompt.prompt_ids)} tokens with up to {prompt.end.max_new_tokens} new ones "
-                f"was admitted; a sequence has 1 to {self._limits.max_tokens}"
+                f"{len(prompt.prompt_ids)} prompt tokens and up to {prompt.end.max_new_tokens} new ones were "
+                f"admitted; a sequence has 1 to {self._limits.max_tokens}"
             )
         self._feeds.admit(
             prompt.group, prompt.prompt_ids, [make_row(prompt, start) for start in prompt.sequences]
