@@ -24,6 +24,32 @@ def test_run_finishes_with_a_clean_audit_when_every_process_is_killed_once(tmp_p
     assert len(result.trainer_starts) == 2
 
 
+def test_a_killed_pods_responses_go_on_where_they_were_saved(tmp_path: Path) -> None:
+    run_file = write_short_run(tmp_path / "data", steps=10_000)
+    text = run_file.read_text().replace("max_new_tokens = 16", "max_new_tokens = 700")
+    run_file.write_text(text.replace("drain_s = 5", "drain_s = 5\nsegment_tokens = 32"))
+    system = RunningSystem(run_file, tmp_path / "run")
+    try:
+        system.wait_until(lambda: system.step() >= 1, deadline_s=180, what="the first step")
+        for victim in ["rollout-0", "rollout-1"] * 5:
+            time.sleep(4)  # some responses have been saved by now, and go on
+            system.kill(victim)
+            if has_gone_on(system):
+                break
+        system.wait_until(lambda: has_gone_on(system), deadline_s=30, what="a saved response to go on")
+        reached = system.step() + 2
+        system.wait_until(lambda: system.step() >= reached, deadline_s=120, what="two more steps")
+        system.process.send_signal(signal.SIGINT)
+        system.wait_end(deadline_s=90)
+    finally:
+        system.stop()
+    audit(system.folder)
+
+
+def has_gone_on(system: RunningSystem) -> bool:
+    return any("responses go on" in log.read_text() for log in (system.folder / "logs").glob("rollout-*.log"))
+
+
 def test_run_resumes_where_it_stopped_when_it_is_told_to_stop(tmp_path: Path) -> None:
     system = RunningSystem(write_short_run(tmp_path / "data", steps=8), tmp_path / "run")
     try:

@@ -251,6 +251,16 @@ def test_plan_gives_every_process_its_own_door_and_all_addresses(tmp_path: Path)
     assert pod.environment["FORKLIGHT_BLOBS_URL"] == (tmp_path / "blobs").as_uri()
 
 
+@pytest.mark.parametrize("names", [[], ["python"]])
+def test_plan_makes_the_sandbox_essential_when_generations_call_it(tmp_path: Path, names: list[str]) -> None:
+    run_file = RunFile.model_validate({"tools": {"names": names}})
+    plan = plan_system(run_file, RunFolder(tmp_path), "run-1", "redis://127.0.0.1:9/0")
+    sandbox = next(process for process in plan.processes if process.name == "reward-sandbox")
+    pod = next(process for process in plan.processes if process.name == "rollout-0")
+    assert sandbox.essential == bool(names)
+    assert pod.environment["FORKLIGHT_SANDBOX_ADDRESS"] == sandbox.address
+
+
 def test_step_reader_waits_for_whole_lines_when_the_file_grows(tmp_path: Path) -> None:
     path = tmp_path / "steps.jsonl"
     path.write_text('{"step": 1, "time": 1.0}\n')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,8 @@ from forklight_rollout.groups import GroupWork
 from forklight_rollout.held_groups import HeldGroup, HeldGroups
 from forklight_rollout.ports import PendingSample
 from forklight_rollout.segments import SegmentStore
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,4 +76,7 @@ class Intake:
         for sample, found in zip(work.samples, pending, strict=True):
             draft = await self.store.load(found, work.prompt_ids, group) if found.segments else None
             samples.append(replace(sample, draft=draft))
+        num_tokens = sum(len(sample.draft) for sample in samples if sample.draft is not None)
+        if num_tokens:
+            log.info("responses go on", extra={"group_id": work.group_id, "num_tokens": num_tokens})
         return replace(work, samples=tuple(samples))

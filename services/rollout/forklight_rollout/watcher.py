@@ -179,7 +179,7 @@ class WeightsWatcher:
         """Return when nothing runs, or the deadline is over; a newer version takes the staged one's place."""
         end = time.monotonic() + self.rules.finish_s
         await thread.call(hold_back)
-        while thread.reading.num_running and time.monotonic() < end:
+        while (thread.reading.num_running or thread.reading.num_calling) and time.monotonic() < end:
             if await sleep_or_stop(stop, self._poll_s):
                 return
             newer = await self._find_new()

@@ -9,9 +9,14 @@ from pathlib import Path
 import blake3
 import pytest
 import torch
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from safetensors.torch import save_file
 
 from forklight.v1 import types_pb2
+from forklight_core.telemetry import spans as core_spans
+from forklight_core.telemetry.ids import SampleIdGenerator
 from forklight_kernels.contract import contract_hash
 from forklight_model.checkpoint import published_tensors
 from forklight_model.model import HybridModel
@@ -160,6 +165,16 @@ def make_work() -> MakeWork:
         )
 
     return make
+
+
+@pytest.fixture
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """What this test's spans are kept in."""
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider(id_generator=SampleIdGenerator())
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(core_spans, "_tracer", lambda: provider.get_tracer("test"))
+    return exporter
 
 
 def run_to_end(generator: Generator) -> dict[str, FinishedSample]:

@@ -1,4 +1,5 @@
-"""A pod's engine over two processes, for a test that kills it: python ranks_leader.py MANIFEST ID.
+"""A pod's engine over two processes, for a test that kills it: python ranks_leader.py MANIFEST ID
+DEVICE.
 
 Says the follower's pid on standard output, then generates for as long as it lives.
 """
@@ -14,12 +15,12 @@ from forklight_rollout.ports import DrawRules, EndRules, PromptStart, SequenceSt
 WISH = MemoryWish(max_batch=2, max_prompt_tokens=8, max_new_tokens=200, budget_bytes=2**26)
 
 
-def main(manifest: str, manifest_id: str) -> None:
+def main(manifest: str, manifest_id: str, device: str) -> None:
     weights = verify_weights(Path(manifest), manifest_id, version=0, run_id="test-run")
-    native_engine_factory(WISH, NativeOptions(dtype="float32", device="cpu", threads=1))(weights)
     loaded = [name for name in sys.modules if ".native.ranks" in name]
-    assert not loaded, f"an engine of one process loads {loaded}"
-    options = NativeOptions(dtype="float32", device="cpu", threads=1, num_gpus=2)
+    assert not loaded, f"the engine loads {loaded} before it knows that it needs them"
+    dtype = "bfloat16" if device == "cuda" else "float32"
+    options = NativeOptions(dtype=dtype, device=device, threads=1, num_gpus=2)
     engine = native_engine_factory(WISH, options)(weights)
     assert isinstance(engine, NativeEngine)
     sys.stdout.write(f"{engine._runner._followers.members[0].process.pid}\n")  # type: ignore[attr-defined]

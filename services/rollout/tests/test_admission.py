@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -11,6 +12,7 @@ from forklight_core.errors import InvalidInputError
 from forklight_rollout.admission import Door, read_group
 from forklight_rollout.groups import GroupWork
 from forklight_rollout.ports import EngineLimits
+from forklight_rollout.tools.ports import ToolRules
 
 LIMITS = EngineLimits(num_sequences=4, max_tokens=32, vocabulary_size=200)
 
@@ -93,3 +95,43 @@ def test_the_longest_prompt_that_fits_is_accepted() -> None:
 def test_repetition_may_be_switched_off() -> None:
     work = read(make_task(repetition_tokens=0, repetition_probability=0.0))
     assert work.end.repetition_tokens == 0
+
+
+def with_tools(**tools: object) -> types_pb2.GenerationTask:
+    values: dict[str, object] = {
+        "names": ["python"],
+        "max_calls": 2,
+        "max_output_tokens": 64,
+        "timeout_s": 5.0,
+    }
+    task = make_task()
+    task.tools.CopyFrom(types_pb2.Tools(**(values | tools)))  # type: ignore[arg-type]
+    return task
+
+
+def test_tools_of_a_task_become_rules_and_none_are_none() -> None:
+    door = Door(limits=LIMITS, encode=lambda text: [1], tools=frozenset({"python"}))
+    assert read_group(with_tools(), (0,), door).tools == ToolRules(
+        names=("python",), max_calls=2, max_output_tokens=64, timeout_s=5.0
+    )
+    assert read_group(with_tools(names=[]), (0,), door).tools is None
+    assert read_group(make_task(), (0,), door).tools is None
+
+
+@pytest.mark.parametrize(
+    ("field", "tools"),
+    [
+        (
+            "tools.names asks for 'shell', which this pod does not have (it has ['python'])",
+            {"names": ["shell"]},
+        ),
+        ("tools.max_calls", {"max_calls": 0}),
+        ("tools.max_output_tokens", {"max_output_tokens": 0}),
+        ("tools.timeout_s", {"timeout_s": 0.0}),
+        ("tools.timeout_s", {"timeout_s": math.inf}),
+    ],
+)
+def test_impossible_tools_are_refused_by_field(field: str, tools: dict[str, object]) -> None:
+    door = Door(limits=LIMITS, encode=lambda text: [1], tools=frozenset({"python"}))
+    with pytest.raises(InvalidInputError, match=re.escape(field)):
+        read_group(with_tools(**tools), (0,), door)

@@ -16,7 +16,6 @@ import blake3
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from forklight.v1 import buffer_pb2, buffer_pb2_grpc, rollout_pb2, rollout_pb2_grpc, types_pb2
@@ -27,7 +26,7 @@ from forklight_core.ports import free_ports
 from forklight_core.queues import Lease, RedisWorkQueue, RunKeys, connect_redis
 from forklight_core.redis_server import EmbeddedRedis, start_embedded
 from forklight_core.rpc import Registration, open_channel, serve
-from forklight_core.telemetry import SpanKind, install_providers
+from forklight_core.telemetry import SpanKind
 from forklight_core.wire import unpack_payload
 from forklight_kernels.contract import contract_hash
 from forklight_model.tokenizer import build_character_tokenizer
@@ -185,13 +184,6 @@ async def surroundings(redis_server: EmbeddedRedis, tmp_path: Path) -> AsyncIter
         yield found
     await found.redis.aclose()
     await redis.aclose()
-
-
-@pytest.fixture
-def spans() -> InMemorySpanExporter:
-    exporter = InMemorySpanExporter()
-    install_providers("rollout", "rollout-0", [SimpleSpanProcessor(exporter)], [])
-    return exporter
 
 
 @contextlib.asynccontextmanager

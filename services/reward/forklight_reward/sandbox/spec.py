@@ -99,9 +99,7 @@ def parse_spec(text: str, source: str | None = None) -> Spec:
             "sandbox spec must be a JSON object with mode, language, source, tests and limits"
         )
     if raw.get("mode") == "repo":
-        raise InvalidInputError(
-            "sandbox mode 'repo' is not supported yet: use stdio, function or run"
-        )
+        raise InvalidInputError("sandbox mode 'repo' is not supported yet: use stdio, function or run")
     try:
         spec = Spec.model_validate(raw if source is None else raw | {"source": source})
     except ValidationError as error:

@@ -14,7 +14,7 @@ Decode = Callable[[list[int]], str]
 class CallWatch:
     """Watches one turn: from the last reply, or the response's beginning, to the next call."""
 
-    __slots__ = ("_decode", "_draft", "_is_open", "_start", "_stops", "call")
+    __slots__ = ("_decode", "_draft", "_start", "_stops", "call")
 
     def __init__(self, draft: Draft, decode: Decode) -> None:
         self._draft, self._decode = draft, decode
@@ -22,19 +22,15 @@ class CallWatch:
         text = decode(draft.ids[self._start :].tolist())
         self.call = find_call(text)
         """The text of the call that the turn ends with."""
-        self._is_open = CALL_OPEN in text
-        self._stops = self._watch_for(CALL_CLOSE if self._is_open else CALL_OPEN)
+        self._stops = self._watch_for(CALL_CLOSE if CALL_OPEN in text else CALL_OPEN)
 
     def accept(self, token: int) -> bool:
         """Whether this token, the draft's newest, ends a call."""
         if not self._stops.accept(token):
             return False
-        if self._is_open:
-            self.call = find_call(self._decode(self._draft.ids[self._start :].tolist()))
-            return self.call is not None
-        self._is_open = True
+        self.call = find_call(self._decode(self._draft.ids[self._start :].tolist()))
         self._stops = self._watch_for(CALL_CLOSE)
-        return False
+        return self.call is not None
 
     def _watch_for(self, marker: str) -> TextStops:
         return TextStops((marker,), self._decode, before=self._draft.ids[self._start :])

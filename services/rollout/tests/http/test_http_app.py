@@ -10,7 +10,6 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from forklight.v1 import rollout_pb2, rollout_pb2_grpc, types_pb2
@@ -18,7 +17,6 @@ from forklight_core.ports import free_ports
 from forklight_core.queues import RunKeys, connect_redis
 from forklight_core.redis_server import EmbeddedRedis, start_embedded
 from forklight_core.rpc import open_channel
-from forklight_core.telemetry import install_providers
 from forklight_model.tokenizer import build_character_tokenizer
 from forklight_rollout.adapters.memory import MemoryEngine
 from forklight_rollout.app import run
@@ -92,10 +90,11 @@ async def announce(server: EmbeddedRedis, reference: types_pb2.WeightsRef) -> No
 
 
 async def test_a_pod_answers_once_it_has_weights_and_ends_what_runs_when_told_to_stop(
-    client: Any, redis_server: EmbeddedRedis, publish: Callable[[int], types_pb2.WeightsRef]
+    client: Any,
+    redis_server: EmbeddedRedis,
+    publish: Callable[[int], types_pb2.WeightsRef],
+    spans: InMemorySpanExporter,
 ) -> None:
-    spans = InMemorySpanExporter()
-    install_providers("rollout", "rollout-0", [SimpleSpanProcessor(spans)], [])
     await eventually(lambda: is_status(client, 503))
     await announce(redis_server, publish(0))
     await eventually(lambda: is_status(client, 200))

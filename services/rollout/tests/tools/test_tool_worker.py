@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from forklight.v1 import types_pb2
@@ -17,7 +16,6 @@ from forklight_core import ids
 from forklight_core.blobs import MemoryBlobStore
 from forklight_core.errors import InvalidInputError
 from forklight_core.queues import MemoryWorkQueue
-from forklight_core.telemetry import install_providers
 from forklight_core.wire import TrajectoryArrays, unpack_payload
 from forklight_rollout import saving
 from forklight_rollout import worker as worker_module
@@ -127,9 +125,9 @@ def reply(text: str) -> str:
 WHOLE = TURNS[0] + reply("ran 6 * 7") + TURNS[1] + reply("ran 1") + TURNS[2]
 
 
-async def test_calls_are_answered_and_the_whole_response_is_submitted(pod: Pod) -> None:
-    exporter = InMemorySpanExporter()
-    install_providers("rollout", "rollout-0", [SimpleSpanProcessor(exporter)], [])
+async def test_calls_are_answered_and_the_whole_response_is_submitted(
+    pod: Pod, spans: InMemorySpanExporter
+) -> None:
     await pod.put_task()
     async with working(pod) as worker:
         await eventually(lambda: pod.is_done)
@@ -141,9 +139,9 @@ async def test_calls_are_answered_and_the_whole_response_is_submitted(pod: Pod) 
         put_in = TOKENIZER.decode(arrays.response_ids[arrays.drawn == 0].tolist())
         assert put_in == reply("ran 6 * 7") + reply("ran 1")
         assert not arrays.logprobs[arrays.drawn == 0].any() and arrays.logprobs[arrays.drawn == 1].all()
-    spans = [span for span in exporter.get_finished_spans() if span.name == "rollout.tool_call"]
-    assert len(spans) == 6
-    for span in spans:
+    found = [span for span in spans.get_finished_spans() if span.name == "rollout.tool_call"]
+    assert len(found) == 6
+    for span in found:
         assert span.attributes is not None and span.context is not None
         assert (span.attributes["rl.tool.name"], span.attributes["rl.tool.outcome"]) == ("python", "ok")
         trace = ids.sample_traceparent(str(span.attributes["rl.sample.id"])).split("-")[1]

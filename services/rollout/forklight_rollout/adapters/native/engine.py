@@ -187,9 +187,10 @@ class NativeEngine:
             self._rows.advance()
         has_fed = self._feeds.advance()
         for feed in self._feeds.ready():
+            choices = feed.choices  # starting may be the last that is heard of the feed
             added = self._start(feed, drawn)
             rows += added
-            routing += feed.choices * len(added)
+            routing += choices * len(added)
         if rows or has_fed:
             self._under_way.append(
                 _UnderWay(

@@ -216,7 +216,8 @@ class Runner:
         """Until draws have arrived, or everything is done. Alone, reading does that by itself."""
 
     def close(self) -> None:
-        """Nothing is asked of it any more."""
+        """Nothing is asked of it any more. A graph holds on to the messages that it was recorded with."""
+        self._graphs = None
 
 
 def _to_pinned(column: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
 import struct
 import sys
@@ -49,11 +50,11 @@ FAILED = 1
 
 def main(arguments: list[str]) -> None:
     steps, control = (Channel(socket.socket(fileno=int(each))) for each in arguments)
-    threading.Thread(target=_die_with, args=(steps,), daemon=True, name="lifeline").start()
     control.send(FrameKind.ANSWER, encode_answer(Answer()))
     join = decode_task(control.receive(FrameKind.TASK))
     if not isinstance(join, Join):
         raise AssertionError(f"the first task is {type(join).__name__}")
+    threading.Thread(target=_die_with, args=(steps, join.folder), daemon=True, name="lifeline").start()
     with LastWords(Path(join.folder) / last_words_name(join.rank)):
         follower = Follower(join, steps, control)
         follower.prepare()
@@ -112,7 +113,7 @@ class Follower:
             while reader.has_more():
                 command = reader.command()
                 if command is Command.END:
-                    return
+                    return self._runner.close()
                 if command is Command.CHECK:
                     digest = int(self._runner.columns.digest())
                     self._steps.send(FrameKind.CHECKED, CHECKED.pack(reader.number(), digest))
@@ -178,9 +179,10 @@ class Follower:
         self._control.send(FrameKind.ANSWER, encode_answer(answer))
 
 
-def _die_with(steps: Channel) -> None:
+def _die_with(steps: Channel, folder: str) -> None:
     """A process that waits within a message for a leader that is gone would wait for long."""
     steps.wait_closed()
+    shutil.rmtree(folder, ignore_errors=True)  # the leader did not come to it
     os._exit(FAILED)
 
 

@@ -17,7 +17,9 @@ import tempfile
 import threading
 import time
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from forklight_core.errors import ForklightError, UnavailableError
@@ -33,7 +35,7 @@ FOLLOWER: tuple[str, ...] = (sys.executable, "-m", "forklight_rollout.adapters.n
 START_DEADLINE_S = 300.0
 """Until a process has imported what it needs, on a machine that starts many at once."""
 LOOK_EVERY_S = 0.1
-NOTICE_S = 2.0
+NOTICE_S = 1.0
 """A message that breaks is the first sign of a process that died; so long for finding out which."""
 END_DEADLINE_S = 10.0
 PATIENCE = 0.9
@@ -70,6 +72,8 @@ class Followers:
         self._has_joined = False
         self.is_following = False
         """They carry out commands, and end when told to."""
+        self.release: Callable[[], None] = lambda: None
+        """Lets go of what keeps NCCL from leaving."""
         self._folder = Path(tempfile.mkdtemp(prefix="forklight-ranks-"))
         self.members: list[Member] = []
         atexit.register(self.close)
@@ -145,11 +149,20 @@ class Followers:
                     member.process.kill()
             except ForklightError as error:
                 log.info("a follower was gone before the end", extra={"reason": str(error)})
-        if self._has_joined:
-            leave_group(is_broken=not is_orderly)
+        self._leave(is_orderly)
         for member in self.members:
             _end(member)
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _leave(self, is_orderly: bool) -> None:
+        """With a deadline: it may wait for processes that have gone."""
+        self.release()
+        if self._has_joined:
+            leaving = threading.Thread(target=partial(leave_group, is_broken=not is_orderly), daemon=True)
+            leaving.start()
+            leaving.join(END_DEADLINE_S)
+            if leaving.is_alive():
+                log.warning("the process group was not left in time", extra={"seconds": END_DEADLINE_S})
 
     def _join(self) -> None:
         """All enter one process group."""

@@ -53,7 +53,7 @@ class LeadingRunner(Runner):
         with self._explaining():
             super().__init__(model, plan, manner)
         answers = followers.hear(BUILD_DEADLINE_S)
-        followers.is_following = True
+        followers.is_following, followers.release = True, super().close
         self.numeric_mode = agree_on_mode([self.numeric_mode, *(each.mode for each in answers if each.mode)])
 
     def feed(
