@@ -47,6 +47,8 @@ class GroupWork:
     """Text that ends a sample, wherever tokens cut it."""
     tools: ToolRules | None = None
     """What its samples may call; None: a call is plain text."""
+    is_conversation: bool = False
+    """A prompt that begins with one of its samples will probably follow."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

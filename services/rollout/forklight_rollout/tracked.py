@@ -68,7 +68,7 @@ class BegunSample:
             seed=self.start.seed,
             prefix_ids=tuple(self.draft.ids),
             num_certain=self.draft.count_certain(self.work.end),
-            is_turn=self.work.tools is not None,
+            is_turn=self.work.is_conversation or self.work.tools is not None,
         )
 
     def call(self, key: int) -> ToolCall | None:

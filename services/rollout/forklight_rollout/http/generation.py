@@ -18,7 +18,7 @@ from enum import StrEnum
 from forklight_core.ids import sample_id
 from forklight_rollout.draft import Span
 from forklight_rollout.groups import FinishedSample, GroupWork, SampleStart
-from forklight_rollout.http.plan import Plan
+from forklight_rollout.http.plan import Endpoint, Plan
 from forklight_rollout.http.text_stream import StopCut, TokenTexts
 from forklight_rollout.ports import FinishReason
 
@@ -250,6 +250,7 @@ class Generation:
                 end=prompt.end,
                 samples=self._make_starts(self.choices[index * number : (index + 1) * number]),
                 stop_strings=plan.stop_strings,
+                is_conversation=plan.endpoint is Endpoint.CHAT and number == 1,
             )
             for index, prompt in enumerate(plan.prompts)
         ]

@@ -14,7 +14,7 @@ from forklight.v1 import types_pb2
 from forklight_rollout.adapters.memory import MemoryEngine
 from forklight_rollout.admission import Door, read_group
 from forklight_rollout.generator import Generator
-from forklight_rollout.ports import EngineLimits
+from forklight_rollout.ports import EngineLimits, PromptStart
 
 SEED = 41
 QUESTION = "What is 2 + 2?"
@@ -83,6 +83,23 @@ async def test_a_streamed_chat_is_the_whole_one(pod: Any) -> None:
     ] * 2
     assert chunks[0]["prompt_token_ids"] == whole["prompt_token_ids"]
     assert whole["prompt_token_ids"] == pod.tokenizer.encode_prompt(QUESTION)
+
+
+async def test_the_engine_remembers_conversations_and_nothing_else(
+    pod: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[bool] = []
+    admit = pod.engine.admit
+
+    def note(prompt: PromptStart) -> None:
+        turns.extend(start.is_turn for start in prompt.sequences)
+        admit(prompt)
+
+    monkeypatch.setattr(pod.engine, "admit", note)
+    await pod.chat(QUESTION, max_completion_tokens=3)
+    await pod.chat(QUESTION, max_completion_tokens=3, n=2)
+    await pod.complete(max_tokens=3)
+    assert turns == [True, False, False, False]
 
 
 async def test_samples_have_the_tokens_of_a_group_of_the_queue(pod: Any) -> None:
