@@ -1,4 +1,4 @@
-"""The contract of engines notices an engine that breaks it; its runs are beside each engine's own tests."""
+"""The engines here keep the contract of engines, and it notices one that breaks it; vLLM's is in `vllm/`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from forklight_rollout.adapters.memory import MemoryEngine
+from forklight_rollout.adapters.native import NativeEngine
 from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.ports import EngineLimits, PromptStart, StepTokens
 from services.rollout.tests import engine_contract
@@ -107,3 +108,36 @@ def test_a_broken_engine_is_noticed(
     check(case(MemoryEngine))
     with pytest.raises((AssertionError, ValueError, pytest.fail.Exception)):
         check(case(broken))
+
+
+@pytest.mark.parametrize("check", engine_contract.CHECKS, ids=lambda each: each.__name__)
+def test_the_engine_in_memory_keeps_the_contract(check: Callable[[EngineCase], None]) -> None:
+    weights: tuple[PublishedWeights, PublishedWeights] = (Named(0), Named(1))  # type: ignore[assignment]
+    check(EngineCase(make=lambda: MemoryEngine(LIMITS), weights=weights, is_model=False))
+
+
+@pytest.mark.parametrize("runs_ahead", [False, True])
+@pytest.mark.parametrize("check", engine_contract.CHECKS, ids=lambda each: each.__name__)
+def test_the_native_engine_keeps_the_contract(
+    check: Callable[[EngineCase], None],
+    make_engine: Callable[..., NativeEngine],
+    published: dict[int, PublishedWeights],
+    torn: PublishedWeights,
+    runs_ahead: bool,
+) -> None:
+    check(
+        EngineCase(
+            make=lambda: make_engine(max_batch=4, max_prompt_tokens=130, runs_ahead=runs_ahead),
+            weights=(published[0], published[1]),
+            bad_weights=torn,
+        )
+    )
+
+
+@pytest.fixture
+def torn(published: dict[int, PublishedWeights]) -> PublishedWeights:
+    """Weights whose tensors are not those that the manifest names."""
+    weights = published[1]
+    tensors = dict(weights.manifest.tensors)
+    tensors["model.embed_tokens.weight"] = replace(tensors["model.embed_tokens.weight"], shape=(3, 3))
+    return replace(weights, manifest=replace(weights.manifest, tensors=tensors, version=9))
