@@ -139,6 +139,14 @@ def audit(folder: Path) -> dict[str, object]:
     return report
 
 
+def status(folder: Path) -> str:
+    """What `forklight status` prints."""
+    command = [*FORKLIGHT, "status", str(folder)]
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=True, stdin=subprocess.DEVNULL
+    ).stdout
+
+
 def kill_plan(seed: int, victims: list[str], *, last_step: int) -> list[tuple[int, float, str]]:
     """(step to wait for, extra seconds, victim), in order of steps."""
     chance = random.Random(seed)

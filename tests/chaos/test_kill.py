@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.harness import RunningSystem, alive, audit
+from tests.chaos.harness import RunningSystem, alive, audit, status
 from tests.chaos.short_run import STEPS, write_short_run
 from tests.chaos.torture import VICTIMS, torture
 
@@ -39,6 +39,8 @@ def test_a_killed_pods_responses_go_on_where_they_were_saved(tmp_path: Path) -> 
         system.wait_until(lambda: has_gone_on(system), deadline_s=30, what="a saved response to go on")
         reached = system.step() + 2
         system.wait_until(lambda: system.step() >= reached, deadline_s=120, what="two more steps")
+        said = status(system.folder)
+        assert all(f"pod        {name}: version " in said for name in ("rollout-0", "rollout-1")), said
         system.process.send_signal(signal.SIGINT)
         system.wait_end(deadline_s=90)
     finally:

@@ -21,20 +21,24 @@ if TYPE_CHECKING:
 @click.argument("run_folder", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(run_folder: Path, as_json: bool) -> None:
-    """Phase, counts, queues, evaluations and stuck samples of the run of RUN_FOLDER."""
+    """Phase, counts, queues, evaluations, stuck samples and rollout pods of the run of RUN_FOLDER."""
+    from forklight_cli.pod_client import ask_pods, describe_pod
     from forklight_cli.run_folder import is_locked, open_run_folder, read_json_lines, read_system
 
     folder = open_run_folder(run_folder)
     record = read_system(folder)
     last_steps = deque(read_json_lines(folder.steps), maxlen=1)
     last_step: Mapping[str, object] = last_steps[0] if last_steps else {}
-    reply = ask_buffer(folder) if is_locked(folder) else None
+    is_up = is_locked(folder)
+    reply = ask_buffer(folder) if is_up else None
+    pods = ask_pods(record.addresses) if is_up else {}
     if as_json:
         return print_json(
             {
                 "run_id": record.run_id,
                 "up": reply is not None,
                 "status": message_fields(reply) if reply else None,
+                "pods": {name: message_fields(pod) if pod else None for name, pod in pods.items()},
                 "last_step": last_step,
                 "addresses": record.addresses,
                 "pids": record.pids,
@@ -46,6 +50,8 @@ def status(run_folder: Path, as_json: bool) -> None:
     else:
         click.echo(f"  step       {last_step.get('step', 0)}")
         click.echo(f"  resume     forklight resume {run_folder}")
+    for name, pod in pods.items():
+        click.echo(f"  pod        {name}: {describe_pod(pod)}")
     return None
 
 
