@@ -84,6 +84,7 @@ class Worker:
         self._leaving: set[str] = set()
         self._draining = asyncio.Event()
         self._is_aside = False
+        self._taking = asyncio.Lock()
         self._takes_ended = asyncio.Event()
         self._releases: set[asyncio.Task[None]] = set()
         self._drain: asyncio.Task[DrainOutcome] | None = None
@@ -120,6 +121,8 @@ class Worker:
         """Take nothing more, submit what has ended, hand the rest back; until `resume`."""
         self._is_aside = True
         self.held.notify()
+        async with self._taking:
+            pass  # a take under way would take what is handed back
         await self._wait_submitted()
         # A group without samples is being received; whoever receives it hands it back.
         await self._hand_back([group for group in self.held.all() if group.open_samples], "out_of_service")
@@ -206,7 +209,8 @@ class Worker:
     async def _take(self) -> list[Leased]:
         pod = self._submission.provenance.pod
         try:
-            leased = await self._intake.queue.take(pod, wait_s=TAKE_WAIT_S, max_items=1)
+            async with self._taking:
+                leased = await self._intake.queue.take(pod, wait_s=TAKE_WAIT_S, max_items=1)
         except UnavailableError as error:
             self._problems.report(Area.QUEUE, str(error))
             await asyncio.sleep(RETRY_WAIT_S)
