@@ -135,6 +135,12 @@ async def running(found: Following) -> AsyncIterator[None]:
         await found.thread.close()
 
 
+async def draw_some(found: Following) -> None:
+    """Until every running sample has tokens that were drawn after this was asked for."""
+    before = found.thread.reading.num_tokens
+    await eventually(lambda: found.thread.reading.num_tokens > before + 10)
+
+
 async def eventually(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 30
     while not condition():
@@ -326,6 +332,7 @@ async def test_restart_has_saved_tokens_forgotten(
         await found.thread.call(lambda generator: generator.note_saved(name, 2))
         found.announce(1)
         await eventually(lambda: found.forgotten == [name])
+        await draw_some(found)
         await found.end(work)
     assert {sample.response.spans for sample in found.finished} == {(Span(start=0, version=1),)}
 
