@@ -251,6 +251,20 @@ def test_plan_gives_every_process_its_own_door_and_all_addresses(tmp_path: Path)
     assert pod.environment["FORKLIGHT_BLOBS_URL"] == (tmp_path / "blobs").as_uri()
 
 
+def test_plan_gives_every_pod_a_door_for_clients_when_the_first_has_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def doors() -> dict[str, str]:
+        plan = plan_system(RunFile(), RunFolder(tmp_path), "run-1", "redis://127.0.0.1:9/0")
+        found = {each.name: each.environment.get("FORKLIGHT_HTTP_LISTEN", "") for each in plan.processes}
+        return {name: door for name, door in found.items() if door}
+
+    monkeypatch.delenv("FORKLIGHT_HTTP_LISTEN", raising=False)
+    assert doors() == {}
+    monkeypatch.setenv("FORKLIGHT_HTTP_LISTEN", "127.0.0.1:8000")
+    assert doors() == {"rollout-0": "127.0.0.1:8000", "rollout-1": "127.0.0.1:8001"}
+
+
 @pytest.mark.parametrize("names", [[], ["python"]])
 def test_plan_makes_the_sandbox_essential_when_generations_call_it(tmp_path: Path, names: list[str]) -> None:
     run_file = RunFile.model_validate({"tools": {"names": names}})

@@ -77,7 +77,12 @@ def plan_system(run_file: RunFile, folder: RunFolder, run_id: str, redis_url: st
             arguments=_arguments(name),
             address=address,
             essential=name not in dispensable,
-            environment={**shared, "FORKLIGHT_LISTEN": address, "FORKLIGHT_POD": name},
+            environment={
+                **shared,
+                "FORKLIGHT_LISTEN": address,
+                "FORKLIGHT_POD": name,
+                **_http_environment(name),
+            },
         )
         for name, address in addresses.items()
     )
@@ -124,6 +129,15 @@ def _shared_environment(
         "GRPC_ENABLE_FORK_SUPPORT": "false",  # children are exec-ed, never forked on; it warns at each
         **{f"FORKLIGHT_{door}_ADDRESS": addresses[name] for door, name in doors.items()},
     }
+
+
+def _http_environment(name: str) -> dict[str, str]:
+    """FORKLIGHT_HTTP_LISTEN is the first pod's door for clients; the others take the ports behind it."""
+    service, _, index = name.partition("-")
+    host, _, port = os.environ.get("FORKLIGHT_HTTP_LISTEN", "").rpartition(":")
+    if service != "rollout" or not port.isdigit():
+        return {}
+    return {"FORKLIGHT_HTTP_LISTEN": f"{host}:{int(port) + int(index)}"}
 
 
 def describe_plan(plan: SystemPlan) -> Sequence[str]:
