@@ -57,11 +57,11 @@ class Channel:
         """Whether a frame, or the end, has arrived."""
         return bool(self._poll.poll(timeout_s * 1e3))
 
-    def wait_closed(self) -> None:
-        """Until the other end is closed, whatever it has sent before."""
+    def wait_closed(self, timeout_s: float | None = None) -> bool:
+        """Until the other end is closed, whatever it has sent before; whether it is."""
         closed = select.poll()
         closed.register(self._end, select.POLLRDHUP)
-        closed.poll()
+        return bool(closed.poll(None if timeout_s is None else timeout_s * 1e3))
 
     def close(self) -> None:
         self._end.close()

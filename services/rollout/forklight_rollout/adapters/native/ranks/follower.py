@@ -14,7 +14,7 @@ import struct
 import sys
 import threading
 from pathlib import Path
-from types import TracebackType
+from typing import NoReturn
 
 import torch
 
@@ -46,6 +46,8 @@ log = logging.getLogger(__name__)
 CHECKED = struct.Struct("<qq")
 """The number of a check, and the digest of all rows there."""
 FAILED = 1
+NOTICE_S = 0.2
+"""A leader that dies takes its connections along one after another; an error may come before the last."""
 
 
 def main(arguments: list[str]) -> None:
@@ -55,11 +57,14 @@ def main(arguments: list[str]) -> None:
     if not isinstance(join, Join):
         raise AssertionError(f"the first task is {type(join).__name__}")
     threading.Thread(target=_die_with, args=(steps, join.folder), daemon=True, name="lifeline").start()
-    with LastWords(Path(join.folder) / last_words_name(join.rank)):
+    try:
         follower = Follower(join, steps, control)
         follower.prepare()
         follower.follow()
         leave_group()
+    except BaseException as error:
+        leave_words(join, steps, error)
+        raise
 
 
 def last_words_name(rank: int) -> str:
@@ -67,20 +72,13 @@ def last_words_name(rank: int) -> str:
     return f"{rank}.error"
 
 
-class LastWords:
-    """What ended this process, where the leader looks for it."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None and self._path.parent.is_dir():
-            self._path.write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
+def leave_words(join: Join, steps: Channel, error: BaseException) -> None:
+    """What ends this process, where the leader looks for it; if there is none, the process ends here."""
+    if steps.wait_closed(NOTICE_S):
+        _end_alone(join.folder)
+    path = Path(join.folder) / last_words_name(join.rank)
+    if path.parent.is_dir():
+        path.write_text(f"{type(error).__name__}: {error}", encoding="utf-8")
 
 
 class Follower:
@@ -130,10 +128,10 @@ class Follower:
             except UnavailableError:
                 return  # the leader is gone, or done
             try:
-                with LastWords(Path(self._join.folder) / last_words_name(self._join.rank)):
-                    self._answer(self._do(task))
-            except BaseException:
+                self._answer(self._do(task))
+            except BaseException as error:
                 log.exception("a task failed")
+                leave_words(self._join, self._steps, error)
                 os._exit(FAILED)
                 raise
 
@@ -182,7 +180,12 @@ class Follower:
 def _die_with(steps: Channel, folder: str) -> None:
     """A process that waits within a message for a leader that is gone would wait for long."""
     steps.wait_closed()
-    shutil.rmtree(folder, ignore_errors=True)  # the leader did not come to it
+    _end_alone(folder)
+
+
+def _end_alone(folder: str) -> NoReturn:
+    """The leader is gone: nobody reads last words, and nobody else cleans up."""
+    shutil.rmtree(folder, ignore_errors=True)
     os._exit(FAILED)
 
 
