@@ -23,8 +23,6 @@ from forklight_model.model import HybridModel
 from forklight_vllm_plugin.caches import LightningPages, SoftmaxPages, StateShapes, state_dtypes, state_shapes
 from forklight_vllm_plugin.paged_pass import PagedPass, StepRows
 
-Pages = LightningPages | SoftmaxPages
-
 
 class HybridForCausalLM(nn.Module, HasInnerState, IsHybrid):  # type: ignore[misc]
     """Registered with vLLM under the published architecture's name."""

@@ -17,9 +17,6 @@ from forklight_kernels import SampledTokens
 from forklight_vllm_plugin.arguments import RequestArguments, read_arguments
 from forklight_vllm_plugin.drawing import DrawBatch, draw
 
-NUM_EXTRA_COLUMNS = 2
-"""What a request asks for as `logprobs`, so that vLLM passes all three columns on."""
-
 
 class RolloutSampler(Sampler):  # type: ignore[misc]
     """Installed in the model runner after the engine has started."""

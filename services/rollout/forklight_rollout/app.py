@@ -31,6 +31,7 @@ from forklight_model.tokenizer import load_tokenizer
 from forklight_rollout import metrics
 from forklight_rollout.adapters.buffer_rpc import RpcBuffer
 from forklight_rollout.admission import Door
+from forklight_rollout.blob_calls import BlobCalls
 from forklight_rollout.buffer_calls import BufferCalls
 from forklight_rollout.engine_thread import EngineThread
 from forklight_rollout.engines import choose_engine
@@ -156,7 +157,8 @@ def assemble_worker(parts: PodParts, first: FirstWeights) -> tuple[EngineThread,
         tools=frozenset(parts.tools.tools),
     )
     contract = first.weights.manifest.contract
-    store = SegmentStore(blobs=parts.blobs, buffer=parts.buffer, contract=contract)
+    blobs = BlobCalls(store=parts.blobs, problems=parts.buffer.problems)
+    store = SegmentStore(blobs=blobs, buffer=parts.buffer, contract=contract)
     saver = SegmentSaver(engine=thread, held=HeldGroups(), store=store, segment_tokens=parts.segment_tokens)
     keeper = LeaseKeeper(
         parts.queue, saver, problems=parts.buffer.problems, pod=parts.pod, lease_s=parts.lease_s
@@ -171,7 +173,7 @@ def assemble_worker(parts: PodParts, first: FirstWeights) -> tuple[EngineThread,
     )
     provenance = Provenance(pod=parts.pod, contract=contract, decode=tokenizer.decode)
     submission = Submission(
-        blobs=parts.blobs, buffer=parts.buffer, held=saver.held, keeper=keeper, provenance=provenance
+        blobs=blobs, buffer=parts.buffer, held=saver.held, keeper=keeper, provenance=provenance
     )
     desk = open_desk(parts.tools, tokenizer, thread, parts.buffer.problems)
     return thread, Worker(intake, submission, saver, WorkerLimits(drain_s=parts.drain_s), desk)

@@ -9,31 +9,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 
 from forklight.v1 import types_pb2
-from forklight_core.blobs import BlobStore
 from forklight_core.errors import (
-    BusyError,
     DataLossError,
-    DeadlineError,
     InvalidInputError,
     NotFoundError,
-    UnavailableError,
 )
-from forklight_core.retry import backoff_delays
 from forklight_core.wire import RoutingArrays, TrajectoryArrays, pack_payload, unpack_payload
 from forklight_core.wire import Span as WireSpan
+from forklight_rollout.blob_calls import BlobCalls
 from forklight_rollout.buffer_calls import BufferCalls
 from forklight_rollout.draft import DRAWN, Draft, Span, Stretch, restore_draft
 from forklight_rollout.groups import FinishedSample, OpenSample
 from forklight_rollout.held_groups import HeldGroup
 from forklight_rollout.ports import PendingSample, Saved, SegmentRef, SubmitOutcome
-from forklight_rollout.problems import Area
 
 log = logging.getLogger(__name__)
 
@@ -135,7 +130,7 @@ def stretch_of(arrays: TrajectoryArrays) -> Stretch:
 class SegmentStore:
     """Saves and loads; patient with a full or absent store while the group is ours (else FencedError)."""
 
-    blobs: BlobStore
+    blobs: BlobCalls
     buffer: BufferCalls
     contract: str
 
@@ -152,7 +147,7 @@ class SegmentStore:
         segment = SegmentRef(
             start=arrays.start,
             num_tokens=len(arrays.response_ids),
-            payload=await self._patiently(lambda: self.blobs.put(data), group),
+            payload=await self.blobs.put(data, group),
             min_version=min(span.version for span in arrays.spans),
         )
         try:
@@ -187,7 +182,7 @@ class SegmentStore:
         return restore_draft(stretch_of(join(parts))) if parts else None
 
     async def _read(self, segment: SegmentRef, group: HeldGroup) -> TrajectoryArrays:
-        data = await self._patiently(lambda: self.blobs.get(segment.payload.id), group)
+        data = await self.blobs.get(segment.payload.id, group)
         return await asyncio.to_thread(unpack_payload, data)
 
     def _check(
@@ -207,20 +202,6 @@ class SegmentStore:
             raise DataLossError(
                 f"{where} was made under numeric contract {part.contract!r}, this pod's is {self.contract!r}"
             )
-
-    async def _patiently(self, call: Callable[[], Result], group: HeldGroup) -> Result:
-        problems = self.buffer.problems
-        for delay in backoff_delays():
-            group.require_held()
-            try:
-                result = await asyncio.to_thread(call)
-            except (BusyError, UnavailableError, DeadlineError) as error:
-                problems.report(Area.BLOBS, str(error))
-            else:
-                problems.clear(Area.BLOBS)
-                return result
-            await asyncio.sleep(delay)
-        raise AssertionError("backoff_delays never ends")
 
 
 def _without_unread(arrays: TrajectoryArrays) -> TrajectoryArrays:

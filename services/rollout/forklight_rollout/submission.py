@@ -7,16 +7,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from forklight.v1 import types_pb2
-from forklight_core.blobs import BlobRef, BlobStore
-from forklight_core.errors import BusyError, DeadlineError, UnavailableError
+from forklight_core.blobs import BlobRef
 from forklight_core.ids import sample_id
-from forklight_core.retry import backoff_delays
+from forklight_rollout.blob_calls import BlobCalls
 from forklight_rollout.buffer_calls import BufferCalls
 from forklight_rollout.groups import FinishedSample
 from forklight_rollout.held_groups import HeldGroup, HeldGroups
 from forklight_rollout.lease_keeper import LeaseKeeper
 from forklight_rollout.ports import SubmitOutcome
-from forklight_rollout.problems import Area
 from forklight_rollout.trajectory import build_payload, build_trajectory, emit_generate_span, under_span
 
 
@@ -33,7 +31,7 @@ class Provenance:
 class Submission:
     """Hands samples over. FencedError: the group is not ours any more; other errors: it could not be done."""
 
-    blobs: BlobStore
+    blobs: BlobCalls
     buffer: BufferCalls
     held: HeldGroups
     keeper: LeaseKeeper
@@ -64,18 +62,7 @@ class Submission:
         data = await asyncio.to_thread(
             build_payload, sample, decode=provenance.decode, contract=provenance.contract
         )
-        problems = self.buffer.problems
-        for delay in backoff_delays():
-            group.require_held()
-            try:
-                reference = await asyncio.to_thread(self.blobs.put, data)
-            except (BusyError, UnavailableError, DeadlineError) as error:
-                problems.report(Area.BLOBS, str(error))
-            else:
-                problems.clear(Area.BLOBS)
-                return reference
-            await asyncio.sleep(delay)
-        raise AssertionError("backoff_delays never ends")
+        return await self.blobs.put(data, group)
 
     async def _cancel_unwanted(self, group: HeldGroup) -> None:
         """One sample was terminal already; ask which others are, and stop those."""

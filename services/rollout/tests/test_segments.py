@@ -23,6 +23,7 @@ from forklight_core.rpc import Registration, open_channel, serve
 from forklight_core.wire import RoutingArrays, Span, TrajectoryArrays, pack_payload, unpack_payload
 from forklight_rollout.adapters.buffer_rpc import RpcBuffer
 from forklight_rollout.adapters.memory_buffer import MemoryBuffer
+from forklight_rollout.blob_calls import BlobCalls
 from forklight_rollout.buffer_calls import BufferCalls
 from forklight_rollout.draft import Draft
 from forklight_rollout.groups import OpenSample
@@ -143,7 +144,9 @@ class Place:
 
     def store(self, contract: str = "c") -> SegmentStore:
         calls = BufferCalls(door=self.buffer, problems=Problems(), deadline_s=0.2)
-        return SegmentStore(blobs=self.blobs, buffer=calls, contract=contract)
+        return SegmentStore(
+            blobs=BlobCalls(store=self.blobs, problems=calls.problems), buffer=calls, contract=contract
+        )
 
     def group(self, fence: int) -> HeldGroup:
         lease = Lease(entry_id="1-0", consumer=f"pod-{fence}", fence=fence)
