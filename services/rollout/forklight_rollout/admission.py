@@ -18,7 +18,7 @@ from forklight_rollout.tools.ports import ToolRules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Door:
+class Capability:
     """What this pod can generate."""
 
     limits: EngineLimits
@@ -30,7 +30,7 @@ class Door:
 def read_group(
     task: types_pb2.GenerationTask,
     indices: Sequence[int],
-    door: Door,
+    capability: Capability,
 ) -> GroupWork:
     """The work a task asks for, or InvalidInputError naming the field that makes it impossible."""
     group_id, sampling = task.envelope.group_id, task.sampling
@@ -40,14 +40,14 @@ def read_group(
     draw = DrawRules(temperature=sampling.temperature, top_p=sampling.top_p)
     end = EndRules(
         max_new_tokens=sampling.max_new_tokens,
-        stop_ids=door.stop_ids,
+        stop_ids=capability.stop_ids,
         repetition_tokens=sampling.repetition_tokens,
         repetition_probability=sampling.repetition_probability,
     )
     check_rules(draw, end, where)
     _check_indices(indices, sampling.num_samples, where)
-    prompt_ids = read_prompt(task.prompt, door, where)
-    check_window(len(prompt_ids), end, where, door.limits)
+    prompt_ids = read_prompt(task.prompt, capability, where)
+    check_window(len(prompt_ids), end, where, capability.limits)
     samples = tuple(
         SampleStart(
             sample_id=sample_id(group_id, index),
@@ -55,20 +55,21 @@ def read_group(
         )
         for index in indices
     )
-    tools = read_tools(task.tools, door, where) if task.HasField("tools") else None
+    tools = read_tools(task.tools, capability, where) if task.HasField("tools") else None
     return GroupWork(
         group_id=group_id, prompt_ids=prompt_ids, draw=draw, end=end, samples=samples, tools=tools
     )
 
 
-def read_tools(tools: types_pb2.Tools, door: Door, where: str) -> ToolRules | None:
+def read_tools(tools: types_pb2.Tools, capability: Capability, where: str) -> ToolRules | None:
     """What samples may call; None when that is nothing."""
-    absent = sorted(set(tools.names) - door.tools)
+    known = sorted(capability.tools)
+    absent = sorted(set(tools.names) - capability.tools)
     if absent:
         raise _refused(
             where,
             "tools.names",
-            f"asks for {absent[0]!r}, which this pod does not have (it has {sorted(door.tools) or 'none'}): "
+            f"asks for {absent[0]!r}, which this pod does not have (it has {known or 'none'}): "
             "give all pods this run's file and FORKLIGHT_SANDBOX_ADDRESS",
         )
     if not tools.names:
@@ -118,13 +119,13 @@ def _check_indices(indices: Sequence[int], num_samples: int, where: str) -> None
             )
 
 
-def read_prompt(prompt: str, door: Door, where: str) -> tuple[int, ...]:
+def read_prompt(prompt: str, capability: Capability, where: str) -> tuple[int, ...]:
     """The tokens of a prompt given as text."""
     try:
-        prompt_ids = tuple(door.encode(prompt)) if prompt.strip() else ()
+        prompt_ids = tuple(capability.encode(prompt)) if prompt.strip() else ()
     except InvalidInputError as error:
         raise _refused(where, "prompt", f"cannot be encoded: {error}") from error
-    check_prompt(prompt_ids, door.limits, where, "; the tokenizer does not belong to these weights")
+    check_prompt(prompt_ids, capability.limits, where, "; the tokenizer does not belong to these weights")
     return prompt_ids
 
 

@@ -30,7 +30,7 @@ from forklight_core.runfile.schema import RolloutSection
 from forklight_model.tokenizer import load_tokenizer
 from forklight_rollout import metrics
 from forklight_rollout.adapters.buffer_rpc import RpcBuffer
-from forklight_rollout.admission import Door
+from forklight_rollout.admission import Capability
 from forklight_rollout.blob_calls import BlobCalls
 from forklight_rollout.buffer_calls import BufferCalls
 from forklight_rollout.engine_thread import EngineThread
@@ -150,7 +150,7 @@ def assemble_worker(parts: PodParts, first: FirstWeights) -> tuple[EngineThread,
     """A worker and its engine thread, neither started."""
     tokenizer = load_tokenizer(first.weights.folder)
     thread = EngineThread(Generator(first.engine, decode=tokenizer.decode))
-    door = Door(
+    capability = Capability(
         limits=thread.limits,
         encode=tokenizer.encode_prompt,
         stop_ids=tokenizer.stop_ids,
@@ -167,7 +167,7 @@ def assemble_worker(parts: PodParts, first: FirstWeights) -> tuple[EngineThread,
         queue=parts.queue,
         engine=thread,
         held=saver.held,
-        reader=TaskReader(run_id=parts.run_id, door=door),
+        reader=TaskReader(run_id=parts.run_id, capability=capability),
         buffer=parts.buffer,
         store=store,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from forklight.v1 import types_pb2
 from forklight_core.queues import Leased, WorkQueue
 from forklight_core.wire import check_envelope, parse
-from forklight_rollout.admission import Door, read_group
+from forklight_rollout.admission import Capability, read_group
 from forklight_rollout.buffer_calls import BufferCalls
 from forklight_rollout.engine_thread import EngineThread
 from forklight_rollout.groups import GroupWork
@@ -25,7 +25,7 @@ class TaskReader:
     """Reads tasks of one run for one engine; InvalidInputError names the field that is impossible."""
 
     run_id: str
-    door: Door
+    capability: Capability
 
     def read_task(self, leased: Leased) -> types_pb2.GenerationTask:
         """The task of a queue entry."""
@@ -35,7 +35,7 @@ class TaskReader:
 
     def read_work(self, task: types_pb2.GenerationTask, indices: Sequence[int]) -> GroupWork:
         """What to generate of a task."""
-        return read_group(task, indices, self.door)
+        return read_group(task, indices, self.capability)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ import pytest
 
 from forklight.v1 import types_pb2
 from forklight_core.errors import InvalidInputError
-from forklight_rollout.admission import Door, read_group
+from forklight_rollout.admission import Capability, read_group
 from forklight_rollout.groups import GroupWork
 from forklight_rollout.ports import EngineLimits
 from forklight_rollout.tools.ports import ToolRules
@@ -36,7 +36,7 @@ def make_task(**sampling: float) -> types_pb2.GenerationTask:
 
 def read(task: types_pb2.GenerationTask, indices: tuple[int, ...] = (0, 1, 2, 3)) -> GroupWork:
     return read_group(
-        task, indices, Door(limits=LIMITS, encode=lambda text: [ord(letter) for letter in text])
+        task, indices, Capability(limits=LIMITS, encode=lambda text: [ord(letter) for letter in text])
     )
 
 
@@ -83,7 +83,7 @@ def test_a_tokenizer_that_fails_is_the_prompts_fault() -> None:
         raise InvalidInputError(f"no token for {text!r}")
 
     with pytest.raises(InvalidInputError, match="prompt cannot be encoded: no token for 'hello'"):
-        read_group(make_task(), (0,), Door(limits=LIMITS, encode=encode))
+        read_group(make_task(), (0,), Capability(limits=LIMITS, encode=encode))
 
 
 def test_the_longest_prompt_that_fits_is_accepted() -> None:
@@ -110,12 +110,12 @@ def with_tools(**tools: object) -> types_pb2.GenerationTask:
 
 
 def test_tools_of_a_task_become_rules_and_none_are_none() -> None:
-    door = Door(limits=LIMITS, encode=lambda text: [1], tools=frozenset({"python"}))
-    assert read_group(with_tools(), (0,), door).tools == ToolRules(
+    capability = Capability(limits=LIMITS, encode=lambda text: [1], tools=frozenset({"python"}))
+    assert read_group(with_tools(), (0,), capability).tools == ToolRules(
         names=("python",), max_calls=2, max_output_tokens=64, timeout_s=5.0
     )
-    assert read_group(with_tools(names=[]), (0,), door).tools is None
-    assert read_group(make_task(), (0,), door).tools is None
+    assert read_group(with_tools(names=[]), (0,), capability).tools is None
+    assert read_group(make_task(), (0,), capability).tools is None
 
 
 @pytest.mark.parametrize(
@@ -132,6 +132,6 @@ def test_tools_of_a_task_become_rules_and_none_are_none() -> None:
     ],
 )
 def test_impossible_tools_are_refused_by_field(field: str, tools: dict[str, object]) -> None:
-    door = Door(limits=LIMITS, encode=lambda text: [1], tools=frozenset({"python"}))
+    capability = Capability(limits=LIMITS, encode=lambda text: [1], tools=frozenset({"python"}))
     with pytest.raises(InvalidInputError, match=re.escape(field)):
-        read_group(with_tools(**tools), (0,), door)
+        read_group(with_tools(**tools), (0,), capability)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
-import time
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +26,7 @@ from forklight_rollout.manifest import Manifest, PublishedWeights
 from forklight_rollout.ports import EngineLimits, StepTokens
 from forklight_rollout.problems import Area, Problems
 from forklight_rollout.watcher import FirstWeights
-from forklight_rollout.worker import Worker
+from services.rollout.tests.waiting import at_work, eventually
 
 RUN_ID = "test-run"
 ENDLESS = 10**9
@@ -261,27 +258,9 @@ def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pod:
     return Pod(tmp_path)
 
 
-@contextlib.asynccontextmanager
-async def working(pod: Pod) -> AsyncIterator[Worker]:
-    task = asyncio.create_task(pod.worker.run(pod.stop))
-    try:
-        yield pod.worker
-    finally:
-        pod.stop.set()
-        await task
-        await pod.thread.close()
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.002)
-
-
 async def test_a_pod_out_of_service_hands_back_and_takes_nothing_until_it_is_well(pod: Pod) -> None:
     await pod.put_task(0)
-    async with working(pod) as worker:
+    async with at_work((pod.thread, pod.worker), pod.stop) as worker:
         await eventually(lambda: worker.held.num_in_engine == 2)
         pod.problems.report(Area.PROBE, "version 3 disagrees")
         await pod.fitness.look()

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import json
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +25,7 @@ from forklight_rollout.ports import Engine, EngineLimits
 from forklight_rollout.problems import Problems
 from forklight_rollout.swap_policy import SwapPolicy, SwapRules
 from forklight_rollout.watcher import WeightsWatcher
+from services.rollout.tests.waiting import eventually
 
 RUN_ID = "test-run"
 ENDLESS = 10**8
@@ -139,13 +139,6 @@ async def draw_some(found: Following) -> None:
     """Until every running sample has tokens that were drawn after this was asked for."""
     before = found.thread.reading.num_tokens
     await eventually(lambda: found.thread.reading.num_tokens > before + 10)
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.002)
 
 
 async def test_a_pod_begins_with_the_first_version_that_passes_its_probe(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from forklight_rollout.probe import ProbeOutcome
 from forklight_rollout.problems import Problems
 from forklight_rollout.swap_policy import SwapRules, swap_weights
 from forklight_rollout.watcher import WeightsWatcher
+from services.rollout.tests.waiting import eventually
 
 RUN_ID = "test-run"
 Publish = Callable[[int], types_pb2.WeightsRef]
@@ -193,13 +193,6 @@ class Announcements:
         if self.is_away:
             raise UnavailableError("Redis does not answer")
         return self.newest
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.005)
 
 
 async def test_a_torn_version_is_reported_and_the_next_one_repairs_it(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -27,6 +25,7 @@ from forklight_rollout.ports import EngineLimits, StepTokens
 from forklight_rollout.problems import Problems
 from forklight_rollout.watcher import FirstWeights
 from forklight_rollout.worker import Worker
+from services.rollout.tests.waiting import at_work, eventually
 
 RUN_ID = "test-run"
 ENDLESS = 10**9
@@ -97,7 +96,7 @@ class Surroundings:
         """The whole response of a sample of the last task, never interrupted."""
         other = Surroundings(weights=self.weights, mean_tokens=self.mean_tokens)
         await other.put_task(0, max_new_tokens=3000)
-        async with working(other):
+        async with at_work(other.assemble(), other.stop):
             await eventually(lambda: other.accepted(0) == 3)
         payload = other.blobs.get(other.buffer.accepted[sample_id].payload.id)
         found: list[int] = unpack_payload(payload).response_ids.tolist()
@@ -117,29 +116,10 @@ async def surroundings(
     return Surroundings(weights=published[0])
 
 
-@contextlib.asynccontextmanager
-async def working(found: Surroundings) -> AsyncIterator[Worker]:
-    thread, worker = found.assemble()
-    task = asyncio.create_task(worker.run(found.stop))
-    try:
-        yield worker
-    finally:
-        found.stop.set()
-        await task
-        await thread.close()
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.002)
-
-
 async def test_every_sample_of_every_group_is_submitted_once(surroundings: Surroundings) -> None:
     for index in range(9):
         await surroundings.put_task(index)
-    async with working(surroundings) as worker:
+    async with at_work(surroundings.assemble(), surroundings.stop) as worker:
         await eventually(lambda: len(surroundings.buffer.accepted) == 27)
         assert (worker.num_submitted, worker.num_unsubmitted, len(worker.held)) == (27, 0, 0)
     trajectory = surroundings.buffer.accepted[f"{RUN_ID}/g00000004/s001"]
@@ -156,7 +136,7 @@ async def test_only_missing_samples_are_generated_and_a_complete_group_is_settle
     surroundings.buffer.terminal |= {f"{RUN_ID}/g00000001/s00{number}" for number in range(3)}
     for index in range(2):
         await surroundings.put_task(index)
-    async with working(surroundings) as worker:
+    async with at_work(surroundings.assemble(), surroundings.stop) as worker:
         await eventually(lambda: surroundings.accepted(0) == 1 and len(worker.held) == 0)
     assert list(surroundings.buffer.accepted) == [f"{RUN_ID}/g00000000/s001"]
 
@@ -168,7 +148,7 @@ async def test_a_poison_task_is_handed_back_and_its_neighbours_go_on(
     await surroundings.put_task(0, **poison)
     await surroundings.queue.put(b"\xff no task")
     await surroundings.put_task(1)
-    async with working(surroundings) as worker:
+    async with at_work(surroundings.assemble(), surroundings.stop) as worker:
         await eventually(lambda: surroundings.accepted(1) == 3)
         await eventually(lambda: surroundings.buffer.fences[f"{RUN_ID}/g00000000"] >= 3)
         assert not worker.is_draining
@@ -186,7 +166,7 @@ async def test_a_fenced_group_is_given_up_and_the_others_go_on(surroundings: Sur
     )
     for index in range(3):
         await surroundings.put_task(index)
-    async with working(surroundings):
+    async with at_work(surroundings.assemble(), surroundings.stop):
         await eventually(lambda: surroundings.accepted(1) + surroundings.accepted(2) == 6)
     assert surroundings.accepted(0) == 0
 
@@ -198,7 +178,7 @@ async def test_a_dropped_sample_stops_those_that_nobody_wants_either(surrounding
     surroundings.mean_tokens = 300
     surroundings.buffer.on_submit = end_group
     await surroundings.put_task(0)
-    async with working(surroundings) as worker:
+    async with at_work(surroundings.assemble(), surroundings.stop) as worker:
         await eventually(lambda: bool(surroundings.buffer.terminal) and len(worker.held) == 0)
     assert surroundings.buffer.accepted == {}
 
@@ -207,7 +187,7 @@ async def test_a_lost_lease_stops_its_group(surroundings: Surroundings) -> None:
     surroundings.mean_tokens, surroundings.lease_s, surroundings.drain_s = ENDLESS, 0.06, 0.0
     surroundings.__post_init__()
     await surroundings.put_task(0)
-    async with working(surroundings) as worker:
+    async with at_work(surroundings.assemble(), surroundings.stop) as worker:
         await eventually(lambda: len(worker.held) == 1)
         surroundings.clock_s += 100
         (taken,) = await surroundings.queue.take("pod-b", wait_s=0, max_items=1)
@@ -221,7 +201,7 @@ async def test_an_expired_lease_that_comes_back_goes_on_under_its_new_fence(
 ) -> None:
     surroundings.mean_tokens = 20_000
     await surroundings.put_task(0)
-    async with working(surroundings) as worker:
+    async with at_work(surroundings.assemble(), surroundings.stop) as worker:
         await eventually(lambda: len(worker.held) == 1)
         surroundings.clock_s += 100  # the heartbeat is 10 s away, the worker takes again before
         await eventually(lambda: len(surroundings.buffer.accepted) == 3)
@@ -241,7 +221,7 @@ async def test_a_full_disk_loses_nothing(surroundings: Surroundings, monkeypatch
     monkeypatch.setattr(surroundings.blobs, "put", put_if_room)
     for index in range(30):
         await surroundings.put_task(index)
-    async with working(surroundings) as worker:
+    async with at_work(surroundings.assemble(), surroundings.stop) as worker:
         await eventually(lambda: "no space left" in surroundings.problems.summary())
         await eventually(lambda: worker.num_unsubmitted >= 64)
         waiting = (await surroundings.queue.stats()).num_waiting
@@ -260,7 +240,7 @@ async def test_a_buffer_that_is_away_is_waited_for(surroundings: Surroundings) -
 
     surroundings.buffer.on_submit = fail_if_away
     await surroundings.put_task(0)
-    async with working(surroundings):
+    async with at_work(surroundings.assemble(), surroundings.stop):
         await eventually(lambda: "buffer does not answer" in surroundings.problems.summary())
         is_away = False
         await eventually(lambda: len(surroundings.buffer.accepted) == 3)
@@ -274,7 +254,7 @@ async def test_a_group_is_handed_back_when_the_buffer_stays_away(surroundings: S
     surroundings.buffer.on_submit = fail
     surroundings.submit_deadline_s = 0.05
     await surroundings.put_task(0)
-    async with working(surroundings):
+    async with at_work(surroundings.assemble(), surroundings.stop):
         await eventually(lambda: surroundings.buffer.fences.get(f"{RUN_ID}/g00000000", 0) >= 2)
 
 
@@ -286,7 +266,7 @@ async def test_a_buffer_that_refuses_one_sample_costs_its_group_only(surrounding
     surroundings.buffer.on_submit = refuse
     for index in range(2):
         await surroundings.put_task(index)
-    async with working(surroundings):
+    async with at_work(surroundings.assemble(), surroundings.stop):
         await eventually(lambda: surroundings.accepted(1) == 3)
 
 
@@ -298,7 +278,7 @@ async def test_generation_goes_on_while_the_queue_is_away(
 
     surroundings.mean_tokens = 2_000
     await surroundings.put_task(0)
-    async with working(surroundings) as worker:
+    async with at_work(surroundings.assemble(), surroundings.stop) as worker:
         await eventually(lambda: len(worker.held) == 1)
         with monkeypatch.context() as broken:
             broken.setattr(surroundings.queue, "take", fail)
@@ -313,7 +293,7 @@ async def test_draining_finishes_what_runs_and_hands_the_rest_back(surroundings:
     surroundings.mean_tokens, surroundings.buffer.num_samples = ENDLESS, 4
     for index in range(3):
         await surroundings.put_task(index, num_samples=4, max_new_tokens=20_000)
-    async with working(surroundings) as worker:
+    async with at_work(surroundings.assemble(), surroundings.stop) as worker:
         await eventually(lambda: len(worker.held) == 2)
         outcome = await worker.drain(10)
         again = await worker.drain(0)
@@ -327,7 +307,7 @@ async def test_draining_finishes_what_runs_and_hands_the_rest_back(surroundings:
 async def test_a_drain_deadline_hands_back_what_still_runs(surroundings: Surroundings) -> None:
     surroundings.mean_tokens = ENDLESS
     await surroundings.put_task(0)
-    async with working(surroundings) as worker:
+    async with at_work(surroundings.assemble(), surroundings.stop) as worker:
         await eventually(lambda: len(worker.held) == 1)
         outcome = await worker.drain(0.05)
         assert (outcome.num_finished, outcome.num_released, len(worker.held)) == (0, 3, 0)
@@ -361,7 +341,7 @@ async def test_another_pod_goes_on_where_one_left_or_died(
     surroundings.clock_s += 100
     surroundings.stop = asyncio.Event()
     surroundings.engine = MemoryEngine(LIMITS, version=1, mean_tokens=ENDLESS)
-    async with working(surroundings):
+    async with at_work(surroundings.assemble(), surroundings.stop):
         await eventually(lambda: surroundings.accepted(0) == 3)
     for sample_id, trajectory in surroundings.buffer.accepted.items():
         arrays = unpack_payload(surroundings.blobs.get(trajectory.payload.id))

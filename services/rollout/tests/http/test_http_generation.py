@@ -12,7 +12,7 @@ import pytest
 
 from forklight.v1 import types_pb2
 from forklight_rollout.adapters.memory import MemoryEngine
-from forklight_rollout.admission import Door, read_group
+from forklight_rollout.admission import Capability, read_group
 from forklight_rollout.generator import Generator
 from forklight_rollout.ports import EngineLimits, PromptStart
 
@@ -107,9 +107,11 @@ async def test_samples_have_the_tokens_of_a_group_of_the_queue(pod: Any) -> None
     envelope = types_pb2.Envelope(group_id="test-run/g00000000")
     task = types_pb2.GenerationTask(envelope=envelope, prompt=QUESTION, sampling=sampling)
     limits = EngineLimits(num_sequences=8, max_tokens=128, vocabulary_size=pod.tokenizer.vocab_size)
-    door = Door(limits=limits, encode=pod.tokenizer.encode_prompt, stop_ids=pod.tokenizer.stop_ids)
+    capability = Capability(
+        limits=limits, encode=pod.tokenizer.encode_prompt, stop_ids=pod.tokenizer.stop_ids
+    )
     generator = Generator(MemoryEngine(limits))
-    generator.add(read_group(task, range(4), door))
+    generator.add(read_group(task, range(4), capability))
     finished = []
     while not generator.is_idle:
         finished += generator.step()

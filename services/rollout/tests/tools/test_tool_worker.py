@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
-from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 import pytest
@@ -29,6 +27,7 @@ from forklight_rollout.tools.assembly import PodTools
 from forklight_rollout.watcher import FirstWeights
 from forklight_rollout.worker import Worker
 from services.rollout.tests.tools.scripted import TOKENIZER, FakeTool, TextEngine, call_of
+from services.rollout.tests.waiting import at_work, eventually
 
 RUN_ID = "test-run"
 TURNS = (f"I ask. {call_of('6 * 7')}", f"Again. {call_of('1')}", "It is 42.")
@@ -99,25 +98,6 @@ def pod(published: dict[int, PublishedWeights], monkeypatch: pytest.MonkeyPatch)
     return Pod(weights=published[0])
 
 
-@contextlib.asynccontextmanager
-async def working(pod: Pod) -> AsyncIterator[Worker]:
-    thread, worker = pod.assemble()
-    task = asyncio.create_task(worker.run(pod.stop))
-    try:
-        yield worker
-    finally:
-        pod.stop.set()
-        await task
-        await thread.close()
-
-
-async def eventually(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.002)
-
-
 def reply(text: str) -> str:
     return f"\n<tool_response>\n{text}\n</tool_response>\n"
 
@@ -129,7 +109,7 @@ async def test_calls_are_answered_and_the_whole_response_is_submitted(
     pod: Pod, spans: InMemorySpanExporter
 ) -> None:
     await pod.put_task()
-    async with working(pod) as worker:
+    async with at_work(pod.assemble(), pod.stop) as worker:
         await eventually(lambda: pod.is_done)
         assert (worker.num_unsubmitted, len(pod.tool.tries)) == (0, 6)
     assert pod.responses == {WHOLE}
@@ -158,7 +138,7 @@ async def test_calls_are_answered_and_the_whole_response_is_submitted(
 async def test_a_call_that_is_wrong_is_answered_without_a_tool(pod: Pod, turn: str, said: str) -> None:
     pod.turns = (turn, "well")
     await pod.put_task()
-    async with working(pod):
+    async with at_work(pod.assemble(), pod.stop):
         await eventually(lambda: pod.is_done)
     assert pod.tool.tries == []
     (response,) = pod.responses
@@ -167,7 +147,7 @@ async def test_a_call_that_is_wrong_is_answered_without_a_tool(pod: Pod, turn: s
 
 async def test_calls_beyond_the_limit_are_told_so(pod: Pod) -> None:
     await pod.put_task(max_calls=1)
-    async with working(pod):
+    async with at_work(pod.assemble(), pod.stop):
         await eventually(lambda: pod.is_done)
     (response,) = pod.responses
     assert len(pod.tool.tries) == 3
@@ -178,7 +158,7 @@ async def test_calls_beyond_the_limit_are_told_so(pod: Pod) -> None:
 async def test_a_tool_that_comes_back_is_waited_for(pod: Pod) -> None:
     pod.tool.num_away = 7
     await pod.put_task()
-    async with working(pod):
+    async with at_work(pod.assemble(), pod.stop):
         await eventually(lambda: "no sandbox answers" in pod.problems.summary())
         await eventually(lambda: pod.is_done)
         assert pod.problems.summary() == ""
@@ -191,7 +171,7 @@ async def test_a_tool_that_cannot_answer_costs_the_lease_and_no_token(
 ) -> None:
     pod.tool.error, pod.tool.num_away, pod.deadline_s = error, 10**6, 0.01
     await pod.put_task()
-    async with working(pod) as worker:
+    async with at_work(pod.assemble(), pod.stop) as worker:
         await eventually(lambda: pod.buffer.fences.get(f"{RUN_ID}/g00000000", 0) >= 3)
         assert pod.buffer.accepted == {} and worker.num_submitted == 0
         call = len(TOKENIZER.encode(TURNS[0]))
@@ -225,7 +205,7 @@ async def test_another_pod_makes_the_call_again_where_one_left_or_died(pod: Pod,
 
     pod.clock_s += 100
     pod.stop, pod.tool = asyncio.Event(), FakeTool()
-    async with working(pod):
+    async with at_work(pod.assemble(), pod.stop):
         await eventually(lambda: pod.is_done)
     assert pod.responses == {WHOLE}
     assert len(pod.tool.tries) == 6
@@ -234,7 +214,7 @@ async def test_another_pod_makes_the_call_again_where_one_left_or_died(pod: Pod,
 async def test_a_reply_for_a_sample_that_was_given_up_is_dropped(pod: Pod) -> None:
     pod.tool.gate = asyncio.Event()
     await pod.put_task()
-    async with working(pod) as worker:
+    async with at_work(pod.assemble(), pod.stop) as worker:
         await eventually(lambda: pod.tool.num_now == 3)
         await worker._keeper.give_up(worker.held.all()[0], "test")
         pod.tool.gate.set()
@@ -245,7 +225,7 @@ async def test_a_reply_for_a_sample_that_was_given_up_is_dropped(pod: Pod) -> No
 async def test_calls_under_way_are_bounded(pod: Pod) -> None:
     pod.num_calls, pod.tool.gate = 2, asyncio.Event()
     await pod.put_task()
-    async with working(pod) as worker:
+    async with at_work(pod.assemble(), pod.stop) as worker:
         await eventually(lambda: pod.tool.num_now == 2 and worker._calls.qsize() == 1)
         pod.tool.gate.set()
         await eventually(lambda: pod.is_done)
@@ -256,7 +236,7 @@ async def test_a_task_with_tools_that_a_pod_lacks_is_refused(
     pod: Pod, caplog: pytest.LogCaptureFixture
 ) -> None:
     await pod.put_task(tool="shell")
-    async with working(pod):
+    async with at_work(pod.assemble(), pod.stop):
         await eventually(lambda: any("task refused" in record.message for record in caplog.records))
     (refused,) = {record.reason for record in caplog.records if record.message == "task refused"}  # type: ignore[attr-defined]
     assert "tools.names asks for 'shell'" in refused
