@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from forklight_core.errors import ConfigError
 
@@ -61,6 +61,11 @@ def describe_settings(cls: type[BaseModel]) -> str:
     """Every variable a service reads, one line each, for --help."""
     lines = []
     for name, field in cls.model_fields.items():
-        default = "required" if field.is_required() else f"default {field.get_default()!r}"
+        default = "required" if field.is_required() else f"default {_shown(field.get_default())}"
         lines.append(f"  {PREFIX}{name.upper()}  {field.description or ''} ({default})")
     return "\n".join(lines)
+
+
+def _shown(value: object) -> str:
+    """A default as somebody would write it; of a secret, what it is (a default is none)."""
+    return repr(value.get_secret_value() if isinstance(value, SecretStr) else value)

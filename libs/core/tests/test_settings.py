@@ -8,6 +8,7 @@ import logging
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from forklight_core.errors import ConfigError, FencedError, UnavailableError
 from forklight_core.logs import JsonFormatter
@@ -32,6 +33,13 @@ def test_missing_variable_is_named_with_its_purpose() -> None:
 def test_every_setting_is_described() -> None:
     text = describe_settings(ServiceSettings)
     assert all(f"FORKLIGHT_{name.upper()}" in text for name in ServiceSettings.model_fields)
+
+
+def test_the_default_of_a_secret_is_shown_as_a_plain_value() -> None:
+    class Guarded(ServiceSettings):
+        token: SecretStr = SecretStr("")
+
+    assert "FORKLIGHT_TOKEN   (default '')" in describe_settings(Guarded)
 
 
 def test_retry_ends_when_the_call_succeeds_or_the_deadline_is_over() -> None:
