@@ -1,4 +1,4 @@
-"""What every Triton launch needs: a CUDA context on this thread, and the number of multiprocessors."""
+"""What every Triton launch needs: a context on this thread, the number of multiprocessors, an early start."""
 
 import threading
 from functools import cache
@@ -24,6 +24,18 @@ def prepare_launch(tensor: Tensor) -> None:
     if tensor.get_device() not in devices:
         tensor.new_zeros(1)
         devices.add(tensor.get_device())
+
+
+def early_start(tensor: Tensor) -> dict[str, bool]:
+    """Options of a launch whose kernel begins with `triton_order.follow`, and may start before its turn."""
+    if not tensor.is_cuda or not _starts_early(tensor.get_device()):
+        return {"EARLY": False}
+    return {"EARLY": True, "launch_pdl": True}
+
+
+@cache
+def _starts_early(device: int) -> bool:
+    return torch.version.cuda is not None and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def num_multiprocessors(tensor: Tensor) -> int:

@@ -80,7 +80,13 @@ def test_dense_of_no_rows_is_no_rows() -> None:
 
 
 @pytest.mark.parametrize(
-    "tile", [*triton_dense.STREAM_TILES, *(tile for tile, _ in triton_dense.COMPUTE_TILES)]
+    "tile",
+    [
+        *triton_dense.ONE_WAVE_TILES,
+        *triton_dense.ONE_WAVE_HIGH_TILES,
+        *triton_dense.STREAM_TILES,
+        *(tile for tile, _ in triton_dense.COMPUTE_TILES),
+    ],
 )
 def test_dense_is_right_with_every_tile(tile: Tile) -> None:
     x, weight = torch.randn(70, 72).half(), torch.randn(264, 72).half()

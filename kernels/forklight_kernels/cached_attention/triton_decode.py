@@ -15,6 +15,7 @@ from forklight_kernels.softmax_attention.triton_online import (
     row_sum,
     start_split,
 )
+from forklight_kernels.triton_order import follow
 
 
 @triton.jit(do_not_specialize=["num_columns", "page_length", "num_splits"])
@@ -23,12 +24,13 @@ def decode_split_kernel(
     num_columns, page_length, num_splits,
     KEY_HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, SPLIT: tl.constexpr, STAGES: tl.constexpr, COLUMNS: tl.constexpr,
-    TABLE: tl.constexpr, WHOLE: tl.constexpr,
+    TABLE: tl.constexpr, WHOLE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """The query heads of one key head, one split of one sequence. WHOLE: the only one, so it writes OUT.
 
     K, V [P, G, L, D] are descriptors; MAXIMA, SUMS [B, G, S, R] and ACC [B, G, S, R, D] hold the splits.
     """
+    follow(EARLY)
     split, b, g = tl.program_id(0), tl.program_id(1) // KEY_HEADS, tl.program_id(1) % KEY_HEADS
     length = tl.load(LENGTHS + b).to(tl.int32)
     low = split * SPLIT
@@ -74,8 +76,10 @@ def decode_split_kernel(
 def merge_splits_kernel(
     OUT, MAXIMA, SUMS, ACC, LENGTHS, num_splits,
     HEADS: tl.constexpr, GROUP: tl.constexpr, D: tl.constexpr, SPLIT: tl.constexpr, UNROLL: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """One query head of one sequence: its splits in order, UNROLL loaded at once, absent ones as empty."""
+    follow(EARLY)
     b, h = tl.program_id(0) // HEADS, tl.program_id(0) % HEADS
     num_used = tl.cdiv(tl.load(LENGTHS + b).to(tl.int32), SPLIT)
     first = (tl.program_id(0) // GROUP).to(tl.int64) * num_splits * GROUP + h % GROUP
@@ -103,9 +107,10 @@ def append_rows_kernel(
     key_page_stride, key_head_stride, key_row_stride, value_page_stride, value_head_stride, value_row_stride,
     num_columns, capacity, page_length,
     KEY_HEADS: tl.constexpr, D: tl.constexpr, BLOCK_G: tl.constexpr, PACKED: tl.constexpr,
-    TABLE: tl.constexpr,
+    TABLE: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Key rows X and value rows Y [T, G, D] of one token go to their place, unless past the capacity."""
+    follow(EARLY)
     token = tl.program_id(0).to(tl.int64)
     place = tl.load(POSITIONS + token).to(tl.int64)
     if (place >= 0) & (place < capacity):

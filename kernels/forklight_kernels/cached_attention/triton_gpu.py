@@ -21,7 +21,7 @@ from forklight_kernels.cached_attention.triton_decode import (
 )
 from forklight_kernels.cached_attention.types import KeyPages
 from forklight_kernels.checks import require
-from forklight_kernels.launch import prepare_launch
+from forklight_kernels.launch import early_start, prepare_launch
 from forklight_kernels.packing import sequence_offsets
 from forklight_kernels.softmax_attention.blocks import KEY_GRID, ROW_SUM_COLUMNS, KeyGrid, score_scale
 from forklight_kernels.softmax_attention.triton_forward import attend_rows_kernel
@@ -95,7 +95,7 @@ def append_keys(
         *k_TGD.stride()[:2], *v_TGD.stride()[:2], *keys_PGLD.stride()[:3], *values_PGLD.stride()[:3],
         0 if table_BN is None else table_BN.shape[1], pages.capacity, pages.page_length,
         KEY_HEADS=num_heads, D=head_size, BLOCK_G=triton.next_power_of_2(num_heads),
-        PACKED=cu_seqlens is not None, TABLE=table_BN is not None, num_warps=4,
+        PACKED=cu_seqlens is not None, TABLE=table_BN is not None, num_warps=4, **early_start(k_TGD),
     )  # fmt: skip
 
 
@@ -161,12 +161,13 @@ def _decode(call: _Call, tile: DecodeTile) -> Tensor:
         KEY_HEADS=num_key_heads, GROUP=group, D=head_size, BLOCK_M=max(16, triton.next_power_of_2(group)),
         BLOCK_N=call.grid.block, SPLIT=call.grid.split, STAGES=tile.stages, COLUMNS=ROW_SUM_COLUMNS,
         TABLE=call.pages.table_BN is not None, WHOLE=is_whole, num_warps=tile.warps, num_stages=tile.stages,
+        **early_start(q_BHD),
     )  # fmt: skip
     if not is_whole:
         merge_splits_kernel[(num_sequences * num_heads,)](
             o_BHD, maxima, sums, acc, call.lengths_B, num_splits,
             HEADS=num_heads, GROUP=group, D=head_size, SPLIT=call.grid.split, UNROLL=MERGE_UNROLL,
-            num_warps=1,
+            num_warps=1, **early_start(q_BHD),
         )  # fmt: skip
     return o_BHD
 

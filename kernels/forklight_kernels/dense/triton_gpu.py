@@ -12,8 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from forklight_kernels.gradient import Context, needs_gradient
-from forklight_kernels.launch import num_multiprocessors, prepare_launch
+from forklight_kernels.launch import early_start, num_multiprocessors, prepare_launch
 from forklight_kernels.residual import Residual
+from forklight_kernels.triton_order import follow
 from forklight_kernels.triton_tiles import (
     Tile,
     fit_stages,
@@ -28,8 +29,22 @@ from forklight_kernels.triton_tiles import (
 EXACT_TILE = Tile(rows=32, columns=64, depth=32, num_warps=4, num_stages=2)
 """fp32 operands: no matrix unit multiplies them exactly, so this is for tests and truth runs."""
 
+FEWEST_ROWS = 16
+"""The height of the lowest tile."""
+
 FEW_ROWS = 64
 """Up to here the weight's bytes are the cost, and a tile is chosen so that all multiprocessors stream it."""
+
+ONE_WAVE_TILES = (
+    Tile(rows=16, columns=32, depth=256, num_warps=2, num_stages=3, programs=2),
+    Tile(rows=16, columns=64, depth=256, num_warps=4, num_stages=4),
+)
+ONE_WAVE_HIGH_TILES = (
+    Tile(rows=64, columns=32, depth=128, num_warps=4, num_stages=6),
+    Tile(rows=64, columns=64, depth=128, num_warps=4, num_stages=5),
+)
+"""Where each multiprocessor gets at most one tile: the narrowest with which that is so. For 17 to 32 rows the
+tiles below are faster: half of a high tile would be empty."""
 
 STREAM_TILES = (
     Tile(rows=16, columns=64, depth=128, num_warps=4, num_stages=5, programs=2),
@@ -82,7 +97,7 @@ def multiply(
     tile = tile or choose_tile(num_rows, width, x_TD.dtype, num_multiprocessors(x_TD))
     tile = _fit(tile, x_TD, out_TN, residual is not None)
     prepare_launch(x_TD)
-    num_tiles = triton.cdiv(num_rows, tile.rows) * triton.cdiv(width, tile.columns)
+    num_tiles = _num_tiles(num_rows, width, tile)
     part = (tile.rows, tile.columns // tile.parts)
     out_map = tensor_map(out_TN, part)
     _dense_kernel[(min(num_tiles, tile.programs * num_multiprocessors(x_TD)),)](
@@ -103,6 +118,7 @@ def multiply(
         HAS_RESIDUAL=residual is not None,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        **early_start(x_TD),
     )
     return out_TN.contiguous()
 
@@ -112,15 +128,29 @@ def choose_tile(num_rows: int, width: int, dtype: torch.dtype, num_processors: i
     """The tile for this shape. Any tile gives the same bits."""
     if dtype == torch.float32:
         return EXACT_TILE
+    one_wave = _one_wave_tile(num_rows, width, num_processors)
+    if one_wave is not None:
+        return one_wave
     if num_rows <= FEW_ROWS:
         return _stream_tile(num_rows, width, num_processors)
     return min(COMPUTE_TILES, key=lambda entry: _relative_time(num_rows, width, entry, num_processors))[0]
+
+
+def _num_tiles(num_rows: int, width: int, tile: Tile) -> int:
+    return int(triton.cdiv(num_rows, tile.rows) * triton.cdiv(width, tile.columns))
 
 
 def _fit(tile: Tile, x_TD: Tensor, out_TN: Tensor, has_residual: bool) -> Tile:
     block = tile.rows * tile.columns // tile.parts
     stage_bytes = (tile.rows + tile.columns) * tile.depth * x_TD.element_size()
     return fit_stages(tile, stage_bytes, block * (out_TN.element_size() + has_residual * x_TD.element_size()))
+
+
+def _one_wave_tile(num_rows: int, width: int, num_processors: int) -> Tile | None:
+    if FEWEST_ROWS < num_rows <= FEW_ROWS // 2:
+        return None
+    tiles = ONE_WAVE_TILES if num_rows <= FEWEST_ROWS else ONE_WAVE_HIGH_TILES
+    return next((tile for tile in tiles if _num_tiles(num_rows, width, tile) <= num_processors), None)
 
 
 def _stream_tile(num_rows: int, width: int, num_processors: int) -> Tile:
@@ -132,8 +162,7 @@ def _stream_tile(num_rows: int, width: int, num_processors: int) -> Tile:
 
 def _relative_time(num_rows: int, width: int, entry: tuple[Tile, float], num_processors: int) -> float:
     tile, rate = entry
-    num_tiles = triton.cdiv(num_rows, tile.rows) * triton.cdiv(width, tile.columns)
-    waves = triton.cdiv(num_tiles, num_processors * tile.programs) * tile.programs
+    waves = triton.cdiv(_num_tiles(num_rows, width, tile), num_processors * tile.programs) * tile.programs
     return int(waves) * tile.rows * tile.columns / rate
 
 
@@ -198,7 +227,9 @@ def _dense_kernel(
     PARTS: tl.constexpr,
     GROUP: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    follow(EARLY)
     num_m, num_n = tl.cdiv(T, ROWS), tl.cdiv(N, COLUMNS)
     for tile in tl.range(tl.program_id(0), num_m * num_n, tl.num_programs(0), flatten=True):
         place_m, place_n = place_of_tile(tile, num_m, num_n, GROUP)

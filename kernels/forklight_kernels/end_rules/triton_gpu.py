@@ -5,7 +5,9 @@ import triton.language as tl
 
 from forklight_kernels.end_rules.reasons import EndReason
 from forklight_kernels.end_rules.types import EndColumns
+from forklight_kernels.launch import early_start
 from forklight_kernels.sampler.types import SampledTokens
+from forklight_kernels.triton_order import follow
 
 ROWS = 64
 NUM_WARPS = 2
@@ -35,7 +37,9 @@ def end_rules_kernel(
     num_rows,
     NUM_STOPS: tl.constexpr,
     ROWS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    follow(EARLY)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     is_row = row < num_rows
     is_live = is_row & (tl.load(IS_LIVE + row, mask=is_row, other=0) != 0)
@@ -82,4 +86,5 @@ def apply_end_rules(tokens: SampledTokens, columns: EndColumns) -> None:
         NUM_STOPS=columns.stop_ids_BK.shape[1],
         ROWS=ROWS,
         num_warps=NUM_WARPS,
+        **early_start(columns.is_live_B),
     )

@@ -11,6 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from forklight_kernels.launch import early_start
+from forklight_kernels.triton_order import follow
+
 ONE_LAUNCH_ROWS = 1024
 """Up to here every program counts all rows itself: a decode step's plan is one short launch."""
 
@@ -66,7 +69,11 @@ def plan_experts(experts_TK: Tensor, num_experts: int, tile_rows: int) -> Expert
     outputs = (plan.table_M4, plan.groups_E2, plan.num_tiles_1)
     if num_rows <= ONE_LAUNCH_ROWS:
         _plan_kernel[(blocks,)](
-            experts_TK, plan.place_R, plan.source_P, *outputs, num_rows, num_experts, **constants, num_warps=8
+            *(experts_TK, plan.place_R, plan.source_P, *outputs),
+            *(num_rows, num_experts),
+            **constants,
+            num_warps=8,
+            **early_start(experts_TK),
         )
         return plan
     counts = new(blocks, columns)
@@ -148,7 +155,9 @@ def _plan_kernel(
     TILE_ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    follow(EARLY)
     columns = tl.arange(0, COLUMNS)
     offsets = tl.arange(0, BLOCK)
     rows = tl.program_id(0) * BLOCK + offsets

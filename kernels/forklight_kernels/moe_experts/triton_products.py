@@ -9,9 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from forklight_kernels.launch import num_multiprocessors, prepare_launch
+from forklight_kernels.launch import early_start, num_multiprocessors, prepare_launch
 from forklight_kernels.moe_experts.triton_plan import ExpertPlan
 from forklight_kernels.moe_experts.triton_rows import silu
+from forklight_kernels.triton_order import follow
 from forklight_kernels.triton_tiles import (
     MAP_ALIGN_BYTES,
     Tile,
@@ -65,6 +66,7 @@ def gate_and_up(
         KEEPS=keeps,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        **early_start(x),
     )
     return hidden_PI
 
@@ -99,6 +101,7 @@ def rows_by_experts(
         IS_TRANSPOSED=is_transposed,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        **early_start(rows_PA),
     )
     return out_PB
 
@@ -170,7 +173,9 @@ def _up_kernel(
     IS_EVEN: tl.constexpr,
     GATHERS: tl.constexpr,
     KEEPS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    follow(EARLY)
     num_n = tl.cdiv(INNER, COLUMNS)
     stride = D // UNIT * UNIT  # D itself; the visible multiple lets gathering copies be as wide as they can
     for tile in tl.range(tl.program_id(0), tl.load(NUM_TILES) * num_n, tl.num_programs(0), flatten=True):
@@ -217,7 +222,9 @@ def _rows_kernel(
     PARTS: tl.constexpr,
     GROUP: tl.constexpr,
     IS_TRANSPOSED: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    follow(EARLY)
     num_n = tl.cdiv(N, COLUMNS)
     for tile in tl.range(tl.program_id(0), tl.load(NUM_TILES) * num_n, tl.num_programs(0), flatten=True):
         expert, place_m, place_n = _tile_of_expert(TABLE, tile, num_n, GROUP)

@@ -9,8 +9,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from forklight_kernels.launch import early_start
 from forklight_kernels.moe_experts.triton_plan import ExpertPlan
 from forklight_kernels.residual import Residual
+from forklight_kernels.triton_order import follow
 
 BLOCK = 1024
 """Columns a step. Elementwise work only, so it does not show in any bits."""
@@ -71,6 +73,7 @@ def combine(
         HAS_WEIGHTS=weights_TK is not None,
         HAS_RESIDUAL=residual is not None,
         num_warps=4,
+        **early_start(y_PD),
     )
     return out_TD
 
@@ -144,7 +147,9 @@ def _combine_kernel(
     BLOCK: tl.constexpr,
     HAS_WEIGHTS: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    follow(EARLY)
     token = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = columns < D

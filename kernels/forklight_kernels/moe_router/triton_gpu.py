@@ -11,8 +11,9 @@ import triton.language as tl
 from torch import Tensor
 
 from forklight_kernels.gradient import Context, needs_gradient
-from forklight_kernels.launch import num_multiprocessors, prepare_launch
+from forklight_kernels.launch import early_start, num_multiprocessors, prepare_launch
 from forklight_kernels.moe_router.types import RoutedTokens
+from forklight_kernels.triton_order import follow
 from forklight_kernels.triton_tiles import Tile, fit_stages, mappable, tensor_map
 
 FEWEST_COLUMNS = 16
@@ -74,6 +75,7 @@ def _route(
         IS_REPLAY=experts_TK is not None,
         num_warps=tile.num_warps,
         num_stages=tile.num_stages,
+        **early_start(x_TD),
     )
     return weights_TK, chosen_TK, logits_TE
 
@@ -136,7 +138,9 @@ def _router_kernel(
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
     IS_REPLAY: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    follow(EARLY)
     for tile in tl.range(tl.program_id(0), tl.cdiv(T, ROWS), tl.num_programs(0)):
         row = tile * ROWS
         scores = tl.zeros([ROWS, COLUMNS], tl.float32)

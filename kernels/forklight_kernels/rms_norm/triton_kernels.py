@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from forklight_kernels.triton_math import sigmoid
+from forklight_kernels.triton_order import follow
 
 RUN_TIME = ["num_rows", "rows_per_program", "x_stride", "gate_stride", "dy_stride", "num_partials"]
 
@@ -34,7 +35,9 @@ def norm_forward(
     NUM_BLOCKS: tl.constexpr,
     STRIDE_UNIT: tl.constexpr,
     HAS_GATE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    follow(EARLY)
     dtype: tl.constexpr = Y.dtype.element_ty
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     is_inside = column < WIDTH

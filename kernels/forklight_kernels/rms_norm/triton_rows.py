@@ -9,7 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
-from forklight_kernels.launch import num_multiprocessors
+from forklight_kernels.launch import early_start, num_multiprocessors
 from forklight_kernels.rms_norm.triton_kernels import norm_backward, norm_forward, sum_partials
 
 STRIDE_UNIT = 16
@@ -86,6 +86,7 @@ def run_forward(
         STRIDE_UNIT=_stride_unit(width),
         HAS_GATE=gate_TD is not None,
         num_warps=tile.forward_warps,
+        **early_start(x_TD),
     )
     return y_TD, inverse_T
 

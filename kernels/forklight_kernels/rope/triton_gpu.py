@@ -13,7 +13,9 @@ from torch import Tensor
 from forklight_kernels.backend import TRITON_DTYPES
 from forklight_kernels.checks import require_dtype, require_head_size
 from forklight_kernels.gradient import Context, needs_gradient
+from forklight_kernels.launch import early_start
 from forklight_kernels.rope.frequencies import rotary_frequencies
+from forklight_kernels.triton_order import follow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,7 @@ def _turned(heads: tuple[Tensor, ...], turn: _Turn) -> tuple[Tensor, ...]:
         NUM_PAIRS=len(turn.frequencies_F),
         IS_INVERSE=turn.is_inverse,
         num_warps=max(1, head_block * head_size // turn.tile.elements_per_warp),
+        **early_start(first),
     )
     return turned
 
@@ -118,7 +121,9 @@ def _turn_kernel(
     HEAD_SIZE: tl.constexpr,
     NUM_PAIRS: tl.constexpr,
     IS_INVERSE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
+    follow(EARLY)
     token = tl.program_id(0).to(tl.int64)
     Q += token * q_token_stride
     Q_OUT += token * NUM_HEADS * HEAD_SIZE

@@ -16,6 +16,7 @@ from forklight_kernels.sampler.triton_masses import (
 )
 from forklight_kernels.sampler.triton_random import place_in, uniform_bits
 from forklight_kernels.token_stats.triton_statistics import exponential, log_probability, merge_sums
+from forklight_kernels.triton_order import follow
 
 TOKEN_SCALE = tl.constexpr(2.0**52)
 """Masses inside one block, relative to its own largest: 256 of them stay below 2^61."""
@@ -65,8 +66,10 @@ def draw_kernel(
     LANES: tl.constexpr,
     LEVELS: tl.constexpr,
     SCALE: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """One row a program; top-p is not looked at."""
+    follow(EARLY)
     row = tl.program_id(0)
     temperature = tl.load(TEMPERATURES + row)
     inverse = inverse_of(temperature)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from forklight_kernels.launch import early_start
 from forklight_kernels.sampler.triton_bins import bracket_kernel, count_kernel
 from forklight_kernels.sampler.triton_draw import draw_kernel
 from forklight_kernels.sampler.triton_masses import block_sums_kernel
@@ -78,6 +79,7 @@ class _Launches:
             ROWS=BLOCKS_A_PROGRAM,
             BLOCK=VOCABULARY_BLOCK,
             LEVELS=levels(VOCABULARY_BLOCK),
+            **early_start(self.logits_BV),
         )
 
     def draw(self) -> None:
@@ -100,6 +102,7 @@ class _Launches:
             LEVELS=levels(blocks),
             SCALE=mass_scale(vocab_size),
             num_warps=DRAW_WARPS,
+            **early_start(self.logits_BV),
         )
 
     def draw_filtered(self) -> None:

@@ -14,6 +14,7 @@ from forklight_kernels.token_stats.triton_statistics import (
     fold,
     product,
 )
+from forklight_kernels.triton_order import follow
 
 
 @triton.jit
@@ -69,8 +70,10 @@ def block_sums_kernel(
     ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     LEVELS: tl.constexpr,
+    EARLY: tl.constexpr,
 ):
     """BLOCKS [B, num_blocks, 4]: largest and sum at temperature 1 and at the row's own, interleaved."""
+    follow(EARLY)
     row = tl.program_id(0)
     block_R = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column_RN = block_R[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]

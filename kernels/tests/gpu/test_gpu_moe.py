@@ -104,7 +104,12 @@ def test_dense_in_fp32_keeps_what_the_accumulator_holds(num_tokens: int, float64
 def dense_tiles() -> list[object]:
     from forklight_kernels.dense import triton_gpu
 
-    return [*triton_gpu.STREAM_TILES, *(tile for tile, _ in triton_gpu.COMPUTE_TILES)]
+    return [
+        *triton_gpu.ONE_WAVE_TILES,
+        *triton_gpu.ONE_WAVE_HIGH_TILES,
+        *triton_gpu.STREAM_TILES,
+        *(tile for tile, _ in triton_gpu.COMPUTE_TILES),
+    ]
 
 
 def test_dense_has_the_same_bits_with_every_tile() -> None:
