@@ -5,7 +5,10 @@ Tensors of the step are vLLM's own, at addresses that do not move, so a CUDA gra
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
+from torch import Tensor
 from vllm.config import VllmConfig
 from vllm.v1.attention.backend import (
     AttentionBackend,
@@ -19,6 +22,7 @@ from vllm.v1.attention.backends.utils import split_decodes_and_prefills
 from vllm.v1.kv_cache_interface import KVCacheSpec
 
 from forklight_kernels.softmax_attention.blocks import KEY_BLOCK
+from forklight_model.upload import upload_offsets
 from forklight_vllm_plugin.paged_pass import StepRows
 
 
@@ -26,6 +30,7 @@ class RowsBuilder(AttentionMetadataBuilder[StepRows]):  # type: ignore[misc]
     """Decodes come first in a batch, then prompts."""
 
     reorder_batch_threshold = 1
+    supports_update_block_table = True
     _cudagraph_support = AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
 
     def __init__(
@@ -55,6 +60,10 @@ class RowsBuilder(AttentionMetadataBuilder[StepRows]):  # type: ignore[misc]
         )
         return _with_prompts(rows, step) if num_prefills else rows
 
+    def update_block_table(self, metadata: StepRows, blk_table: Tensor, slot_mapping: Tensor) -> StepRows:
+        """The same step for another cache group of the same kind."""
+        return replace(metadata, table_BN=blk_table)
+
 
 def _with_prompts(rows: StepRows, step: CommonAttentionMetadata) -> StepRows:
     first = rows.num_decodes
@@ -62,16 +71,9 @@ def _with_prompts(rows: StepRows, step: CommonAttentionMetadata) -> StepRows:
     new_tokens = (starts[1:] - starts[:-1])[first:]
     # Exact for prompts; vLLM's bound is loose only for drafted tokens, which this engine never uses.
     seen = step.seq_lens_cpu_upper_bound[first:] - new_tokens
-    cuts = step.query_start_loc[first:]
-    return StepRows(
-        num_decodes=first,
-        num_tokens=rows.num_tokens,
-        table_BN=rows.table_BN,
-        lengths_B=rows.lengths_B,
-        longest=rows.longest,
-        cu_seqlens=(cuts - cuts[0]).contiguous(),
-        seen=tuple(seen.tolist()),
-    )
+    # From the host's numbers: kernels that had to read the device's would wait for all that is queued there.
+    cu_seqlens = upload_offsets(new_tokens.tolist(), step.query_start_loc.device)
+    return replace(rows, cu_seqlens=cu_seqlens, seen=tuple(seen.tolist()))
 
 
 class _RowsBackend(AttentionBackend):  # type: ignore[misc]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from forklight_core.errors import InvalidInputError, UnavailableError, WeightsError
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
+from forklight_model.parity import check_numeric_mode
 from forklight_model.sizes import SIZES
 from forklight_rollout.adapters.vllm import VllmEngine, VllmOptions, vllm_engine_factory
 from forklight_rollout.manifest import PublishedWeights
@@ -124,7 +125,9 @@ def test_weights_of_another_model_are_refused(engine: VllmEngine, tmp_path: Path
 
 def test_it_says_what_it_computes_with(engine: VllmEngine) -> None:
     assert engine.traits.exact_kernels == ("lightning", "softmax", "moe", "head")
-    assert not engine.traits.is_batch_invariant  # torch's own products on a CPU are not
+    # torch's own products on a CPU are not invariant; our kernels are, where a GPU keeps the contract
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    assert engine.traits.is_batch_invariant is check_numeric_mode(device, torch.float32).is_parity
     assert not engine.numeric_mode.is_parity
     assert "vLLM cuts prompts" in engine.numeric_mode.reason
     assert engine.model_s > 0

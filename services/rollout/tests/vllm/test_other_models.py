@@ -109,6 +109,7 @@ def test_no_kernel_of_a_dense_model_is_called_ours(llama_engine: VllmEngine) -> 
     assert "no kernel is the trainer's" in llama_engine.numeric_mode.reason
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU takes them: see test_on_gpu.py")
 def test_new_weights_are_refused_on_a_cpu(llama_engine: VllmEngine, weights: PublishedWeights) -> None:
     with pytest.raises(WeightsError, match="repacked copies"):
         llama_engine.stage(weights)

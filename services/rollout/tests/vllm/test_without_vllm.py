@@ -162,6 +162,17 @@ def test_a_model_folder_holds_the_configuration_and_the_shards(tmp_path: Path) -
     assert (tmp_path / "v00000004" / SHARD).exists()
 
 
+def test_a_gpu_with_little_room_left_is_no_obstacle_where_the_caches_size_is_given() -> None:
+    """vLLM starts only where its share of a GPU is free, even if it is told how much to take."""
+    given, shared = (
+        engine_arguments(Path("x"), options, max_model_tokens=201, device="cuda")
+        for options in (replace(OPTIONS, cache_bytes=2**30), OPTIONS)
+    )
+    assert (given["kv_cache_memory_bytes"], given["gpu_memory_utilization"] < 0.05) == (2**30, True)
+    assert shared["gpu_memory_utilization"] == OPTIONS.memory_share
+    assert shared["compilation_config"]["cudagraph_mode"] == "FULL_DECODE_ONLY"
+
+
 def test_a_successor_has_the_same_names_and_finite_values(tmp_path: Path) -> None:
     config = SIZES["nano"].to_published()
     running = publish_tensors(tmp_path, {"a": torch.ones(2, 3)}, config, 0)

@@ -11,6 +11,8 @@ from forklight_rollout.adapters.vllm.options import VllmOptions
 SCHEDULER = "forklight_vllm_plugin.scheduler.RepetitionScheduler"
 WORKER_EXTENSION = "forklight_vllm_plugin.extension.RolloutWorker"
 WEIGHT_ENGINE = "forklight_shards"
+LEAST_SHARE = 0.01
+"""Of a GPU's memory, where the caches' size is given: vLLM starts only where its share is free."""
 
 
 def engine_arguments(
@@ -31,7 +33,6 @@ def engine_arguments(
         "enable_chunked_prefill": True,
         "enable_prefix_caching": options.caches_prefixes,
         "tensor_parallel_size": options.num_gpus,
-        "gpu_memory_utilization": options.memory_share,
         "scheduler_cls": SCHEDULER,
         "worker_extension_cls": WORKER_EXTENSION,
         "weight_transfer_config": {"backend": WEIGHT_ENGINE},
@@ -39,6 +40,8 @@ def engine_arguments(
     }
     if options.cache_bytes:
         arguments["kv_cache_memory_bytes"] = options.cache_bytes
+    is_share_meant = device == "cpu" or not options.cache_bytes
+    arguments["gpu_memory_utilization"] = options.memory_share if is_share_meant else LEAST_SHARE
     if device == "cpu" or not options.uses_graphs:
         arguments["enforce_eager"] = True
     else:
