@@ -292,7 +292,7 @@ def head_pull(case: Problem) -> triton_gradient.HeadPull:
 def tune_logits(case: Problem) -> None:
     for num_rows, shapes in LOGIT_TILES.items():
         for shape in shapes:
-            call = partial(triton_gpu.head_logits, case.hidden_TD[:num_rows], case.weight_VD, shape)
+            call = partial(triton_gpu.head_logits, case.hidden_TD[:num_rows], case.weight_VD, tile=shape)
             say(f"logits {num_rows} {shown(shape)} ms", partial(graph_ms, [call] * 4))
 
 

@@ -59,13 +59,14 @@ def new_memory(batch: int) -> LightningMemory:
 
 
 def decode_us(batch: int, place: int | None, tiles: DecodeTiles | None = None) -> float:
-    """Microseconds a step. place None: places spread over the chunk: one sequence in 64 closes it."""
+    """Microseconds a step. place None: places spread over the chunk: one sequence in 64 closes it. Every
+    sequence has a whole chunk behind it, and so a state to read."""
     memories = [new_memory(batch) for _ in range(num_rotated(batch))]
     q, k, v = joined(batch).chunk(3, dim=-1)
     lengths = (31 + 7 * torch.arange(batch, device=DEVICE)) % CHUNK
     if place is not None:
         lengths.fill_(place)
-    step, slopes_H = DecodeStep(lengths_B=lengths, applies_silu=True), slopes()
+    step, slopes_H = DecodeStep(lengths_B=lengths + CHUNK, applies_silu=True), slopes()
     return 1e3 * graph_ms(
         [partial(triton_decode.lightning_decode, (q, k, v), slopes_H, each, step, tiles) for each in memories]
     )

@@ -87,11 +87,11 @@ def tune_gradient() -> None:
 def tune_decode() -> None:
     for batch in DECODE_TARGETS_US:
         cases = {}
-        for columns, warps, rows in (
-            (128, 4, 32), (128, 4, 64), (64, 4, 32), (64, 4, 16), (64, 2, 16), (128, 8, 64),
+        for rows, stages, warps, close in (
+            (64, 3, 4, 32), (64, 2, 4, 32), (32, 5, 4, 32), (32, 3, 4, 32), (64, 3, 8, 32), (64, 3, 4, 16),
         ):  # fmt: skip
-            tiles = DecodeTiles(columns=columns, num_warps=warps, close_rows=rows)
-            label = f"columns {columns}, warps {warps}, close {rows}"
+            tiles = DecodeTiles(rows=rows, num_stages=stages, num_warps=warps, close_rows=close)
+            label = f"rows {rows}, stages {stages}, warps {warps}, close {close}"
             cases[label] = partial(decode_us, batch, None, tiles)
         sweep(f"decode, batch {batch}, us", cases)
 

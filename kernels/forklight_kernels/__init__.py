@@ -2,7 +2,7 @@
 
 from forklight_kernels.backend import Backend, backend_on, using_backend
 from forklight_kernels.cached_attention import KeyPages, append_keys, cached_attention
-from forklight_kernels.dense import dense
+from forklight_kernels.dense import dense, dense_many, join_weights
 from forklight_kernels.end_rules import EndColumns, EndReason, apply_end_rules
 from forklight_kernels.gated_norm import gated_norm
 from forklight_kernels.lightning_attention import LightningForm, lightning_attention, split_projection
@@ -40,8 +40,10 @@ __all__ = [
     "cached_attention",
     "continue_lightning",
     "dense",
+    "dense_many",
     "gated_norm",
     "head_logits",
+    "join_weights",
     "lightning_attention",
     "lightning_decode",
     "logit_stats",

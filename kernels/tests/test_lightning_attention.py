@@ -4,6 +4,7 @@ Legend: T tokens, H heads, D head size, N sequences, B sequences of a step.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -203,10 +204,32 @@ def test_an_idle_row_leaves_its_slot_as_it_is(
         step = DecodeStep(slots_B=slots_B, lengths_B=torch.tensor(lengths))
         with using_backend(backend):
             outputs.append(lightning_decode(*parts, SLOPES_H, memory, step))
-    assert torch.equal(outputs[0][[0, 2]], outputs[1][[0, 2]]) and bool(outputs[0].isfinite().all())
+    assert torch.equal(outputs[0][[0, 2]], outputs[1][[0, 2]]) and bool((outputs[0][1] == 0).all())
     for old, with_idle, all_live in zip(before, kept(memories[0]), kept(memories[1]), strict=True):
         assert torch.equal(with_idle[1], old[1]) and not torch.equal(all_live[1], old[1])
         assert torch.equal(with_idle[[0, 2]], all_live[[0, 2]])
+
+
+@pytest.mark.parametrize("has_open_chunk", [False, True])
+def test_slots_may_lie_apart_and_hold_anything_before_the_first_state(has_open_chunk: bool) -> None:
+    """Two slots of pages whose every other byte is NaN, decoded across a chunk's end."""
+    steps = [qkv(2, torch.float64) for _ in range(66)]
+    outputs, memories = [], []
+    for backend in SLOW_AND_FAST:
+        dense = new_memory(3, torch.float64, has_open_chunk=has_open_chunk)
+        parts = [torch.full((3, 2, *part.shape[1:]), float("nan")).double()[:, 1] for part in kept(dense)]
+        names = ("states_SHDD", "rounded_SHDD", "keys_SHCD", "values_SHCD")
+        memory = LightningMemory(**dict(zip(names, parts, strict=False)))
+        slots_B = torch.tensor([2, 0])
+        with using_backend(backend):
+            for token, part in enumerate(steps):
+                step = DecodeStep(slots_B=slots_B, lengths_B=torch.full((2,), token))
+                outputs.append(lightning_decode(*part, SLOPES_H, memory, step))
+        memories.append(memory.states_SHDD)
+    first, second = torch.stack(outputs).chunk(2)
+    torch.testing.assert_close(first, second, rtol=0, atol=1e-11)
+    torch.testing.assert_close(*memories, rtol=0, atol=1e-11, equal_nan=True)
+    assert bool(memories[0][1].isnan().all()) and bool(memories[0][[0, 2]].isfinite().all())
 
 
 @pytest.mark.parametrize("has_open_chunk", [False, True])
@@ -257,12 +280,17 @@ def test_bad_inputs_are_refused_by_name(pack: Pack) -> None:
 def test_bad_decode_steps_are_refused_by_name() -> None:
     parts, memory = qkv(2), new_memory(2, torch.float32, has_open_chunk=True)
     half = LightningMemory(states_SHDD=memory.states_SHDD, keys_SHCD=memory.keys_SHCD)
+    step = DecodeStep(lengths_B=torch.zeros(2, dtype=torch.int64))
+    keys = torch.zeros(2, len(SLOPES_H), SIZE, 64).mT
+    values = torch.zeros(2, len(SLOPES_H) * 64 * SIZE + 2)[:, :-2].view_as(keys)
     lengths = torch.zeros(2, dtype=torch.int64)
     cases = {
         "lengths_B is None": (memory, DecodeStep()),
         "lengths_B has shape": (memory, DecodeStep(lengths_B=lengths[:1])),
         "slots_B is float32": (memory, DecodeStep(lengths_B=lengths, slots_B=torch.zeros(2))),
         "memory has some of": (half, DecodeStep(lengths_B=lengths)),
+        "keys_SHCD has strides .* dense inside": (replace(memory, keys_SHCD=keys), step),
+        "values_SHCD has slots .* multiple of 16": (replace(memory, values_SHCD=values), step),
         "1 slots for 2": (new_memory(1, torch.float32, has_open_chunk=False), DecodeStep()),
     }
     for message, (given, step) in cases.items():

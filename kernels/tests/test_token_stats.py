@@ -112,3 +112,13 @@ def test_targets_and_temperatures_that_cannot_be_are_refused(
 def test_logits_that_cannot_be_are_refused(logits_BV: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         logit_stats(logits_BV, TARGETS)
+
+
+def test_logits_go_where_they_are_wanted() -> None:
+    hidden_TD, weight_VD = torch.randn(5, 16), torch.randn(40, 16)
+    out_TV = torch.full((5, 40), float("nan"))
+    assert head_logits(hidden_TD, weight_VD, out_TV) is out_TV
+    assert torch.equal(out_TV, head_logits(hidden_TD, weight_VD))
+    for wrong in (torch.empty(5, 41), torch.empty(5, 40, dtype=torch.float64), torch.empty(40, 5).t()):
+        with pytest.raises(ValueError, match="out"):
+            head_logits(hidden_TD, weight_VD, wrong)

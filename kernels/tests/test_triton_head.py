@@ -321,3 +321,12 @@ def test_draws_need_no_search_when_the_caller_promises_no_filter(monkeypatch: py
     drawn(torch.randn(2, 50), request(2))
     with pytest.raises(AssertionError, match="looked for a nucleus"):
         drawn(torch.randn(2, 50), replace(request(2), is_filtered=None))
+
+
+@pytest.mark.parametrize("vocab_size", [40, 41])  # a row of 41 is nothing that a tensor map can describe
+def test_logits_go_where_they_are_wanted(vocab_size: int) -> None:
+    hidden_TD, weight_VD = torch.randn(5, 16), torch.randn(vocab_size, 16)
+    out_TV = torch.full((5, vocab_size), float("nan"))
+    with using_backend(Backend.TRITON):
+        assert head_logits(hidden_TD, weight_VD, out_TV) is out_TV
+    torch.testing.assert_close(out_TV, hidden_TD @ weight_VD.T)

@@ -115,7 +115,7 @@ def test_log_probs_are_equal_in_bits_when_the_self_test_says_parity() -> None:
     samples = rolled_out("cuda", torch.bfloat16, records_routing=False)
     _, outcome = learned(samples, "cuda", torch.bfloat16, require_equal=True)
     assert mode.is_parity, mode.reason
-    assert outcome.parity.num_tokens == sum(len(sample.response_ids) for sample in samples)
+    assert outcome.parity.num_tokens == sum(len(sample.response.ids) for sample in samples)
     assert outcome.parity.num_unequal == 0
 
 

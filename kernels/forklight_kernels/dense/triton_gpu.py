@@ -88,12 +88,14 @@ def multiply(
     residual: Residual | None,
     out_dtype: torch.dtype,
     tile: Tile | None = None,
+    out_TN: Tensor | None = None,
 ) -> Tensor:
-    """The forward product alone."""
+    """The forward product alone. `out_TN`, if given, is dense and of a width that a tensor map takes."""
     (num_rows, depth), width = x_TD.shape, len(weight_ND)
     if num_rows == 0 or width == 0:
         return x_TD.new_empty(num_rows, width, dtype=out_dtype)
-    out_TN = mappable_rows(x_TD, num_rows, width, out_dtype)
+    if out_TN is None:
+        out_TN = mappable_rows(x_TD, num_rows, width, out_dtype)
     tile = tile or choose_tile(num_rows, width, x_TD.dtype, num_multiprocessors(x_TD))
     tile = _fit(tile, x_TD, out_TN, residual is not None)
     prepare_launch(x_TD)

@@ -17,6 +17,8 @@ from forklight_kernels.lightning_decode import naive, torch_cpu
 from forklight_kernels.lightning_decode.memory import continue_lightning, load_memory
 from forklight_kernels.lightning_decode.types import DecodeStep, LightningMemory, open_chunk
 
+SLOT_ALIGN_BYTES = 16
+
 
 def lightning_decode(
     q_BHD: Tensor,
@@ -76,7 +78,10 @@ def _check(
     num_slots = len(states_SHDD)
     require_shape("states_SHDD", states_SHDD, (num_slots, num_heads, head_size, head_size), "q_BHD's heads")
     require_dtype("states_SHDD", states_SHDD, (torch.float32, torch.float64))
-    require(num_slots >= batch, f"the memory has {num_slots} slots for {batch} sequences")
+    require(
+        step.slots_B is not None or num_slots >= batch,
+        f"the memory has {num_slots} slots for {batch} sequences",
+    )
     for name, tensor in (("slots_B", step.slots_B), ("lengths_B", step.lengths_B)):
         if tensor is not None:
             require_shape(name, tensor, (batch,), "q_BHD's sequences")
@@ -99,7 +104,23 @@ def _check_open_chunk(q_BHD: Tensor, memory: LightningMemory, step: DecodeStep) 
         ("states_SHDD", chunk.states_SHDD), ("rounded_SHDD", chunk.rounded_SHDD),
         ("keys_SHCD", chunk.keys_SHCD), ("values_SHCD", chunk.values_SHCD),
     ):  # fmt: skip
-        require(tensor.is_contiguous(), f"{name} is not contiguous; steps write it in place")
+        _check_slots(name, tensor)
+
+
+def _check_slots(name: str, tensor: Tensor) -> None:
+    """Slots may lie apart, but the kernel reads each as one run, from where a tensor map can start."""
+    _, num_heads, num_rows, size = tensor.shape
+    slot, *inside = tensor.stride()
+    if inside != [num_rows * size, size, 1] or slot < num_heads * num_rows * size:
+        raise ValueError(
+            f"{name} has strides {tensor.stride()}; steps write it in place, so each slot must be dense "
+            f"inside: give it strides ({num_heads * num_rows * size} or more, {num_rows * size}, {size}, 1)"
+        )
+    if slot * tensor.element_size() % SLOT_ALIGN_BYTES or tensor.data_ptr() % SLOT_ALIGN_BYTES:
+        raise ValueError(
+            f"{name} has slots {slot * tensor.element_size()} bytes apart from {tensor.data_ptr():#x} on; "
+            f"let each begin at a multiple of {SLOT_ALIGN_BYTES} bytes"
+        )
 
 
 __all__ = [

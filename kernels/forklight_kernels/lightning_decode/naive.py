@@ -24,19 +24,25 @@ def lightning_decode(
             outputs.append(torch.zeros_like(q_BHD[b], dtype=dtype))
             continue
         if memory.has_open_chunk and step.lengths_B is not None:
-            place = int(step.lengths_B[b]) % MAX_CHUNK
-            state_HDD = _append(open_chunk(memory), slot, place, (k_BHD[b], v_BHD[b]), decay_H11)
+            length = int(step.lengths_B[b])
+            state_HDD = _append(open_chunk(memory), slot, length, (k_BHD[b], v_BHD[b]), decay_H11)
         else:
             state_HDD = memory.states_SHDD[slot]
+            if step.lengths_B is not None and step.lengths_B[b] == 0:
+                state_HDD.zero_()
             state_HDD.mul_(decay_H11).add_(k_BHD[b].to(dtype)[:, :, None] * v_BHD[b].to(dtype)[:, None, :])
         outputs.append(torch.einsum("hk,hkv->hv", q_BHD[b].to(dtype), state_HDD))
     return torch.stack(outputs).to(v_BHD.dtype)
 
 
-def _append(chunk: OpenChunk, slot: int, place: int, row: tuple[Tensor, Tensor], decay_H11: Tensor) -> Tensor:
+def _append(
+    chunk: OpenChunk, slot: int, length: int, row: tuple[Tensor, Tensor], decay_H11: Tensor
+) -> Tensor:
     """The state after this token, from the one before the chunk; the 64th token's becomes the slot's."""
+    place = length % MAX_CHUNK
     chunk.keys_SHCD[slot, :, place], chunk.values_SHCD[slot, :, place] = row
-    state_HDD = chunk.states_SHDD[slot].clone()
+    state_HDD = chunk.states_SHDD[slot]
+    state_HDD = state_HDD.clone() if length >= MAX_CHUNK else torch.zeros_like(state_HDD)
     for j in range(place + 1):
         k_HD, v_HD = (
             cached[slot, :, j].to(state_HDD.dtype) for cached in (chunk.keys_SHCD, chunk.values_SHCD)

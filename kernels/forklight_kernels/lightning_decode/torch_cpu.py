@@ -31,13 +31,15 @@ def lightning_decode(
 def _live_step(
     qkv: tuple[Tensor, Tensor, Tensor], slopes_H: Tensor, state_BHDD: Tensor, lengths_B: Tensor | None
 ) -> Tensor:
-    """The recurrent step, after which idle rows have the states they had."""
-    if lengths_B is None or not bool((lengths_B < 0).any()):
+    """The recurrent step. First tokens start from zero; idle rows have afterwards the states they had."""
+    if lengths_B is None or not bool((lengths_B <= 0).any()):
         return _recurrent_step(qkv, slopes_H, state_BHDD)
     is_idle_B = lengths_B < 0
     kept_BHDD = state_BHDD[is_idle_B]
+    state_BHDD[lengths_B <= 0] = 0
     o_BHD = _recurrent_step(qkv, slopes_H, state_BHDD)
     state_BHDD[is_idle_B] = kept_BHDD
+    o_BHD[is_idle_B] = 0
     return o_BHD
 
 
@@ -60,8 +62,9 @@ def _chunk_step(
     slots_B = (
         torch.arange(len(q_BHD), device=device) if step.slots_B is None else step.slots_B.to(torch.int64)
     )
-    is_live_B11 = (step.lengths_B >= 0)[:, None, None]
-    place_B = step.lengths_B.to(torch.int64).clamp(min=0) % MAX_CHUNK
+    lengths_B = step.lengths_B.to(torch.int64)
+    is_live_B11 = (lengths_B >= 0)[:, None, None]
+    place_B = lengths_B.clamp(min=0) % MAX_CHUNK
     for cached_SHCD, new_BHD in ((chunk.keys_SHCD, k_BHD), (chunk.values_SHCD, v_BHD)):
         old_BHD = cached_SHCD[slots_B, :, place_B]
         cached_SHCD[slots_B, :, place_B] = torch.where(is_live_B11, new_BHD, old_BHD)
@@ -73,17 +76,18 @@ def _chunk_step(
     v_BHCD = _seen(chunk.values_SHCD, slots_B, is_seen_B1C).to(dtype)
     scores_BHC = (k_BHCD @ q_BHD.to(dtype)[..., None]).squeeze(-1) * decay_BHC
     before_BH1 = torch.exp(-slopes_H * (place_B + 1)[:, None])[..., None]
-    read_BHD = (q_BHD.to(dtype)[..., None, :] @ chunk.rounded_SHDD[slots_B].to(dtype)).squeeze(-2)
+    has_state_B111 = (lengths_B >= MAX_CHUNK)[:, None, None, None]
+    rounded_BHDD = torch.where(has_state_B111, chunk.rounded_SHDD[slots_B], 0)
+    read_BHD = (q_BHD.to(dtype)[..., None, :] @ rounded_BHDD.to(dtype)).squeeze(-2)
     o_BHD = read_BHD * before_BH1 + (scores_BHC[..., None, :] @ v_BHCD).squeeze(-2)
     states_BHDD = chunk.states_SHDD[slots_B]
-    after_BHDD = states_BHDD * before_BH1[..., None] + k_BHCD.mT @ (v_BHCD * decay_BHC[..., None])
+    after_BHDD = torch.where(has_state_B111, states_BHDD, 0) * before_BH1[..., None]
+    after_BHDD += k_BHCD.mT @ (v_BHCD * decay_BHC[..., None])
     is_full_B111 = (place_B == MAX_CHUNK - 1)[:, None, None, None]
-    chunk.states_SHDD[slots_B] = torch.where(is_full_B111, after_BHDD, states_BHDD)
-    rounded_BHDD = torch.where(
-        is_full_B111, after_BHDD.to(chunk.rounded_SHDD.dtype), chunk.rounded_SHDD[slots_B]
-    )
-    chunk.rounded_SHDD[slots_B] = rounded_BHDD
-    return o_BHD.to(v_BHD.dtype)
+    for cached_SHDD in (chunk.states_SHDD, chunk.rounded_SHDD):
+        closed_BHDD = after_BHDD.to(cached_SHDD.dtype)
+        cached_SHDD[slots_B] = torch.where(is_full_B111, closed_BHDD, cached_SHDD[slots_B])
+    return torch.where(is_live_B11, o_BHD, 0).to(v_BHD.dtype)
 
 
 def _seen(cached_SHCD: Tensor, slots_B: Tensor, is_seen_B1C: Tensor) -> Tensor:

@@ -15,6 +15,10 @@ class LightningMemory:
     - recurrent (the last three are None): the states after every token seen; each step rewrites them.
     - chunk: the states after the last whole chunk of 64 tokens, and the keys and values since then. A step
       appends, and rewrites the state once in 64 tokens; it computes a token exactly as the packed pass does.
+
+    A sequence that has seen no token (chunk form: fewer than 64) has no state yet, whatever its slot holds.
+    Slots may lie apart, as in pages; in the chunk form each is dense inside and begins at a multiple of 16
+    bytes.
     """
 
     states_SHDD: Tensor
@@ -36,10 +40,10 @@ class DecodeStep:
     """Which sequences take a token."""
 
     slots_B: Tensor | None = None
-    """Distinct slots of the memory; None: row b is slot b."""
+    """Distinct slots of the memory; None: row b is slot b. Idle rows may share one of their own."""
     lengths_B: Tensor | None = None
     """Tokens each sequence has seen before this one; the caller advances them. Needed by the chunk form.
-    A row of -1 is idle: its slot stays as it is, and its output says nothing."""
+    A row of -1 is idle: its slot stays as it is, and its output is zeros."""
     applies_silu: bool = False
     """q, k, v are given before silu."""
 

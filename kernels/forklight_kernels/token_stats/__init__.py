@@ -32,18 +32,29 @@ def token_stats(
     return torch_cpu.token_stats(hidden_TD, weight_VD, targets_T, temperature)
 
 
-def head_logits(hidden_BD: Tensor, weight_VD: Tensor) -> Tensor:
-    """fp32 logits [B, V] for the sampler, no gradient. On a GPU their bits are those inside `token_stats`."""
+def head_logits(hidden_BD: Tensor, weight_VD: Tensor, out_BV: Tensor | None = None) -> Tensor:
+    """fp32 logits [B, V] for the sampler, no gradient. On a GPU their bits are those inside `token_stats`.
+
+    They go into `out_BV`, a dense fp32 tensor, where that is given.
+    """
     _check_head(hidden_BD, weight_VD)
     hidden_BD, weight_VD = hidden_BD.detach(), weight_VD.detach()
+    if out_BV is not None:
+        _check_out(out_BV, hidden_BD, weight_VD)
     backend = backend_for(hidden_BD)
-    if backend is Backend.NAIVE:
-        return naive.head_logits(hidden_BD, weight_VD)
     if backend is Backend.TRITON and len(hidden_BD) > 0:
         from forklight_kernels.token_stats import triton_gpu
 
-        return triton_gpu.head_logits(hidden_BD, weight_VD)
-    return torch_cpu.head_logits(hidden_BD, weight_VD)
+        return triton_gpu.head_logits(hidden_BD, weight_VD, out_BV)
+    module = naive if backend is Backend.NAIVE else torch_cpu
+    logits_BV = module.head_logits(hidden_BD, weight_VD)
+    return logits_BV if out_BV is None else out_BV.copy_(logits_BV)
+
+
+def _check_out(out_BV: Tensor, hidden_BD: Tensor, weight_VD: Tensor) -> None:
+    require_shape("out", out_BV, (len(hidden_BD), len(weight_VD)), "one row a hidden state")
+    require_dtype("out", out_BV, (torch.float32,))
+    require(out_BV.is_contiguous(), "out must be contiguous")
 
 
 def logit_stats(logits_BV: Tensor, targets_B: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -59,9 +59,14 @@ def token_stats(
     return head_statistics(hidden_TD, weight_VD, targets_T, temperature, tile)[:2]
 
 
-def head_logits(hidden_BD: Tensor, weight_VD: Tensor, tile: Tile | None = None) -> Tensor:
+def head_logits(
+    hidden_BD: Tensor, weight_VD: Tensor, out_BV: Tensor | None = None, tile: Tile | None = None
+) -> Tensor:
     """fp32 logits whose statistics have the bits of `token_stats`: the same sums over D."""
-    return multiply(hidden_BD, weight_VD, None, torch.float32, tile or logit_tile(hidden_BD))
+    tile = tile or logit_tile(hidden_BD)
+    if out_BV is None or mappable(out_BV) is out_BV:
+        return multiply(hidden_BD, weight_VD, None, torch.float32, tile, out_BV)
+    return out_BV.copy_(multiply(hidden_BD, weight_VD, None, torch.float32, tile))
 
 
 def logit_tile(hidden_BD: Tensor) -> Tile:

@@ -147,7 +147,7 @@ def test_generation_has_the_bits_of_training(depth: int, vocab_size: int, temper
         alone = token_stats(hidden_TD[rows], weight_VD, targets_T[rows], temperature)
         assert torch.equal(alone[0], expected[0][rows]) and torch.equal(alone[1], expected[1][rows])
         for tile in triton_gpu.LOGIT_TILES:
-            assert torch.equal(triton_gpu.head_logits(hidden_TD[rows], weight_VD, tile), logits_BV)
+            assert torch.equal(triton_gpu.head_logits(hidden_TD[rows], weight_VD, tile=tile), logits_BV)
 
 
 def test_generation_has_the_bits_of_training_in_fp32() -> None:

@@ -237,27 +237,87 @@ def decode_rows(x_BTHW: Tensor, slopes_H: Tensor, memory: LightningMemory, tiles
     return torch.stack(rows, dim=1)
 
 
-@pytest.mark.parametrize(("columns", "close_rows"), [(128, 32), (64, 32), (128, 64), (64, 16)])
-def test_prefill_and_decode_have_equal_bits_at_every_position(columns: int, close_rows: int) -> None:
+@pytest.mark.parametrize(
+    ("rows_at_once", "num_stages", "close_rows"), [(64, 3, 32), (32, 5, 32), (64, 2, 16)]
+)
+def test_prefill_and_decode_have_equal_bits_at_every_position(
+    rows_at_once: int, num_stages: int, close_rows: int
+) -> None:
     from forklight_kernels.lightning_decode.triton_gpu import DecodeTiles
 
     batch, num_tokens = 3, 200
     x_BTHW = torch.randn(batch, num_tokens, HEADS, 3 * SIZE, device="cuda").bfloat16()
     form = LightningForm(applies_silu=True, keeps_open_chunk=True)
+    tiles = DecodeTiles(rows=rows_at_once, num_stages=num_stages, close_rows=close_rows)
     for layer in LAYERS:
         slopes_H, memory = slopes(layer), new_memory(batch)
         whole, states = attend(x_BTHW.flatten(0, 1), slopes_H, packed([num_tokens] * batch), form)
-        rows = decode_rows(x_BTHW, slopes_H, memory, DecodeTiles(columns=columns, close_rows=close_rows))
+        rows = decode_rows(x_BTHW, slopes_H, memory, tiles)
         assert torch.equal(rows.flatten(0, 1), whole), f"layer {layer}"
         assert torch.equal(memory.states_SHDD.flip(0), states), f"layer {layer}"
 
 
-@pytest.mark.parametrize(("size", "dtype"), [(32, torch.bfloat16), (32, torch.float32), (64, torch.bfloat16)])
-def test_prefill_and_decode_have_equal_bits_for_small_heads(size: int, dtype: torch.dtype) -> None:
+OTHER_HEADS = [
+    (16, torch.bfloat16),
+    (32, torch.bfloat16),
+    (32, torch.float32),
+    (64, torch.bfloat16),
+    (128, torch.float32),
+]
+
+
+@pytest.mark.parametrize(("size", "dtype"), OTHER_HEADS)
+def test_prefill_and_decode_have_equal_bits_for_other_heads(size: int, dtype: torch.dtype) -> None:
     x_BTHW = torch.randn(1, 140, HEADS, 3 * size, device="cuda").to(dtype)
     memory = new_memory(1, size, dtype)
     whole, _ = attend(x_BTHW[0], slopes(0), packed([140]), LightningForm(applies_silu=True))
     assert torch.equal(decode_rows(x_BTHW, slopes(0), memory, None)[0], whole)
+
+
+def pages(num_slots: int, padding: int) -> LightningMemory:
+    """One buffer with a slot's four parts side by side, all of it NaN, as a cache of pages lays them."""
+    square, rows = (HEADS, SIZE, SIZE), (HEADS, 64, SIZE)
+    shapes = (
+        (square, torch.float32),
+        (square, torch.bfloat16),
+        (rows, torch.bfloat16),
+        (rows, torch.bfloat16),
+    )
+    page = sum(torch.Size(shape).numel() * dtype.itemsize for shape, dtype in shapes) + padding
+    raw, parts, at = torch.full((num_slots * page,), 0xFF, dtype=torch.uint8, device="cuda"), [], 0
+    for shape, dtype in shapes:
+        strides = (page // dtype.itemsize, *torch.empty(shape).stride())
+        parts.append(raw.view(dtype).as_strided((num_slots, *shape), strides, at // dtype.itemsize))
+        at += torch.Size(shape).numel() * dtype.itemsize
+    return LightningMemory(
+        states_SHDD=parts[0], rounded_SHDD=parts[1], keys_SHCD=parts[2], values_SHCD=parts[3]
+    )
+
+
+@pytest.mark.parametrize("padding", [1024, 16])
+def test_pages_of_nan_give_the_bits_of_dense_slots(padding: int) -> None:
+    """From each sequence's first token on; idle rows share page 0, which stays as it is."""
+    batch, slopes_H = 3, slopes(40)
+    x_BTHW = torch.randn(batch, 140, HEADS, 3 * SIZE, device="cuda").bfloat16()
+    dense, paged = new_memory(batch), pages(9, padding)
+    table = torch.tensor([[7, 1], [0, 1], [4, 1], [0, 1], [8, 1]], device="cuda", dtype=torch.int32)
+    live = torch.tensor([0, 2, 4], device="cuda")
+    for token in range(140):
+        lengths = torch.full((5,), -1, device="cuda", dtype=torch.int32)
+        lengths[live] = token
+        q, k, v = x_BTHW[:, token].chunk(3, dim=-1)
+        step = DecodeStep(lengths_B=lengths[live], applies_silu=True)
+        expected = lightning_decode(q, k, v, slopes_H, dense, step)
+        wide = torch.full((5, HEADS, 3 * SIZE), float("nan"), device="cuda", dtype=torch.bfloat16)
+        wide[live] = x_BTHW[:, token]
+        step = DecodeStep(slots_B=table[:, 0], lengths_B=lengths, applies_silu=True)
+        got = lightning_decode(*wide.chunk(3, dim=-1), slopes_H, paged, step)
+        assert torch.equal(got[live], expected) and bool((got[[1, 3]] == 0).all()), token
+    used = table[live, 0].long()
+    for name in ("states_SHDD", "rounded_SHDD"):
+        ours, moved = getattr(dense, name), getattr(paged, name)
+        assert torch.equal(ours, moved[used]) and bool(moved[0].isnan().all())
+    assert paged.keys_SHCD is not None and bool(paged.keys_SHCD[0].isnan().all())
 
 
 @pytest.mark.parametrize("cuts", [(64, 192), (1, 30, 64, 65, 127, 200), (100,)], ids=str)

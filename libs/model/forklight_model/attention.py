@@ -11,7 +11,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from forklight_kernels import dense, gated_norm, rope_pair, split_projection
+from forklight_kernels import dense_many, gated_norm, rope_pair, split_projection
 from forklight_model.attention_pass import AttentionPass
 from forklight_model.config import ModelConfig
 from forklight_model.parallel import ALONE, Gather
@@ -51,13 +51,18 @@ class LightningAttention(nn.Module):
 
     def forward(self, x_TD: Tensor, attention_pass: AttentionPass) -> Tensor:
         """Everything but the out projection, which the block fuses with its residual."""
+        qkv, gate = dense_many(x_TD, self.input_weights)
         # q | k | v lie side by side inside each head, not as three blocks of heads. Mixing begins with silu.
-        q, k, v = split_projection(dense(x_TD, self.qkv_proj.weight), self.num_heads)
+        q, k, v = split_projection(qkv, self.num_heads)
         o_THP = attention_pass.mix_lightning(self.layer, (q, k, v), self.slopes_H)
-        gate = dense(x_TD, self.output_gate.weight)
         # The norm is over all heads together.
         o, gate = self.gather.gather_pair(o_THP.flatten(1), gate)
         return gated_norm(o, gate, self.norm.weight, self.config.rms_norm_eps)
+
+    @property
+    def input_weights(self) -> tuple[nn.Parameter, ...]:
+        """Those that multiply the block's input."""
+        return self.qkv_proj.weight, self.output_gate.weight
 
     @property
     def out_weight(self) -> Tensor:
@@ -82,11 +87,15 @@ class SoftmaxAttention(nn.Module):
     def forward(self, x_TD: Tensor, attention_pass: AttentionPass) -> Tensor:
         """Everything but the out projection, which the block fuses with its residual."""
         q, k, v = (
-            dense(x_TD, projection.weight).view(len(x_TD), -1, self.head_dim)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
+            part_TN.view(len(x_TD), -1, self.head_dim) for part_TN in dense_many(x_TD, self.input_weights)
         )
         q, k = rope_pair(q, k, attention_pass.positions_T, self.rotary_dim, self.rope_theta)
         return self.gather.gather_columns(attention_pass.mix_softmax(self.layer, (q, k, v)).flatten(1))
+
+    @property
+    def input_weights(self) -> tuple[nn.Parameter, ...]:
+        """Those that multiply the block's input."""
+        return self.q_proj.weight, self.k_proj.weight, self.v_proj.weight
 
     @property
     def out_weight(self) -> Tensor:

@@ -88,4 +88,4 @@ class DecodeGraph:
 
     def _step(self) -> None:
         step = DecodePass.over(self._cache, self._num_rows, self._is_live_B)
-        self._logits_BV.copy_(advance(self._model, step, self._ids_B))
+        advance(self._model, step, self._ids_B, out_BV=self._logits_BV)

@@ -72,9 +72,13 @@ def decode(
 
 @torch.inference_mode()
 def advance(
-    model: HybridModel, step: DecodePass, input_ids_B: Tensor, routing: Routing | None = None
+    model: HybridModel,
+    step: DecodePass,
+    input_ids_B: Tensor,
+    routing: Routing | None = None,
+    out_BV: Tensor | None = None,
 ) -> Tensor:
-    """`decode` without its checks, for rows that may be idle.
+    """`decode` without its checks, for rows that may be idle. The logits go into `out_BV` if that is given.
 
     An idle row changes neither its slot nor a page; its logits are numbers that say nothing. On a GPU nothing
     here waits, so a CUDA graph can hold it together with `DecodePass.over`, which reads the lengths.
@@ -82,7 +86,7 @@ def advance(
     hidden_BD = model.run_stack(input_ids_B, step, routing)
     seen_B = step.cache.lengths_S[: step.num_rows]
     seen_B.add_(1 if step.is_live_B is None else step.is_live_B)
-    return model.logits(hidden_BD)
+    return model.logits(hidden_BD, out_BV)
 
 
 @torch.inference_mode()

@@ -13,7 +13,15 @@ from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
 from forklight_core.errors import InvalidInputError
-from forklight_kernels import Residual, dense, head_logits, logit_stats, rms_norm, token_stats
+from forklight_kernels import (
+    Residual,
+    dense,
+    head_logits,
+    join_weights,
+    logit_stats,
+    rms_norm,
+    token_stats,
+)
 from forklight_kernels.recompute import Contexts, Result, twice_run
 from forklight_model.attention import LightningAttention, SoftmaxAttention, Weight
 from forklight_model.attention_pass import AttentionPass, PackedPass
@@ -133,6 +141,12 @@ class HybridModel(nn.Module):
             else:
                 parameter.normal_(0.0, self.config.initializer_range, generator=generator)
 
+    def join_weights(self) -> None:
+        """Lay weights that multiply the same input side by side: one product then. For generation only."""
+        for module in self.modules():
+            if isinstance(module, LightningAttention | SoftmaxAttention):
+                join_weights(module.input_weights)
+
     def forward_hidden(
         self, input_ids_T: Tensor, cu_seqlens: Tensor, routing: Routing | None = None
     ) -> Tensor:
@@ -162,9 +176,15 @@ class HybridModel(nn.Module):
         keeps = {Result.ATTENTION, Result.EXPERTS} if how.keeps_experts else {Result.ATTENTION}
         return partial(twice_run, frozenset(keeps))
 
-    def logits(self, hidden_TD: Tensor) -> Tensor:
-        """fp32 logits [T, V] (fp64 for an fp64 model), without a gradient: training has `token_stats`."""
-        return self.gather.gather_columns(head_logits(hidden_TD, self.lm_head.weight))
+    def logits(self, hidden_TD: Tensor, out_TV: Tensor | None = None) -> Tensor:
+        """fp32 logits [T, V] (fp64 for an fp64 model), without a gradient: training has `token_stats`.
+
+        They go into `out_TV`, dense and fp32, where that is given.
+        """
+        if self.shard.is_whole:
+            return head_logits(hidden_TD, self.lm_head.weight, out_TV)
+        logits_TV = self.gather.gather_columns(head_logits(hidden_TD, self.lm_head.weight))
+        return logits_TV if out_TV is None else out_TV.copy_(logits_TV)
 
     def token_stats(
         self, hidden_TD: Tensor, targets_T: Tensor, temperature: float = 1.0

@@ -24,7 +24,6 @@ from forklight_kernels import (
     lightning_decode,
     softmax_attention,
 )
-from forklight_kernels.lightning_attention.chunks import MAX_CHUNK
 
 QkvHeads = tuple[Tensor, Tensor, Tensor]
 
@@ -134,41 +133,11 @@ def _mixed(
 
 
 def decode_lightning(qkv: QkvHeads, slopes_H: Tensor, memory: LightningMemory, rows: StepRows) -> Tensor:
-    """One token a sequence. The kernel wants dense memory: the pages' contents are taken out and put back.
-
-    A sequence's first token may come here (a prompt of one token): its page holds another's leftovers. Rows
-    that pad use page 0, which nobody owns, and leave finite numbers in it.
-    """
-    slots_B = rows.table_BN[: rows.num_decodes, 0].to(torch.int64)
-    seen_B = (rows.lengths_B[: rows.num_decodes] - 1).clamp(min=0).to(torch.int64)
-    taken = _taken(memory, slots_B, seen_B)
-    o_BHD = lightning_decode(*qkv, slopes_H, taken, DecodeStep(lengths_B=seen_B, applies_silu=True))
-    memory.states_SHDD[slots_B] = taken.states_SHDD
-    if memory.rounded_SHDD is not None and taken.rounded_SHDD is not None:
-        memory.rounded_SHDD[slots_B] = taken.rounded_SHDD
-    place_B = seen_B % MAX_CHUNK
-    row_B = torch.arange(len(slots_B), device=slots_B.device)
-    for cached_SHCD, dense_BHCD in (
-        (memory.keys_SHCD, taken.keys_SHCD),
-        (memory.values_SHCD, taken.values_SHCD),
-    ):
-        if cached_SHCD is not None and dense_BHCD is not None:
-            cached_SHCD[slots_B, :, place_B] = dense_BHCD[row_B, :, place_B]
-    return o_BHD
-
-
-def _taken(memory: LightningMemory, slots_B: Tensor, seen_B: Tensor) -> LightningMemory:
-    """Dense copies of these pages; those of sequences that have seen nothing start from zero."""
-    is_new_B111 = (seen_B == 0)[:, None, None, None]
-    states_BHDD = memory.states_SHDD[slots_B].masked_fill_(is_new_B111, 0)
-    if memory.rounded_SHDD is None or memory.keys_SHCD is None or memory.values_SHCD is None:
-        return LightningMemory(states_SHDD=states_BHDD)
-    return LightningMemory(
-        states_SHDD=states_BHDD,
-        rounded_SHDD=memory.rounded_SHDD[slots_B].masked_fill_(is_new_B111, 0),
-        keys_SHCD=memory.keys_SHCD[slots_B],
-        values_SHCD=memory.values_SHCD[slots_B],
-    )
+    """One token a sequence, in its page; a first token (a prompt of one) reads nothing of it. Rows that pad
+    have length 0, and are idle here."""
+    slots_B, lengths_B = rows.table_BN[: rows.num_decodes, 0], rows.lengths_B[: rows.num_decodes] - 1
+    step = DecodeStep(slots_B=slots_B, lengths_B=lengths_B, applies_silu=True)
+    return lightning_decode(*qkv, slopes_H, memory, step)
 
 
 def _prefill_lightning(qkv: QkvHeads, slopes_H: Tensor, memory: LightningMemory, rows: StepRows) -> Tensor:

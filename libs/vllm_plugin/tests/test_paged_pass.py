@@ -5,6 +5,7 @@ Legend: S pages, H heads, G key heads, L places of a page, D head size, T rows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -68,12 +69,12 @@ def model() -> HybridModel:
     return made.requires_grad_(False)
 
 
-def strided(*shape: int) -> Tensor:
+def strided(*shape: int, left: float = 3.0) -> Tensor:
     """Pages with other bytes between them, full of what others have left there."""
     size = torch.Size(shape[1:]).numel()
     stride = size + PADDING
     inner = torch.empty(shape[1:]).stride()
-    whole = torch.full((shape[0] * stride,), 3.0)
+    whole = torch.full((shape[0] * stride,), left)
     return whole.as_strided(shape, (stride, *inner))
 
 
@@ -89,11 +90,11 @@ class Caches:
     def __post_init__(self) -> None:
         heads, size = self.config.num_attention_heads, self.config.head_dim
         for layer in self.config.lightning_layers:
-            states = strided(NUM_PAGES, heads, size, size)
+            states = strided(NUM_PAGES, heads, size, size, left=math.nan)
             rounded = keys = values = None
             if self.has_open_chunks:
-                rounded = strided(NUM_PAGES, heads, size, size)
-                keys, values = (strided(NUM_PAGES, heads, MAX_CHUNK, size) for _ in range(2))
+                rounded = strided(NUM_PAGES, heads, size, size, left=math.nan)
+                keys, values = (strided(NUM_PAGES, heads, MAX_CHUNK, size, left=math.nan) for _ in range(2))
             self.lightning[layer] = Memory(
                 LightningMemory(states_SHDD=states, rounded_SHDD=rounded, keys_SHCD=keys, values_SHCD=values)
             )
@@ -201,17 +202,23 @@ def test_rows_that_pad_a_recorded_step_stay_finite_and_out_of_the_way(
         out = feed(model, caches, [(sequence, 1)], num_padding=3)
     assert bool(torch.isfinite(out).all())
     torch.testing.assert_close(out[0], expected(model, sequence)[-1], atol=2e-4, rtol=1e-4)
+    assert all(bool(cache.memory.states_SHDD[0].isnan().all()) for cache in caches.lightning.values())
 
 
 def test_a_gpus_kernels_take_the_pages_as_they_lie() -> None:
-    """Interpreted: a prompt in two pieces, decode over a chunk that closes, and rows that pad."""
+    """Interpreted: a prompt in two pieces, decode over a chunk that closes, a prompt of one, padding."""
     torch.manual_seed(0)
     small = HybridModel(SMALLEST).requires_grad_(False)
     caches, sequence = Caches(has_open_chunks=True, config=SMALLEST), FedSequence(tokens(6, 65), [7, 2])
+    late = FedSequence(tokens(7, 2), [5])
     with using_backend(Backend.TRITON):
         found = [feed(small, caches, [(sequence, num_new)]) for num_new in (50, 13)]
-        found += [feed(small, caches, [(sequence, 1)], num_padding=1)[:1] for _ in range(2)]
+        steps = [feed(small, caches, [(sequence, 1), (late, 1)], num_padding=2) for _ in range(2)]
+    found += [step[:1] for step in steps]
     torch.testing.assert_close(torch.cat(found), expected(small, sequence), atol=2e-4, rtol=1e-4)
+    both = torch.stack([step[1] for step in steps])
+    torch.testing.assert_close(both, expected(small, late), atol=2e-4, rtol=1e-4)
+    assert all(bool(torch.isfinite(step).all()) for step in steps)
 
 
 def test_without_a_cache_the_profiled_step_runs(model: HybridModel) -> None:

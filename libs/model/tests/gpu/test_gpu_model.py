@@ -3,6 +3,7 @@
 Legend: B sequences, T tokens, V vocabulary.
 """
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,19 @@ def test_a_broken_contract_is_told(small_bf16: HybridModel) -> None:
     sequences = sample_sequences(small_bf16, prompts, SamplingPlan(num_tokens=64, piece=64))
     with using_backend(Backend.TORCH):
         assert count_unequal(small_bf16, sequences).num_unequal > 0
+
+
+@torch.no_grad()
+def test_weights_side_by_side_change_no_bit(small_bf16: HybridModel) -> None:
+    joined = copy.deepcopy(small_bf16).requires_grad_(False)
+    joined.join_weights()
+    ids_T = torch.randint(SELF_TEST.vocab_size, (sum(LENGTHS),), device=DEVICE)
+    stats = [token_logprobs(model, ids_T, offsets(*LENGTHS)).logprobs_T for model in (small_bf16, joined)]
+    assert torch.equal(*stats)
+    logits = []
+    for model in (small_bf16, joined):
+        cache = HybridCache(model.config, len(LENGTHS), 300, torch.bfloat16, DEVICE)
+        prefill(model, cache, PromptPieces(slots=range(len(LENGTHS)), lengths=LENGTHS), ids_T)
+        steps = [decode(model, cache, len(LENGTHS), ids_T[at : at + len(LENGTHS)]) for at in range(4)]
+        logits.append(torch.stack(steps))
+    assert torch.equal(*logits)

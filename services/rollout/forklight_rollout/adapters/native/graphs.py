@@ -55,4 +55,4 @@ class DecodeGraphs:
 
     def _step(self, model: HybridModel, cache: HybridCache, columns: RowColumns, size: int) -> None:
         step = DecodePass.over(cache, size, columns.is_live_R[:size])
-        self._logits_BV[:size].copy_(advance(model, step, columns.last_ids_R[:size]))
+        advance(model, step, columns.last_ids_R[:size], out_BV=self._logits_BV[:size])

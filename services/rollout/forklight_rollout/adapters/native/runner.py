@@ -50,7 +50,7 @@ class Launched:
 
     def __init__(self, drawn: Sequence[Drawn]) -> None:
         self._columns = [
-            torch.cat(column)
+            _as_one(column)
             for column in zip(
                 *((each.ids_B, each.logprobs_B, each.raw_logprobs_B, reasons_B) for each, reasons_B in drawn),
                 strict=True,
@@ -102,6 +102,8 @@ class Runner:
             form=CacheForm(num_pages=plan.num_pages, shard=model.shard),
         )
         self.columns = RowColumns(plan.num_sequences, self.cache.device)
+        if weight.is_cuda:
+            model.join_weights()
         self.staged = StagedWeights(model)
         self._logits_by_slot: dict[int, Tensor] = {}
         self._graphs = (
@@ -218,6 +220,11 @@ class Runner:
     def close(self) -> None:
         """Nothing is asked of it any more. A graph holds on to the messages that it was recorded with."""
         self._graphs = None
+
+
+def _as_one(parts: tuple[Tensor, ...]) -> Tensor:
+    """Numbers that the next step leaves as they are. A GPU copies them to the host before that begins."""
+    return parts[0] if len(parts) == 1 and parts[0].is_cuda else torch.cat(parts)
 
 
 def _to_pinned(column: Tensor) -> Tensor:
