@@ -20,7 +20,7 @@ ONE_LAUNCH_ROWS = 1024
 PAIRS = 8192
 """Size of a (rows, experts) comparison that stays in registers."""
 
-MOST_BLOCK_ROWS = 64
+MOST_BLOCK_ROWS = 32
 SCAN_ROWS = 256
 
 

@@ -38,9 +38,10 @@ def choose_tile(num_rows: int, num_experts: int, dtype: torch.dtype) -> Tile:
     columns = max(FEWEST_COLUMNS, triton.next_power_of_2(num_experts))
     if dtype == torch.float32:
         return Tile(rows=16, columns=columns, depth=32, num_warps=4, num_stages=2)
-    depth = max(64, min(256, 8192 // columns))
     if num_rows <= FEW_ROWS:
-        return Tile(rows=16, columns=columns, depth=depth, num_warps=4, num_stages=5)
+        depth = max(64, min(512, 16384 // columns))
+        return Tile(rows=16, columns=columns, depth=depth, num_warps=2, num_stages=3)
+    depth = max(64, min(256, 8192 // columns))
     return Tile(rows=64, columns=columns, depth=depth, num_warps=4, num_stages=4)
 
 

@@ -40,9 +40,13 @@ def enter_group(join: Join) -> None:
 
 
 def leave_group(*, is_broken: bool = False) -> None:
-    """Once the others leave as well. From a broken one over NCCL nobody leaves: it might wait for ever."""
-    if not (is_broken and dist.get_backend() == "nccl"):
-        dist.destroy_process_group()
+    """Once the others leave as well; a broken one at once. It may wait all the same: give it a deadline.
+
+    A process that ends without leaving NCCL's group is aborted by the group's threads.
+    """
+    if is_broken:
+        abort_group()
+    dist.destroy_process_group()
 
 
 def abort_group() -> None:
