@@ -16,11 +16,11 @@ from forklight_model.routing import Routing
 from forklight_model.sizes import SIZES
 from forklight_rollout.adapters.native import NativeEngine, NativeOptions
 from forklight_rollout.adapters.native.factory import plan_engine
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork, SampleStart
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import FinishedSample, GroupWork, SampleStart
+from forklight_rollout.leases.trajectory import build_payload
 from forklight_rollout.memory_plan import MemoryWish
 from forklight_rollout.ports import DrawRules, EndRules
-from forklight_rollout.trajectory import build_payload
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
 from forklight_trainer.batch import TrainingSample
 from forklight_trainer.packing import Pack, pack_samples

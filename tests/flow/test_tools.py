@@ -19,9 +19,9 @@ from forklight_model.model import HybridModel
 from forklight_model.tokenizer import build_character_tokenizer
 from forklight_rollout.adapters.memory import MemoryEngine, MemorySequence
 from forklight_rollout.adapters.published import load_weights
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.ports import Engine, EngineLimits, PromptStart
 from forklight_rollout.tools.format import REPLY_CLOSE
+from forklight_rollout.weights.manifest import PublishedWeights
 from tests.flow.one_process import run_all, write_run
 
 TOKENIZER = build_character_tokenizer()

@@ -17,8 +17,8 @@ import torch
 
 from forklight_model.parity import SELF_TEST
 from forklight_rollout.adapters.native import NativeEngine, NativeOptions, native_engine_factory
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.memory_plan import MemoryWish
+from forklight_rollout.weights.manifest import PublishedWeights
 from services.rollout.tests.ranks_scenario import play, publish
 
 pytestmark = [

@@ -16,7 +16,7 @@ from report import Report
 from stage import PLAIN, SLACK_TOKENS, Extent, clear, fill, make_engine, make_model
 
 from forklight_rollout.adapters.native import NativeEngine
-from forklight_rollout.generator import Generator
+from forklight_rollout.generation.generator import Generator
 from forklight_rollout.ports import DrawRules
 
 FLOOR_SHARE = 0.7

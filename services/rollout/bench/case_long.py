@@ -12,7 +12,7 @@ from report import Report
 from stage import Extent, make_engine, make_model, make_work, random_prompt
 
 from forklight_rollout.adapters.native import NativeEngine
-from forklight_rollout.generator import Generator
+from forklight_rollout.generation.generator import Generator
 
 MILLION = 1_000_000
 

@@ -12,7 +12,7 @@ from options import Options
 from report import Report
 from stage import SLACK_TOKENS, Extent, fill, make_engine, make_model
 
-from forklight_rollout.generator import Generator
+from forklight_rollout.generation.generator import Generator
 
 OVERHEAD_SHARE = 0.05
 WARMUP_STEPS, METER_STEPS = 16, 16

@@ -12,8 +12,8 @@ from report import Report
 from stage import Extent, clear, make_engine, make_model, make_work, random_prompt
 
 from forklight_rollout.adapters.native import NativeEngine
-from forklight_rollout.draft import Stretch
-from forklight_rollout.generator import Generator
+from forklight_rollout.generation.draft import Stretch
+from forklight_rollout.generation.generator import Generator
 
 SEED = 77
 WATCHED = "bench/g00000000/s077"

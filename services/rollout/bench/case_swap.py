@@ -25,8 +25,8 @@ from stage import (
 
 from forklight_model.model import HybridModel
 from forklight_rollout.adapters.native import NativeEngine
-from forklight_rollout.draft import Stretch
-from forklight_rollout.generator import Generator
+from forklight_rollout.generation.draft import Stretch
+from forklight_rollout.generation.generator import Generator
 
 PAUSE_MS = 50.0
 WARMUP_STEPS = 16

@@ -15,7 +15,7 @@ from report import Report
 from stage import Extent, end_by_seed, make_engine, make_model, make_work, random_prompt
 
 from forklight_rollout.adapters.native import NativeEngine
-from forklight_rollout.generator import Generator
+from forklight_rollout.generation.generator import Generator
 
 P50_TOKENS, P99_TOKENS, WINDOW_TOKENS = 4096, 65_536, 81_920
 NORMAL_P99 = 2.326

@@ -20,7 +20,7 @@ import torch
 
 from forklight_rollout.adapters.native import NativeEngine
 from forklight_rollout.adapters.native.runner import DrawnTokens, Launched
-from forklight_rollout.generator import Generator
+from forklight_rollout.generation.generator import Generator
 
 BLOCK_CYCLES = 40_000_000
 """About 20 ms: longer than the host needs to queue a step."""

@@ -20,8 +20,8 @@ from forklight_model.model import HybridModel
 from forklight_model.sizes import SIZES
 from forklight_rollout.adapters.native import NativeEngine, NativeOptions
 from forklight_rollout.adapters.native.factory import plan_engine
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import GroupWork, SampleStart
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import GroupWork, SampleStart
 from forklight_rollout.memory_plan import MemoryWish
 from forklight_rollout.ports import DrawRules, EndRules, PromptStart
 

@@ -30,8 +30,8 @@ from forklight_kernels.contract import contract_hash
 from forklight_model.checkpoint import published_tensors
 from forklight_model.model import HybridModel
 from forklight_rollout.adapters.vllm import VllmOptions, vllm_engine_factory
-from forklight_rollout.manifest import Manifest, PublishedWeights, Shard, TensorEntry
 from forklight_rollout.ports import EndRules, Engine, PromptStart, SequenceStart
+from forklight_rollout.weights.manifest import Manifest, PublishedWeights, Shard, TensorEntry
 
 sys.path += [str(paths.ROOT / "libs/vllm_plugin")]
 

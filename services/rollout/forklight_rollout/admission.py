@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from forklight.v1 import types_pb2
 from forklight_core.errors import InvalidInputError
 from forklight_core.ids import sample_id
-from forklight_rollout.groups import GroupWork, SampleStart
+from forklight_rollout.generation.groups import GroupWork, SampleStart
 from forklight_rollout.ports import MOST_STOP_IDS, DrawRules, EndRules, EngineLimits
 from forklight_rollout.tools.ports import ToolRules
 

@@ -31,29 +31,29 @@ from forklight_model.tokenizer import load_tokenizer
 from forklight_rollout import metrics
 from forklight_rollout.adapters.buffer_rpc import RpcBuffer
 from forklight_rollout.admission import Capability
-from forklight_rollout.blob_calls import BlobCalls
-from forklight_rollout.buffer_calls import BufferCalls
-from forklight_rollout.engine_thread import EngineThread
 from forklight_rollout.engines import choose_engine
 from forklight_rollout.fitness import CollapseGuard, CollapseRules, Fitness
-from forklight_rollout.generator import Generator
-from forklight_rollout.held_groups import HeldGroups
+from forklight_rollout.generation.engine_thread import EngineThread
+from forklight_rollout.generation.generator import Generator
 from forklight_rollout.http.chat import load_chat_format
 from forklight_rollout.http.plan import Backend
 from forklight_rollout.http.server import open_http
-from forklight_rollout.intake import Intake, TaskReader
-from forklight_rollout.lease_keeper import LeaseKeeper
+from forklight_rollout.leases.blob_calls import BlobCalls
+from forklight_rollout.leases.buffer_calls import BufferCalls
+from forklight_rollout.leases.held_groups import HeldGroups
+from forklight_rollout.leases.intake import Intake, TaskReader
+from forklight_rollout.leases.lease_keeper import LeaseKeeper
+from forklight_rollout.leases.saving import SegmentSaver
+from forklight_rollout.leases.segments import SegmentStore
+from forklight_rollout.leases.submission import Provenance, Submission
 from forklight_rollout.ports import EngineFactory
 from forklight_rollout.problems import Problems
-from forklight_rollout.saving import SegmentSaver
-from forklight_rollout.segments import SegmentStore
 from forklight_rollout.servicer import RolloutServicer
 from forklight_rollout.settings import RolloutSettings
 from forklight_rollout.status import PodStatus
-from forklight_rollout.submission import Provenance, Submission
-from forklight_rollout.swap_policy import SwapCache, SwapPolicy, SwapRules
 from forklight_rollout.tools.assembly import PodTools, check_tools, open_desk, open_tools
-from forklight_rollout.watcher import FirstWeights, WeightsWatcher
+from forklight_rollout.weights.swap_policy import SwapCache, SwapPolicy, SwapRules
+from forklight_rollout.weights.watcher import FirstWeights, WeightsWatcher
 from forklight_rollout.worker import Worker, WorkerLimits
 
 SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["Rollout"].full_name

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from forklight_core.errors import UnavailableError
 from forklight_core.lifecycle import EXIT_FAILED
-from forklight_rollout.engine_thread import EngineReading, EngineThread
+from forklight_rollout.generation.engine_thread import EngineReading, EngineThread
 from forklight_rollout.problems import Area, Problems
 
 log = logging.getLogger(__name__)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from forklight_core.telemetry import counter, gauge, histogram
-from forklight_rollout.engine_thread import EngineReading
-from forklight_rollout.groups import FinishedSample
+from forklight_rollout.generation.engine_thread import EngineReading
+from forklight_rollout.generation.groups import FinishedSample
 
 TOKENS = "forklight.rollout.tokens"
 SAMPLES = "forklight.rollout.samples"

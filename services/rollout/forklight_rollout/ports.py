@@ -15,7 +15,7 @@ from forklight.v1 import types_pb2
 from forklight_core.blobs import BlobRef
 from forklight_core.ids import sample_id
 from forklight_core.wire import RoutingArrays
-from forklight_rollout.manifest import PublishedWeights
+from forklight_rollout.weights.manifest import PublishedWeights
 
 if TYPE_CHECKING:  # an engine alone, as benchmarks run it, needs no queue
     from forklight_core.queues import Lease

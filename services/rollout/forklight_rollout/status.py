@@ -6,10 +6,10 @@ import time
 from dataclasses import dataclass
 
 from forklight.v1 import rollout_pb2
-from forklight_rollout.engine_thread import EngineThread
-from forklight_rollout.probe import ProbeOutcome, ProbeResult
+from forklight_rollout.generation.engine_thread import EngineThread
 from forklight_rollout.problems import Problems
-from forklight_rollout.watcher import WeightsWatcher
+from forklight_rollout.weights.probe import ProbeOutcome, ProbeResult
+from forklight_rollout.weights.watcher import WeightsWatcher
 from forklight_rollout.worker import Worker
 
 OUTCOMES = {

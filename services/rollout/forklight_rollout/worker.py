@@ -22,13 +22,13 @@ from forklight_core.errors import FencedError, ForklightError, InvalidInputError
 from forklight_core.lifecycle import sleep_or_stop
 from forklight_core.queues import Lease, Leased
 from forklight_rollout import metrics
-from forklight_rollout.groups import FinishedSample
-from forklight_rollout.held_groups import HeldGroup
-from forklight_rollout.intake import Intake
+from forklight_rollout.generation.groups import FinishedSample
+from forklight_rollout.leases.held_groups import HeldGroup
+from forklight_rollout.leases.intake import Intake
+from forklight_rollout.leases.saving import SegmentSaver
+from forklight_rollout.leases.submission import Submission
 from forklight_rollout.ports import SubmitOutcome
 from forklight_rollout.problems import Area
-from forklight_rollout.saving import SegmentSaver
-from forklight_rollout.submission import Submission
 from forklight_rollout.tools.desk import ToolDesk
 from forklight_rollout.tools.ports import ToolCall
 

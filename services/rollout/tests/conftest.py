@@ -23,11 +23,11 @@ from forklight_model.model import HybridModel
 from forklight_model.sizes import SIZES
 from forklight_model.tokenizer import build_character_tokenizer
 from forklight_rollout.adapters.native import NativeEngine, NativeOptions, native_engine_factory
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork, SampleStart
-from forklight_rollout.manifest import PublishedWeights, verify_weights
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import FinishedSample, GroupWork, SampleStart
 from forklight_rollout.memory_plan import MemoryWish
 from forklight_rollout.ports import DrawRules, EndRules
+from forklight_rollout.weights.manifest import PublishedWeights, verify_weights
 
 RUN_ID = "test-run"
 SHARD = "model-00001-of-00001.safetensors"

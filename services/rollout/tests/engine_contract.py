@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from forklight_core.errors import WeightsError
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.ports import DrawRules, EndRules, Engine, FinishReason, PromptStart, SequenceStart
+from forklight_rollout.weights.manifest import PublishedWeights
 
 PROMPT = tuple(7 + place * 13 % 90 for place in range(70))
 """Token ids below 97: longer than a chunk of 64, and no multiple of one."""

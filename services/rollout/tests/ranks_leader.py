@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 from forklight_rollout.adapters.native import NativeEngine, NativeOptions, native_engine_factory
-from forklight_rollout.manifest import verify_weights
 from forklight_rollout.memory_plan import MemoryWish
 from forklight_rollout.ports import DrawRules, EndRules, PromptStart, SequenceStart
+from forklight_rollout.weights.manifest import verify_weights
 
 WISH = MemoryWish(max_batch=2, max_prompt_tokens=8, max_new_tokens=200, budget_bytes=2**26)
 

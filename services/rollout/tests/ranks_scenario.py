@@ -11,9 +11,9 @@ import torch
 from forklight_model.config import ModelConfig
 from forklight_model.model import HybridModel
 from forklight_rollout.adapters.native import NativeEngine, NativeOptions, native_engine_factory
-from forklight_rollout.manifest import PublishedWeights, verify_weights
 from forklight_rollout.memory_plan import MemoryWish
 from forklight_rollout.ports import DrawRules, EndRules, Engine, PromptStart, SequenceStart, StepTokens
+from forklight_rollout.weights.manifest import PublishedWeights, verify_weights
 from services.rollout.tests.conftest import RUN_ID, publish_model
 
 MOST_STEPS = 400

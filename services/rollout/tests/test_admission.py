@@ -10,7 +10,7 @@ import pytest
 from forklight.v1 import types_pb2
 from forklight_core.errors import InvalidInputError
 from forklight_rollout.admission import Capability, read_group
-from forklight_rollout.groups import GroupWork
+from forklight_rollout.generation.groups import GroupWork
 from forklight_rollout.ports import EngineLimits
 from forklight_rollout.tools.ports import ToolRules
 

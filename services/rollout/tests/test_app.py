@@ -33,9 +33,9 @@ from forklight_model.tokenizer import build_character_tokenizer
 from forklight_rollout.adapters.memory import MemoryEngine
 from forklight_rollout.adapters.memory_buffer import MemoryBuffer
 from forklight_rollout.app import run
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.ports import Engine, EngineLimits, SubmitOutcome
 from forklight_rollout.settings import RolloutSettings
+from forklight_rollout.weights.manifest import PublishedWeights
 
 RUN_ID = "test-run"
 Publish = Callable[[int], types_pb2.WeightsRef]

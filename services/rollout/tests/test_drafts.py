@@ -11,11 +11,11 @@ import pytest
 
 from forklight_core.wire import RoutingArrays
 from forklight_rollout.adapters.memory import MemoryEngine
-from forklight_rollout.draft import Draft, Span, restore_draft
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork
+from forklight_rollout.generation.draft import Draft, Span, restore_draft
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import FinishedSample, GroupWork
+from forklight_rollout.generation.text_stops import TextStops
 from forklight_rollout.ports import EndRules, EngineLimits, FinishReason
-from forklight_rollout.text_stops import TextStops
 
 MakeWork = Callable[..., GroupWork]
 Finish = Callable[[Generator], dict[str, FinishedSample]]

@@ -11,8 +11,8 @@ from forklight_model.generate import GenerationLimits, generate_tokens
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_rollout.adapters.native import NativeEngine, feeds
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import FinishedSample, GroupWork
 
 Finish = Callable[[Generator], dict[str, FinishedSample]]
 LONG_PROMPT = tuple(7 + index * 13 % 90 for index in range(50))

@@ -9,8 +9,8 @@ import pytest
 
 from forklight_rollout.adapters.memory import MemoryEngine
 from forklight_rollout.adapters.native import NativeEngine
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.ports import EngineLimits, PromptStart, StepTokens
+from forklight_rollout.weights.manifest import PublishedWeights
 from services.rollout.tests import engine_contract
 from services.rollout.tests.engine_contract import EngineCase
 

@@ -11,9 +11,9 @@ import pytest
 from forklight_rollout.adapters.native import NativeEngine, feeds
 from forklight_rollout.adapters.native.pages import PagePool
 from forklight_rollout.adapters.native.sequences import Feed, find_longest
-from forklight_rollout.draft import Draft
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork
+from forklight_rollout.generation.draft import Draft
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import FinishedSample, GroupWork
 from forklight_rollout.ports import DrawRules, EndRules, FinishReason, PromptStart, SequenceStart, StepTokens
 
 MakeEngine = Callable[..., NativeEngine]

@@ -9,8 +9,8 @@ import pytest
 
 from forklight_core.errors import ForklightError, InvalidInputError, UnavailableError
 from forklight_rollout.adapters.memory import MemoryEngine
-from forklight_rollout.engine_thread import EngineThread
-from forklight_rollout.generator import Generator
+from forklight_rollout.generation.engine_thread import EngineThread
+from forklight_rollout.generation.generator import Generator
 from forklight_rollout.ports import EngineLimits
 
 LIMITS = EngineLimits(num_sequences=4, max_tokens=100, vocabulary_size=50)

@@ -11,8 +11,8 @@ from forklight_core.errors import ConfigError
 from forklight_core.runfile import RunFile
 from forklight_rollout.adapters.native import NativeEngine
 from forklight_rollout.engines import choose_engine
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.settings import RolloutSettings
+from forklight_rollout.weights.manifest import PublishedWeights
 
 
 def settings(folder: Path) -> RolloutSettings:

@@ -19,13 +19,13 @@ from forklight_rollout import worker as worker_module
 from forklight_rollout.adapters.memory import MemoryEngine
 from forklight_rollout.adapters.memory_buffer import MemoryBuffer
 from forklight_rollout.app import PodParts, assemble_worker
-from forklight_rollout.buffer_calls import BufferCalls
-from forklight_rollout.engine_thread import EngineReading
 from forklight_rollout.fitness import CollapseGuard, CollapseRules, Fit, Fitness
-from forklight_rollout.manifest import Manifest, PublishedWeights
+from forklight_rollout.generation.engine_thread import EngineReading
+from forklight_rollout.leases.buffer_calls import BufferCalls
 from forklight_rollout.ports import EngineLimits, StepTokens
 from forklight_rollout.problems import Area, Problems
-from forklight_rollout.watcher import FirstWeights
+from forklight_rollout.weights.manifest import Manifest, PublishedWeights
+from forklight_rollout.weights.watcher import FirstWeights
 from services.rollout.tests.waiting import at_work, eventually
 
 RUN_ID = "test-run"

@@ -10,9 +10,9 @@ from itertools import count
 import pytest
 
 from forklight_rollout.adapters.memory import MemoryEngine, MemorySequence
-from forklight_rollout.draft import Span
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork
+from forklight_rollout.generation.draft import Span
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import FinishedSample, GroupWork
 from forklight_rollout.ports import (
     DrawRules,
     EndRules,

@@ -7,8 +7,8 @@ import pytest
 from forklight_core.errors import ConfigError
 from forklight_model.cache import PAGE_TOKENS, CacheForm, HybridCache, page_bytes, slot_bytes
 from forklight_model.sizes import SIZES
+from forklight_rollout.generation.throughput import Throughput
 from forklight_rollout.memory_plan import CacheCosts, MemoryPlan, MemoryWish, available_bytes, plan_memory
-from forklight_rollout.throughput import Throughput
 
 NANO = SIZES["nano"]
 

@@ -14,13 +14,13 @@ import pytest
 from forklight.v1 import types_pb2
 from forklight_core.errors import DataLossError, WeightsError
 from forklight_rollout.adapters.memory import MemoryEngine
-from forklight_rollout.draft import Span
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork, SampleStart
-from forklight_rollout.manifest import Manifest, Probe, PublishedWeights, TensorEntry, parse_manifest
+from forklight_rollout.generation.draft import Span
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import FinishedSample, GroupWork, SampleStart
 from forklight_rollout.ports import DrawRules, EndRules, EngineLimits, PromptStart
-from forklight_rollout.probe import ProbeOutcome, run_probe
-from forklight_rollout.swap_policy import SwapCache, SwapPolicy, SwapRules, swap_weights
+from forklight_rollout.weights.manifest import Manifest, Probe, PublishedWeights, TensorEntry, parse_manifest
+from forklight_rollout.weights.probe import ProbeOutcome, run_probe
+from forklight_rollout.weights.swap_policy import SwapCache, SwapPolicy, SwapRules, swap_weights
 
 VOCABULARY = 103
 LIMITS = EngineLimits(num_sequences=4, max_tokens=512, vocabulary_size=VOCABULARY)

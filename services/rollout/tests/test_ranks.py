@@ -18,7 +18,7 @@ from forklight_kernels import Backend, using_backend
 from forklight_rollout.adapters.native import NativeEngine
 from forklight_rollout.adapters.native.ranks import followers
 from forklight_rollout.adapters.published import load_weights
-from forklight_rollout.manifest import PublishedWeights
+from forklight_rollout.weights.manifest import PublishedWeights
 from libs.model.tests.ordered_products import OrderedProducts
 from services.rollout.tests.ranks_scenario import (
     CONFIG,

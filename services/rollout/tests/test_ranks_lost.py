@@ -17,8 +17,8 @@ from forklight_core.errors import UnavailableError
 from forklight_rollout.adapters.native import NativeEngine
 from forklight_rollout.adapters.native.ranks.commands import Command
 from forklight_rollout.adapters.native.ranks.leader import LeadingRunner
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.ports import DrawRules, EndRules, PromptStart, SequenceStart
+from forklight_rollout.weights.manifest import PublishedWeights
 from services.rollout.tests.ranks_scenario import CONFIG, PROMPT, make_engine, publish
 
 DEADLINE_S = 30.0

@@ -37,9 +37,9 @@ from forklight_rollout.adapters.native.ranks.messages import (
     encode_task,
 )
 from forklight_rollout.adapters.native.sequences import Row
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.memory_plan import MemoryPlan
 from forklight_rollout.ports import DrawRules, EndRules
+from forklight_rollout.weights.manifest import PublishedWeights
 
 LINES = RowLines.of(
     [

@@ -17,12 +17,12 @@ from forklight_model.routing import Routing
 from forklight_model.sizes import SIZES
 from forklight_rollout.adapters.native import NativeEngine, NativeOptions, feeds, native_engine_factory
 from forklight_rollout.adapters.native.choices import check_recordable, routing_bytes
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork
-from forklight_rollout.manifest import PublishedWeights
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import FinishedSample, GroupWork
+from forklight_rollout.leases.trajectory import build_payload
 from forklight_rollout.memory_plan import MemoryWish
 from forklight_rollout.ports import DrawRules, EndRules, PromptStart, SequenceStart
-from forklight_rollout.trajectory import build_payload
+from forklight_rollout.weights.manifest import PublishedWeights
 
 Finish = Callable[[Generator], dict[str, FinishedSample]]
 MakeEngine = Callable[..., NativeEngine]

@@ -23,14 +23,14 @@ from forklight_core.rpc import Registration, open_channel, serve
 from forklight_core.wire import RoutingArrays, Span, TrajectoryArrays, pack_payload, unpack_payload
 from forklight_rollout.adapters.buffer_rpc import RpcBuffer
 from forklight_rollout.adapters.memory_buffer import MemoryBuffer
-from forklight_rollout.blob_calls import BlobCalls
-from forklight_rollout.buffer_calls import BufferCalls
-from forklight_rollout.draft import Draft
-from forklight_rollout.groups import OpenSample
-from forklight_rollout.held_groups import HeldGroup
+from forklight_rollout.generation.draft import Draft
+from forklight_rollout.generation.groups import OpenSample
+from forklight_rollout.leases.blob_calls import BlobCalls
+from forklight_rollout.leases.buffer_calls import BufferCalls
+from forklight_rollout.leases.held_groups import HeldGroup
+from forklight_rollout.leases.segments import SegmentStore, arrays_of, cut, join, stretch_of
 from forklight_rollout.ports import PendingSample, Saved, SegmentRef, SubmitOutcome
 from forklight_rollout.problems import Problems
-from forklight_rollout.segments import SegmentStore, arrays_of, cut, join, stretch_of
 
 GROUP = "run-1/g00000001"
 SAMPLE = f"{GROUP}/s000"

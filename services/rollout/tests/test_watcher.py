@@ -14,17 +14,17 @@ import blake3
 import pytest
 
 from forklight.v1 import types_pb2
-from forklight_rollout import watcher as watcher_module
 from forklight_rollout.adapters.memory import MemoryEngine
-from forklight_rollout.draft import Span
-from forklight_rollout.engine_thread import EngineThread
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork
-from forklight_rollout.manifest import PublishedWeights
+from forklight_rollout.generation.draft import Span
+from forklight_rollout.generation.engine_thread import EngineThread
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import FinishedSample, GroupWork
 from forklight_rollout.ports import Engine, EngineLimits
 from forklight_rollout.problems import Problems
-from forklight_rollout.swap_policy import SwapPolicy, SwapRules
-from forklight_rollout.watcher import WeightsWatcher
+from forklight_rollout.weights import watcher as watcher_module
+from forklight_rollout.weights.manifest import PublishedWeights
+from forklight_rollout.weights.swap_policy import SwapPolicy, SwapRules
+from forklight_rollout.weights.watcher import WeightsWatcher
 from services.rollout.tests.waiting import eventually
 
 RUN_ID = "test-run"

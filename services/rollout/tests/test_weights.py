@@ -18,15 +18,15 @@ from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_rollout.adapters.native import NativeEngine
 from forklight_rollout.adapters.published import load_weights
-from forklight_rollout.draft import Span
-from forklight_rollout.engine_thread import EngineThread
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork
-from forklight_rollout.manifest import PublishedWeights, verify_weights
-from forklight_rollout.probe import ProbeOutcome
+from forklight_rollout.generation.draft import Span
+from forklight_rollout.generation.engine_thread import EngineThread
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import FinishedSample, GroupWork
 from forklight_rollout.problems import Problems
-from forklight_rollout.swap_policy import SwapRules, swap_weights
-from forklight_rollout.watcher import WeightsWatcher
+from forklight_rollout.weights.manifest import PublishedWeights, verify_weights
+from forklight_rollout.weights.probe import ProbeOutcome
+from forklight_rollout.weights.swap_policy import SwapRules, swap_weights
+from forklight_rollout.weights.watcher import WeightsWatcher
 from services.rollout.tests.waiting import eventually
 
 RUN_ID = "test-run"

@@ -13,17 +13,17 @@ from forklight_core.blobs import BlobRef, MemoryBlobStore
 from forklight_core.errors import BusyError, PreconditionError, UnavailableError
 from forklight_core.queues import Lease, MemoryWorkQueue
 from forklight_core.wire import unpack_payload
-from forklight_rollout import saving
 from forklight_rollout import worker as worker_module
 from forklight_rollout.adapters.memory import MemoryEngine
 from forklight_rollout.adapters.memory_buffer import MemoryBuffer
 from forklight_rollout.app import PodParts, assemble_worker
-from forklight_rollout.buffer_calls import BufferCalls
-from forklight_rollout.engine_thread import EngineThread
-from forklight_rollout.manifest import PublishedWeights
+from forklight_rollout.generation.engine_thread import EngineThread
+from forklight_rollout.leases import saving
+from forklight_rollout.leases.buffer_calls import BufferCalls
 from forklight_rollout.ports import EngineLimits, StepTokens
 from forklight_rollout.problems import Problems
-from forklight_rollout.watcher import FirstWeights
+from forklight_rollout.weights.manifest import PublishedWeights
+from forklight_rollout.weights.watcher import FirstWeights
 from forklight_rollout.worker import Worker
 from services.rollout.tests.waiting import at_work, eventually
 

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 
-from forklight_rollout.engine_thread import EngineThread
+from forklight_rollout.generation.engine_thread import EngineThread
 from forklight_rollout.worker import Worker
 
 DEADLINE_S = 30.0

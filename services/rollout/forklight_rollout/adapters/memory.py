@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from forklight.v1 import types_pb2
 from forklight_core.errors import WeightsError
 from forklight_core.numerics import CPU
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.ports import (
     EndRules,
     EngineLimits,
@@ -22,6 +21,7 @@ from forklight_rollout.ports import (
     PromptStart,
     StepTokens,
 )
+from forklight_rollout.weights.manifest import PublishedWeights
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from forklight_model.config import ModelConfig
 from forklight_model.model import HybridModel
 from forklight_model.parallel import Gather
 from forklight_model.shard import WHOLE, Shard
-from forklight_rollout.manifest import PublishedWeights
+from forklight_rollout.weights.manifest import PublishedWeights
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """Safetensors' names of types, and torch's."""

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from forklight_core.ids import sample_id
-from forklight_rollout.draft import Span
-from forklight_rollout.groups import FinishedSample, GroupWork, SampleStart
+from forklight_rollout.generation.draft import Span
+from forklight_rollout.generation.groups import FinishedSample, GroupWork, SampleStart
 from forklight_rollout.http.plan import Endpoint, Plan
 from forklight_rollout.http.text_stream import StopCut, TokenTexts
 from forklight_rollout.ports import FinishReason

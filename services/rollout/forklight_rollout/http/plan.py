@@ -11,7 +11,7 @@ from enum import StrEnum
 from forklight_core.errors import InvalidInputError
 from forklight_model.tokenizer import Tokenizer
 from forklight_rollout.admission import check_prompt, check_rules, check_window
-from forklight_rollout.engine_thread import EngineThread
+from forklight_rollout.generation.engine_thread import EngineThread
 from forklight_rollout.http.chat import ChatFormat
 from forklight_rollout.http.refusals import RefusalError, bad_request
 from forklight_rollout.http.requests import ChatRequest, CompletionRequest, GenerationRequest

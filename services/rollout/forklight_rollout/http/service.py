@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from forklight_core.errors import UnavailableError
-from forklight_rollout.engine_thread import EngineThread
-from forklight_rollout.generator import Generator
+from forklight_rollout.generation.engine_thread import EngineThread
+from forklight_rollout.generation.generator import Generator
 from forklight_rollout.http import metrics
 from forklight_rollout.http.generation import Bell, Generation
 from forklight_rollout.http.plan import Backend, Plan, RequestBounds

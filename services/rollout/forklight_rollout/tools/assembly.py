@@ -10,7 +10,7 @@ from forklight_core.errors import ConfigError
 from forklight_core.rpc import open_channel
 from forklight_core.runfile.schema import ToolsSection
 from forklight_rollout.adapters.sandbox_rpc import RpcSandbox
-from forklight_rollout.engine_thread import EngineThread
+from forklight_rollout.generation.engine_thread import EngineThread
 from forklight_rollout.problems import Problems
 from forklight_rollout.settings import RolloutSettings
 from forklight_rollout.tools import python

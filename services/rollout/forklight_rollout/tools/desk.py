@@ -17,8 +17,8 @@ from forklight_core.errors import FencedError, ForklightError
 from forklight_core.retry import TRANSIENT, backoff_delays
 from forklight_core.telemetry import SpanKind, span
 from forklight_rollout import metrics
-from forklight_rollout.engine_thread import EngineThread
-from forklight_rollout.held_groups import HeldGroup
+from forklight_rollout.generation.engine_thread import EngineThread
+from forklight_rollout.leases.held_groups import HeldGroup
 from forklight_rollout.problems import Area, Problems
 from forklight_rollout.tools.encoding import ReplyEncoder
 from forklight_rollout.tools.format import parse_call

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from forklight_rollout.draft import Draft
-from forklight_rollout.text_stops import TextStops
+from forklight_rollout.generation.draft import Draft
+from forklight_rollout.generation.text_stops import TextStops
 from forklight_rollout.tools.format import CALL_CLOSE, CALL_OPEN, find_call
 
 Decode = Callable[[list[int]], str]

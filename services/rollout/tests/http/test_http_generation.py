@@ -13,7 +13,7 @@ import pytest
 from forklight.v1 import types_pb2
 from forklight_rollout.adapters.memory import MemoryEngine
 from forklight_rollout.admission import Capability, read_group
-from forklight_rollout.generator import Generator
+from forklight_rollout.generation.generator import Generator
 from forklight_rollout.ports import EngineLimits, PromptStart
 
 SEED = 41

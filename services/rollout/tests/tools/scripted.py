@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from forklight_core.errors import UnavailableError
 from forklight_model.tokenizer import build_character_tokenizer
 from forklight_rollout.adapters.memory import MemoryEngine, MemorySequence
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork, SampleStart
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import FinishedSample, GroupWork, SampleStart
 from forklight_rollout.ports import DrawRules, EndRules, EngineLimits, PromptStart, StepTokens
 from forklight_rollout.tools.encoding import make_encoder
 from forklight_rollout.tools.format import REPLY_CLOSE

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from forklight_rollout.draft import Draft, Span, restore_draft
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork, OpenSample
+from forklight_rollout.generation.draft import Draft, Span, restore_draft
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import FinishedSample, GroupWork, OpenSample
 from forklight_rollout.ports import EngineLimits, FinishReason
 from forklight_rollout.tools.ports import ToolCall
 from services.rollout.tests.tools.scripted import (

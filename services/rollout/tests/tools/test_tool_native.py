@@ -15,13 +15,13 @@ from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.routing import Routing
 from forklight_rollout.adapters.native import NativeEngine
-from forklight_rollout.draft import Draft
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample, GroupWork
+from forklight_rollout.generation.draft import Draft
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import FinishedSample, GroupWork
+from forklight_rollout.leases.trajectory import build_payload
 from forklight_rollout.ports import FinishReason
 from forklight_rollout.tools.format import CALL_CLOSE, CALL_OPEN
 from forklight_rollout.tools.ports import ToolRules
-from forklight_rollout.trajectory import build_payload
 from services.rollout.tests.tools.scripted import run_with_replies
 
 MakeEngine = Callable[..., NativeEngine]

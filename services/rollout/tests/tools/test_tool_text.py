@@ -13,8 +13,9 @@ from tokenizers import Tokenizer as FastTokenizer
 from forklight_core.errors import ConfigError
 from forklight_core.wire import unpack_payload
 from forklight_model.tokenizer import Tokenizer
-from forklight_rollout.draft import Draft
-from forklight_rollout.groups import FinishedSample
+from forklight_rollout.generation.draft import Draft
+from forklight_rollout.generation.groups import FinishedSample
+from forklight_rollout.leases.trajectory import build_payload
 from forklight_rollout.ports import FinishReason
 from forklight_rollout.tools.encoding import make_encoder
 from forklight_rollout.tools.format import (
@@ -29,7 +30,6 @@ from forklight_rollout.tools.format import (
 )
 from forklight_rollout.tools.ports import ToolOutcome, ToolReply
 from forklight_rollout.tools.python import ProgramEnd, ProgramOutput, PythonTool, describe
-from forklight_rollout.trajectory import build_payload
 from services.rollout.tests.tools.scripted import ENCODER, TOKENIZER, call_of
 
 HOSTILE = (

@@ -15,16 +15,16 @@ from forklight_core.blobs import MemoryBlobStore
 from forklight_core.errors import InvalidInputError
 from forklight_core.queues import MemoryWorkQueue
 from forklight_core.wire import TrajectoryArrays, unpack_payload
-from forklight_rollout import saving
 from forklight_rollout import worker as worker_module
 from forklight_rollout.adapters.memory_buffer import MemoryBuffer
 from forklight_rollout.app import PodParts, assemble_worker
-from forklight_rollout.buffer_calls import BufferCalls
-from forklight_rollout.engine_thread import EngineThread
-from forklight_rollout.manifest import PublishedWeights
+from forklight_rollout.generation.engine_thread import EngineThread
+from forklight_rollout.leases import saving
+from forklight_rollout.leases.buffer_calls import BufferCalls
 from forklight_rollout.problems import Problems
 from forklight_rollout.tools.assembly import PodTools
-from forklight_rollout.watcher import FirstWeights
+from forklight_rollout.weights.manifest import PublishedWeights
+from forklight_rollout.weights.watcher import FirstWeights
 from forklight_rollout.worker import Worker
 from services.rollout.tests.tools.scripted import TOKENIZER, FakeTool, TextEngine, call_of
 from services.rollout.tests.waiting import at_work, eventually

@@ -12,7 +12,7 @@ import pytest
 
 from forklight_model.model import HybridModel
 from forklight_rollout.adapters.vllm import VllmEngine, VllmOptions, vllm_engine_factory
-from forklight_rollout.manifest import PublishedWeights
+from forklight_rollout.weights.manifest import PublishedWeights
 from services.rollout.tests.vllm.publishing import nano_model, publish
 
 HERE = Path(__file__).parent

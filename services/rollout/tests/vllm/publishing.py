@@ -15,7 +15,7 @@ from forklight_kernels.contract import contract_hash
 from forklight_model.checkpoint import published_tensors
 from forklight_model.model import HybridModel
 from forklight_model.sizes import SIZES
-from forklight_rollout.manifest import PublishedWeights, verify_weights
+from forklight_rollout.weights.manifest import PublishedWeights, verify_weights
 
 RUN_ID = "test-run"
 SHARD = "model-00001-of-00001.safetensors"

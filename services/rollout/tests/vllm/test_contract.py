@@ -10,7 +10,7 @@ import torch
 
 from forklight_model.model import HybridModel
 from forklight_rollout.adapters.vllm import VllmEngine
-from forklight_rollout.manifest import PublishedWeights
+from forklight_rollout.weights.manifest import PublishedWeights
 from services.rollout.tests.engine_contract import CHECKS, EngineCase
 from services.rollout.tests.vllm.publishing import nano_model, publish
 

@@ -16,8 +16,8 @@ from forklight_model.model import HybridModel
 from forklight_model.parity import check_numeric_mode
 from forklight_model.sizes import SIZES
 from forklight_rollout.adapters.vllm import VllmEngine, VllmOptions, vllm_engine_factory
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.ports import FinishReason, SequenceStart
+from forklight_rollout.weights.manifest import PublishedWeights
 from services.rollout.tests.engine_contract import PROMPT, begin, ending, finish, sample, step_until
 from services.rollout.tests.vllm.conftest import CACHE_BYTES
 from services.rollout.tests.vllm.publishing import nano_model, publish_tensors

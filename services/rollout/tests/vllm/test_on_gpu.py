@@ -12,8 +12,8 @@ from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.parity import SELF_TEST, check_numeric_mode
 from forklight_rollout.adapters.vllm import VllmEngine, VllmOptions, vllm_engine_factory
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.ports import SequenceStart
+from forklight_rollout.weights.manifest import PublishedWeights
 from services.rollout.tests.engine_contract import PROMPT, begin, ending, finish
 from services.rollout.tests.vllm.conftest import CACHE_BYTES
 from services.rollout.tests.vllm.publishing import publish, publish_tensors

@@ -11,8 +11,8 @@ import torch
 
 from forklight_core.errors import UnavailableError, WeightsError
 from forklight_rollout.adapters.vllm import VllmEngine, VllmOptions, vllm_engine_factory
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.ports import DrawRules, SequenceStart
+from forklight_rollout.weights.manifest import PublishedWeights
 from services.rollout.tests.engine_contract import (
     CHECKS,
     PROMPT,

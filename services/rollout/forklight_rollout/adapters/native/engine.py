@@ -26,9 +26,9 @@ from forklight_rollout.adapters.native.pages import PagePool
 from forklight_rollout.adapters.native.rows import Rows
 from forklight_rollout.adapters.native.runner import Drawn, Launched, Runner, RunnerManner
 from forklight_rollout.adapters.native.sequences import Feed, Row, make_row
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.memory_plan import MemoryPlan
 from forklight_rollout.ports import EngineLimits, EngineTraits, FinishReason, PromptStart, StepTokens
+from forklight_rollout.weights.manifest import PublishedWeights
 
 REASONS = (None, FinishReason.STOP, FinishReason.REPETITION, FinishReason.LENGTH)
 """By the codes of the end rules."""

@@ -16,7 +16,6 @@ from forklight_model.shard import WHOLE, Shard
 from forklight_rollout.adapters.native.choices import check_recordable, routing_bytes
 from forklight_rollout.adapters.native.engine import NativeEngine, NativeOptions
 from forklight_rollout.adapters.published import load_weights, read_config
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.memory_plan import (
     AUTOMATIC_SHARE,
     CacheCosts,
@@ -26,6 +25,7 @@ from forklight_rollout.memory_plan import (
     plan_memory,
 )
 from forklight_rollout.ports import EngineFactory
+from forklight_rollout.weights.manifest import PublishedWeights
 
 log = logging.getLogger(__name__)
 

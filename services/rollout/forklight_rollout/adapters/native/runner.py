@@ -27,8 +27,8 @@ from forklight_rollout.adapters.native.choices import cut_choices, read_choices
 from forklight_rollout.adapters.native.columns import RowColumns, RowLines
 from forklight_rollout.adapters.native.graphs import DecodeGraphs
 from forklight_rollout.adapters.native.staged import StagedWeights
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.memory_plan import MemoryPlan
+from forklight_rollout.weights.manifest import PublishedWeights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ import torch
 from forklight_core.errors import WeightsError
 from forklight_model.model import HybridModel
 from forklight_rollout.adapters.published import load_weights
-from forklight_rollout.manifest import PublishedWeights
+from forklight_rollout.weights.manifest import PublishedWeights
 
 
 class StagedWeights:

@@ -22,8 +22,8 @@ from forklight_rollout.adapters.vllm.options import VllmOptions
 from forklight_rollout.adapters.vllm.outbox import Delta, Outbox
 from forklight_rollout.adapters.vllm.served import ServedModel
 from forklight_rollout.adapters.vllm.staging import check_successor, check_values
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.ports import EngineFactory, EngineLimits, EngineTraits, PromptStart, StepTokens
+from forklight_rollout.weights.manifest import PublishedWeights
 
 log = logging.getLogger(__name__)
 

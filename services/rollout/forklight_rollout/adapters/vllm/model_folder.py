@@ -6,7 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from forklight_rollout.manifest import PublishedWeights
+from forklight_rollout.weights.manifest import PublishedWeights
 
 CONFIG_FILE = "config.json"
 

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from forklight_core.errors import WeightsError
 from forklight_rollout.adapters.vllm.model_folder import shard_paths
-from forklight_rollout.manifest import PublishedWeights
+from forklight_rollout.weights.manifest import PublishedWeights
 
 
 def check_successor(weights: PublishedWeights, running: PublishedWeights) -> None:

@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from forklight_core.errors import WeightsError
 from forklight_model.parity import NumericMode
 from forklight_rollout.adapters.native.ranks.messages import Answer
-from forklight_rollout.manifest import PublishedWeights
+from forklight_rollout.weights.manifest import PublishedWeights
 
 
 def agree_on_mode(modes: Sequence[NumericMode]) -> NumericMode:

@@ -14,8 +14,8 @@ from forklight_rollout.adapters.native.factory import plan_engine
 from forklight_rollout.adapters.native.ranks.followers import Followers, GroupWish
 from forklight_rollout.adapters.native.ranks.leader import LeadingRunner, load_parts
 from forklight_rollout.adapters.published import load_weights, read_config
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.memory_plan import MemoryWish
+from forklight_rollout.weights.manifest import PublishedWeights
 
 
 def lead_engine(

@@ -30,8 +30,8 @@ from forklight_rollout.adapters.native.ranks.commands import (
 from forklight_rollout.adapters.native.ranks.followers import Followers
 from forklight_rollout.adapters.native.ranks.messages import Answer, Build, Forget, Keep, Load
 from forklight_rollout.adapters.native.runner import Drawn, Launched, Runner, RunnerManner
-from forklight_rollout.manifest import PublishedWeights
 from forklight_rollout.memory_plan import MemoryPlan
+from forklight_rollout.weights.manifest import PublishedWeights
 
 LOAD_DEADLINE_S = 3600.0
 BUILD_DEADLINE_S = 1800.0

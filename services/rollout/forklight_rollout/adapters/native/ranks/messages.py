@@ -10,8 +10,8 @@ from typing import cast
 
 from forklight_core.errors import DataLossError
 from forklight_model.parity import NumericMode
-from forklight_rollout.manifest import Manifest, PublishedWeights, Shard, TensorEntry
 from forklight_rollout.memory_plan import MemoryPlan
+from forklight_rollout.weights.manifest import Manifest, PublishedWeights, Shard, TensorEntry
 
 Fields = Mapping[str, object]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
-from forklight_rollout.draft import Draft
-from forklight_rollout.groups import FinishedSample, GroupWork, OpenSample, SampleStart
+from forklight_rollout.generation.draft import Draft
+from forklight_rollout.generation.groups import FinishedSample, GroupWork, OpenSample, SampleStart
+from forklight_rollout.generation.text_stops import TextStops
 from forklight_rollout.ports import FinishReason, SequenceStart
-from forklight_rollout.text_stops import TextStops
 from forklight_rollout.tools.ports import ToolCall
 from forklight_rollout.tools.watch import CallWatch
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from forklight_core.blobs import BlobRef, BlobStore
 from forklight_core.errors import BusyError, DeadlineError, UnavailableError
 from forklight_core.retry import backoff_delays
-from forklight_rollout.held_groups import HeldGroup
+from forklight_rollout.leases.held_groups import HeldGroup
 from forklight_rollout.problems import Area, Problems
 
 Result = TypeVar("Result")

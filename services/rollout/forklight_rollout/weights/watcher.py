@@ -18,12 +18,12 @@ from forklight.v1 import types_pb2
 from forklight_core.errors import UnavailableError, WeightsError
 from forklight_core.lifecycle import sleep_or_stop
 from forklight_rollout import metrics
-from forklight_rollout.engine_thread import EngineThread
-from forklight_rollout.manifest import PublishedWeights, verify_weights
+from forklight_rollout.generation.engine_thread import EngineThread
 from forklight_rollout.ports import Engine, EngineFactory
-from forklight_rollout.probe import ProbeOutcome, ProbeResult, run_probe
 from forklight_rollout.problems import Area, Problems
-from forklight_rollout.swap_policy import (
+from forklight_rollout.weights.manifest import PublishedWeights, verify_weights
+from forklight_rollout.weights.probe import ProbeOutcome, ProbeResult, run_probe
+from forklight_rollout.weights.swap_policy import (
     SavedTokens,
     SwapPolicy,
     SwapResult,

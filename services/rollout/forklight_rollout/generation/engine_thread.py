@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from forklight_core.errors import ForklightError, UnavailableError
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample
-from forklight_rollout.throughput import Throughput
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import FinishedSample
+from forklight_rollout.generation.throughput import Throughput
 from forklight_rollout.tools.ports import ToolCall
 
 Deliver = Callable[[list[FinishedSample]], None]

@@ -9,13 +9,18 @@ from dataclasses import dataclass, replace
 from forklight.v1 import types_pb2
 from forklight_core.blobs import BlobRef
 from forklight_core.ids import sample_id
-from forklight_rollout.blob_calls import BlobCalls
-from forklight_rollout.buffer_calls import BufferCalls
-from forklight_rollout.groups import FinishedSample
-from forklight_rollout.held_groups import HeldGroup, HeldGroups
-from forklight_rollout.lease_keeper import LeaseKeeper
+from forklight_rollout.generation.groups import FinishedSample
+from forklight_rollout.leases.blob_calls import BlobCalls
+from forklight_rollout.leases.buffer_calls import BufferCalls
+from forklight_rollout.leases.held_groups import HeldGroup, HeldGroups
+from forklight_rollout.leases.lease_keeper import LeaseKeeper
+from forklight_rollout.leases.trajectory import (
+    build_payload,
+    build_trajectory,
+    emit_generate_span,
+    under_span,
+)
 from forklight_rollout.ports import SubmitOutcome
-from forklight_rollout.trajectory import build_payload, build_trajectory, emit_generate_span, under_span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,11 +20,11 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from forklight_rollout.draft import Draft
-from forklight_rollout.groups import FinishedSample, GroupWork, OpenSample
+from forklight_rollout.generation.draft import Draft
+from forklight_rollout.generation.groups import FinishedSample, GroupWork, OpenSample
+from forklight_rollout.generation.tracked import BegunSample, Decode, WaitingGroup
 from forklight_rollout.ports import Engine, FinishReason, PromptStart, StepTokens
 from forklight_rollout.tools.ports import ToolCall
-from forklight_rollout.tracked import BegunSample, Decode, WaitingGroup
 
 Ended = tuple[BegunSample, FinishReason]
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from forklight_core.wire import RoutingArrays
+from forklight_rollout.generation.routing_log import RoutingLog
 from forklight_rollout.ports import EndRules
-from forklight_rollout.routing_log import RoutingLog
 
 DRAWN, PUT_IN = 1, 0
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from forklight_rollout.generator import Generator
-from forklight_rollout.manifest import PublishedWeights
-from forklight_rollout.probe import ProbeResult, run_probe
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.weights.manifest import PublishedWeights
+from forklight_rollout.weights.probe import ProbeResult, run_probe
 
 
 class SwapPolicy(StrEnum):

@@ -9,12 +9,12 @@ from forklight_core.errors import ForklightError, UnavailableError
 from forklight_core.queues import Lease, WorkQueue
 from forklight_core.retry import retry_async
 from forklight_rollout import metrics
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import FinishedSample
-from forklight_rollout.held_groups import HeldGroup
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import FinishedSample
+from forklight_rollout.leases.held_groups import HeldGroup
+from forklight_rollout.leases.saving import SegmentSaver
+from forklight_rollout.leases.trajectory import emit_generate_span
 from forklight_rollout.problems import Area, Problems
-from forklight_rollout.saving import SegmentSaver
-from forklight_rollout.trajectory import emit_generate_span
 
 log = logging.getLogger(__name__)
 

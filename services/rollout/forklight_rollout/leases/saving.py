@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from forklight_core.errors import FencedError, ForklightError, UnavailableError
 from forklight_core.ids import group_of
 from forklight_rollout import metrics
-from forklight_rollout.engine_thread import EngineThread
-from forklight_rollout.generator import Generator
-from forklight_rollout.groups import OpenSample
-from forklight_rollout.held_groups import HeldGroup, HeldGroups
-from forklight_rollout.segments import SegmentStore
+from forklight_rollout.generation.engine_thread import EngineThread
+from forklight_rollout.generation.generator import Generator
+from forklight_rollout.generation.groups import OpenSample
+from forklight_rollout.leases.held_groups import HeldGroup, HeldGroups
+from forklight_rollout.leases.segments import SegmentStore
 
 log = logging.getLogger(__name__)
 

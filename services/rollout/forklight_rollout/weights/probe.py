@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from forklight_core.errors import ForklightError, InvalidInputError, PreconditionError
-from forklight_rollout.manifest import Probe, PublishedWeights
 from forklight_rollout.ports import Engine
+from forklight_rollout.weights.manifest import Probe, PublishedWeights
 
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.25}
 """Largest difference of a log-prob, by the type of the weights, when the run file names none."""

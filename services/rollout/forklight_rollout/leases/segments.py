@@ -23,11 +23,11 @@ from forklight_core.errors import (
 )
 from forklight_core.wire import RoutingArrays, TrajectoryArrays, pack_payload, unpack_payload
 from forklight_core.wire import Span as WireSpan
-from forklight_rollout.blob_calls import BlobCalls
-from forklight_rollout.buffer_calls import BufferCalls
-from forklight_rollout.draft import DRAWN, Draft, Span, Stretch, restore_draft
-from forklight_rollout.groups import FinishedSample, OpenSample
-from forklight_rollout.held_groups import HeldGroup
+from forklight_rollout.generation.draft import DRAWN, Draft, Span, Stretch, restore_draft
+from forklight_rollout.generation.groups import FinishedSample, OpenSample
+from forklight_rollout.leases.blob_calls import BlobCalls
+from forklight_rollout.leases.buffer_calls import BufferCalls
+from forklight_rollout.leases.held_groups import HeldGroup
 from forklight_rollout.ports import PendingSample, Saved, SegmentRef, SubmitOutcome
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from forklight_rollout.draft import Draft, Stretch
+from forklight_rollout.generation.draft import Draft, Stretch
 from forklight_rollout.ports import DrawRules, EndRules, FinishReason
 from forklight_rollout.tools.ports import ToolRules
 

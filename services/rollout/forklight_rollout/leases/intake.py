@@ -10,12 +10,12 @@ from forklight.v1 import types_pb2
 from forklight_core.queues import Leased, WorkQueue
 from forklight_core.wire import check_envelope, parse
 from forklight_rollout.admission import Capability, read_group
-from forklight_rollout.buffer_calls import BufferCalls
-from forklight_rollout.engine_thread import EngineThread
-from forklight_rollout.groups import GroupWork
-from forklight_rollout.held_groups import HeldGroup, HeldGroups
+from forklight_rollout.generation.engine_thread import EngineThread
+from forklight_rollout.generation.groups import GroupWork
+from forklight_rollout.leases.buffer_calls import BufferCalls
+from forklight_rollout.leases.held_groups import HeldGroup, HeldGroups
+from forklight_rollout.leases.segments import SegmentStore
 from forklight_rollout.ports import PendingSample
-from forklight_rollout.segments import SegmentStore
 
 log = logging.getLogger(__name__)
 

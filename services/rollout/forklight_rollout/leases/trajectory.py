@@ -14,10 +14,10 @@ from forklight_core.blobs import BlobRef
 from forklight_core.telemetry import SpanKind, emit_span
 from forklight_core.telemetry.spans import context_of
 from forklight_core.wire import SCHEMA_VERSION, pack_payload
-from forklight_rollout.groups import FinishedSample
-from forklight_rollout.held_groups import HeldGroup
+from forklight_rollout.generation.groups import FinishedSample
+from forklight_rollout.leases.held_groups import HeldGroup
+from forklight_rollout.leases.segments import arrays_of
 from forklight_rollout.ports import FinishReason
-from forklight_rollout.segments import arrays_of
 from forklight_rollout.tools.format import scored_text
 
 GENERATE_SPAN = "rollout.generate"

@@ -10,7 +10,7 @@ from typing import TypeVar
 from forklight.v1 import types_pb2
 from forklight_core.errors import BusyError, DeadlineError, UnavailableError
 from forklight_core.retry import backoff_delays
-from forklight_rollout.held_groups import HeldGroup
+from forklight_rollout.leases.held_groups import HeldGroup
 from forklight_rollout.ports import BufferDoor, PendingSample, Saved, SegmentRef, SubmitOutcome
 from forklight_rollout.problems import Area, Problems
 

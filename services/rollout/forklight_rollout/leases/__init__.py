@@ -1,0 +1,1 @@
+"""The groups a pod holds leases on: taken in, kept, saved while they run, handed over sample by sample."""

@@ -1,0 +1,1 @@
+"""The announced weights: verified, proven by their probe, and swapped in between two steps."""
