@@ -39,6 +39,7 @@ COMMANDS = dict(
         _entry("audit", "Prove that the ledger, the queues and the checkpoints of a run agree."),
         _entry("queue", "Dead letters of a run: list them, open their prompts again."),
         _entry("config", "Check, explain and print run files."),
+        _entry("plan", "Memory, time and cost of a run on given GPUs, and what does not fit."),
         _entry("doctor", "Check this machine, each problem with the command that mends it."),
         _entry("score", "Log-probabilities of given tokens under a checkpoint."),
         _entry("generate", "Sample a response from a checkpoint."),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -315,12 +316,26 @@ async def test_a_drain_deadline_hands_back_what_still_runs(surroundings: Surroun
     assert taken.lease.fence == 2
 
 
+class StandingEngine(MemoryEngine):
+    """Draws 600 tokens a sequence and then none, however late somebody looks."""
+
+    num_steps = 0
+
+    def step(self) -> StepTokens:
+        self.num_steps += bool(self._sequences)
+        if self.num_steps <= 600:
+            return super().step()
+        time.sleep(0.001)
+        return StepTokens(version=self._version, keys=[], ids=[], logprobs=[], raw_logprobs=[], reasons=[])
+
+
 @pytest.mark.parametrize("is_killed", [False, True])
 async def test_another_pod_goes_on_where_one_left_or_died(
     surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch, is_killed: bool
 ) -> None:
     monkeypatch.setattr(saving, "CHECK_S", 0.01)
     surroundings.mean_tokens, surroundings.segment_tokens = ENDLESS, 200 if is_killed else 0
+    surroundings.engine = StandingEngine(LIMITS, mean_tokens=ENDLESS)
     await surroundings.put_task(0, max_new_tokens=3000)
     thread, worker = surroundings.assemble()
     first = asyncio.create_task(worker.run(surroundings.stop))
