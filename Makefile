@@ -45,5 +45,5 @@ test-vllm: ## Where vLLM and our plugin are installed (libs/vllm_plugin/README.m
 bench-kernels: ## On an NVIDIA GPU: kernels and the whole model beside their peers, with targets (about 8 minutes)
 	@$(GPU_PYTHON) kernels/bench/all.py
 
-bench-rollout: ## On an NVIDIA GPU: the rollout engine beside its peers, with targets (about 7 minutes; BENCH_OPTIONS=--quick for less)
+bench-rollout: ## On an NVIDIA GPU: the rollout engine beside its peers, with targets (all parts; BENCH_OPTIONS=--quick for less)
 	@$(GPU_PYTHON) services/rollout/bench/all.py $(BENCH_OPTIONS)
