@@ -102,7 +102,7 @@ class Runner:
             form=CacheForm(num_pages=plan.num_pages, shard=model.shard),
         )
         self.columns = RowColumns(plan.num_sequences, self.cache.device)
-        if weight.is_cuda:
+        if weight.is_cuda:  # a CPU's product may have other bits at another width
             model.join_weights()
         self.staged = StagedWeights(model)
         self._logits_by_slot: dict[int, Tensor] = {}
