@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from forklight_console.page import STEP_COLUMNS
-from forklight_trainer.records import StepRecord
+from forklight_trainer.steps.records import StepRecord
 
 
 def test_every_column_of_the_console_is_a_field_of_a_step_record() -> None:

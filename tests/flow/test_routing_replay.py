@@ -22,10 +22,10 @@ from forklight_rollout.leases.trajectory import build_payload
 from forklight_rollout.memory_plan import MemoryWish
 from forklight_rollout.ports import DrawRules, EndRules
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
-from forklight_trainer.batch import TrainingSample
-from forklight_trainer.packing import Pack, pack_samples
-from forklight_trainer.parity import measure_parity
-from forklight_trainer.replay import replay_routing
+from forklight_trainer.batches.batch import TrainingSample
+from forklight_trainer.batches.packing import Pack, pack_samples
+from forklight_trainer.batches.replay import replay_routing
+from forklight_trainer.steps.parity import measure_parity
 from tests.flow.one_process import run_all, write_run
 
 NANO = SIZES["nano"]

@@ -23,10 +23,10 @@ from forklight_rollout.leases.trajectory import build_payload
 from forklight_rollout.memory_plan import MemoryWish
 from forklight_rollout.ports import DrawRules, EndRules
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
-from forklight_trainer.batch import TrainingBatch, TrainingGroup, TrainingSample
-from forklight_trainer.packing import pack_samples
-from forklight_trainer.replay import replay_routing
-from forklight_trainer.step import PolicyState, StepOutcome, step_settings, train_step
+from forklight_trainer.batches.batch import TrainingBatch, TrainingGroup, TrainingSample
+from forklight_trainer.batches.packing import pack_samples
+from forklight_trainer.batches.replay import replay_routing
+from forklight_trainer.steps.step import PolicyState, StepOutcome, step_settings, train_step
 
 pytestmark = [
     pytest.mark.gpu,

@@ -49,7 +49,7 @@ def run_cold_start(run_file: Path, out: Path, *, log: Path, progress: Progress) 
 def main(run_file_path: str, out: str) -> None:
     """The child."""
     from forklight_core.runfile import load_run_file
-    from forklight_trainer.sft import SftProgress, run_sft
+    from forklight_trainer.sft.stage import SftProgress, run_sft
 
     def tell(step: SftProgress) -> None:
         sys.stdout.write(json.dumps(asdict(step)) + "\n")

@@ -33,18 +33,18 @@ from forklight_core.runfile import RunFile, load_run_file
 from forklight_model.device import choose_device
 from forklight_trainer.adapters.grpc_buffer import GrpcBuffer
 from forklight_trainer.adapters.torch_plain import TorchEngine, optimizer_settings
-from forklight_trainer.checkpoint import CheckpointStore
-from forklight_trainer.contract import contract_hash
+from forklight_trainer.checkpoints.store import CheckpointStore
 from forklight_trainer.initial import DTYPES, initial_model, initial_tokenizer
 from forklight_trainer.loop import LoopParts, TrainingLoop
 from forklight_trainer.numerics import announce_numeric_mode
 from forklight_trainer.ports import BufferPort
-from forklight_trainer.publish import WeightsStore
+from forklight_trainer.publishing.contract import contract_hash
+from forklight_trainer.publishing.versions import WeightsStore
 from forklight_trainer.recipe import check_recipe
 from forklight_trainer.servicer import TrainerServicer, open_door
 from forklight_trainer.settings import TrainerSettings
 from forklight_trainer.status import StatusBoard
-from forklight_trainer.step import step_settings
+from forklight_trainer.steps.step import step_settings
 
 log = logging.getLogger(__name__)
 

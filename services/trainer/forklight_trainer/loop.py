@@ -18,17 +18,17 @@ from forklight_core.errors import InvalidInputError, PreconditionError, WeightsE
 from forklight_core.runfile import RunFile
 from forklight_core.telemetry import span, traceparent_of
 from forklight_trainer import metrics
-from forklight_trainer.batch import TrainingBatch
-from forklight_trainer.checkpoint import CheckpointState, CheckpointStore
+from forklight_trainer.batches.batch import TrainingBatch
+from forklight_trainer.batches.fetch import LostSample, fetch_batch
+from forklight_trainer.checkpoints.store import CheckpointState, CheckpointStore
 from forklight_trainer.durable import staged_folder
-from forklight_trainer.fetch import LostSample, fetch_batch
-from forklight_trainer.parity import Parity
 from forklight_trainer.patience import Patience
 from forklight_trainer.ports import BufferPort, RestorePoint, TrainEngine
-from forklight_trainer.publish import WeightsStore
-from forklight_trainer.records import append_record, build_record, truncate_records
+from forklight_trainer.publishing.versions import WeightsStore
 from forklight_trainer.status import Stage, StatusBoard
-from forklight_trainer.step import PolicyState, StepOutcome, StepSettings, train_step
+from forklight_trainer.steps.parity import Parity
+from forklight_trainer.steps.records import append_record, build_record, truncate_records
+from forklight_trainer.steps.step import PolicyState, StepOutcome, StepSettings, train_step
 from forklight_trainer.tracing import STEP_SPAN, trace_samples
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from forklight_core.telemetry import counter, gauge, histogram
-from forklight_trainer.records import StepRecord
+from forklight_trainer.steps.records import StepRecord
 
 STEPS = "forklight.trainer.steps"
 TOKENS = "forklight.trainer.tokens"

@@ -16,7 +16,7 @@ from torch import Tensor
 from forklight.v1 import buffer_pb2, types_pb2
 from forklight_model.config import ModelConfig
 from forklight_model.logprobs import TokenStats
-from forklight_trainer.packing import Pack
+from forklight_trainer.batches.packing import Pack
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

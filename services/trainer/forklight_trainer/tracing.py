@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from forklight_core import ids
 from forklight_core.telemetry import emit_linked_span
-from forklight_trainer.batch import TrainingBatch
+from forklight_trainer.batches.batch import TrainingBatch
 
 UPDATE_SPAN = "trainer.update"
 STEP_SPAN = "trainer.step"

@@ -19,8 +19,8 @@ from forklight_model.config import ModelConfig
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.tokenizer import build_character_tokenizer
-from forklight_trainer.contract import contract_hash
-from forklight_trainer.sft import write_model_folder
+from forklight_trainer.publishing.contract import contract_hash
+from forklight_trainer.sft.stage import write_model_folder
 
 RUN_ID = "test-run"
 TINY = ModelConfig(

@@ -17,10 +17,10 @@ from forklight_model.checkpoint import load_model
 from forklight_model.model import HybridModel
 from forklight_model.tokenizer import build_character_tokenizer, load_tokenizer
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
-from forklight_trainer.checkpoint import CheckpointState, CheckpointStore, verify_checkpoint
+from forklight_trainer.batches.fetch import fetch_batch
+from forklight_trainer.checkpoints.store import CheckpointState, CheckpointStore, verify_checkpoint
 from forklight_trainer.durable import staged_folder
-from forklight_trainer.fetch import fetch_batch
-from forklight_trainer.step import PolicyState, step_settings, train_step
+from forklight_trainer.steps.step import PolicyState, step_settings, train_step
 
 Maker = Any
 ADAM = OptimizerSettings(betas=(0.9, 0.95), eps=1e-15, weight_decay=0.0)

@@ -17,7 +17,7 @@ from forklight_core.errors import UnavailableError
 from forklight_core.rpc import open_sync_channel
 from forklight_core.telemetry import spans as core_spans
 from forklight_core.telemetry.ids import SampleIdGenerator
-from forklight_trainer.fetch import fetch_batch
+from forklight_trainer.batches.fetch import fetch_batch
 from forklight_trainer.servicer import TrainerServicer, open_door
 from forklight_trainer.status import Stage, StatusBoard
 from forklight_trainer.tracing import STEP_SPAN, UPDATE_SPAN, trace_samples

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from forklight_core.errors import InvalidInputError
 from forklight_core.runfile.schema import RecipeSection
-from forklight_trainer.advantage import group_advantages
-from forklight_trainer.cispo import WeightBounds
-from forklight_trainer.mask import MaskBounds
-from forklight_trainer.policy_loss import LossSettings, loss_settings, policy_loss
+from forklight_trainer.loss.advantage import group_advantages
+from forklight_trainer.loss.cispo import WeightBounds
+from forklight_trainer.loss.mask import MaskBounds
+from forklight_trainer.loss.policy_loss import LossSettings, loss_settings, policy_loss
 
 CISPO = loss_settings(RecipeSection())
 CISPO_PLAIN = LossSettings(weight_bounds=WeightBounds(low=0.0, high=math.inf), mask_bounds=None)

@@ -15,10 +15,10 @@ from forklight_core.errors import DataLossError, InvalidInputError
 from forklight_core.runfile import RunFile
 from forklight_model.model import HybridModel
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
-from forklight_trainer.batch import TrainingBatch, expand_versions
-from forklight_trainer.fetch import fetch_batch
-from forklight_trainer.packing import assign_bins, pack_samples
-from forklight_trainer.step import accumulate, batch_advantages, step_settings
+from forklight_trainer.batches.batch import TrainingBatch, expand_versions
+from forklight_trainer.batches.fetch import fetch_batch
+from forklight_trainer.batches.packing import assign_bins, pack_samples
+from forklight_trainer.steps.step import accumulate, batch_advantages, step_settings
 
 Maker = Any
 ADAM = OptimizerSettings(betas=(0.9, 0.95), eps=1e-15, weight_decay=0.0)

@@ -10,7 +10,7 @@ import torch
 
 from forklight_core.errors import ParityError
 from forklight_core.runfile.schema import ParitySection
-from forklight_trainer.parity import check_equal, check_parity, measure_parity, whole_version_mask
+from forklight_trainer.steps.parity import check_equal, check_parity, measure_parity, whole_version_mask
 
 
 def test_measure_parity_when_compared_with_numpy_is_equal() -> None:

@@ -20,11 +20,11 @@ from forklight_model.config import ModelConfig
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.tokenizer import build_character_tokenizer, load_tokenizer
-from forklight_trainer import contract
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
-from forklight_trainer.contract import contract_hash
-from forklight_trainer.probe import PROBE_TOKENS, probe_ids
-from forklight_trainer.publish import WeightsStore
+from forklight_trainer.publishing import contract
+from forklight_trainer.publishing.contract import contract_hash
+from forklight_trainer.publishing.probe import PROBE_TOKENS, probe_ids
+from forklight_trainer.publishing.versions import WeightsStore
 
 ADAM = OptimizerSettings(betas=(0.9, 0.95), eps=1e-15, weight_decay=0.0)
 

@@ -21,11 +21,11 @@ from forklight_core.wire import pack_payload, unpack_payload
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
-from forklight_trainer.batch import TrainingBatch, TrainingSample
-from forklight_trainer.fetch import fetch_batch
-from forklight_trainer.packing import pack_samples
-from forklight_trainer.policy_loss import policy_loss
-from forklight_trainer.step import (
+from forklight_trainer.batches.batch import TrainingBatch, TrainingSample
+from forklight_trainer.batches.fetch import fetch_batch
+from forklight_trainer.batches.packing import pack_samples
+from forklight_trainer.loss.policy_loss import policy_loss
+from forklight_trainer.steps.step import (
     PolicyState,
     accumulate,
     batch_advantages,

@@ -11,10 +11,10 @@ from typing import Any
 from forklight_core.runfile import RunFile
 from forklight_model.model import HybridModel
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
-from forklight_trainer.fetch import fetch_batch
+from forklight_trainer.batches.fetch import fetch_batch
 from forklight_trainer.metrics import record_step
-from forklight_trainer.records import append_record, build_record, truncate_records
-from forklight_trainer.step import PolicyState, step_settings, train_step
+from forklight_trainer.steps.records import append_record, build_record, truncate_records
+from forklight_trainer.steps.step import PolicyState, step_settings, train_step
 
 Maker = Any
 

@@ -19,12 +19,12 @@ from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.routing import Routing
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
-from forklight_trainer.batch import TrainingSample
-from forklight_trainer.packing import Pack, pack_samples
-from forklight_trainer.policy_loss import policy_loss
-from forklight_trainer.replay import replay_routing
-from forklight_trainer.step import StepSettings, accumulate, step_settings
-from forklight_trainer.tally import Tally
+from forklight_trainer.batches.batch import TrainingSample
+from forklight_trainer.batches.packing import Pack, pack_samples
+from forklight_trainer.batches.replay import replay_routing
+from forklight_trainer.loss.policy_loss import policy_loss
+from forklight_trainer.steps.step import StepSettings, accumulate, step_settings
+from forklight_trainer.steps.tally import Tally
 
 Maker = Any
 ADAM = OptimizerSettings(betas=(0.9, 0.95), eps=1e-15, weight_decay=0.0)

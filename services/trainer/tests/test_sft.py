@@ -16,7 +16,7 @@ from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.tokenizer import build_character_tokenizer, load_tokenizer
 from forklight_trainer.initial import initial_model
-from forklight_trainer.sft import SftProgress, learning_rate_share, load_demonstrations, run_sft
+from forklight_trainer.sft.stage import SftProgress, learning_rate_share, load_demonstrations, run_sft
 
 
 @pytest.fixture

@@ -17,10 +17,16 @@ from forklight_core.runfile import RunFile
 from forklight_model.checkpoint import save_model
 from forklight_model.model import HybridModel
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
-from forklight_trainer.batch import TrainingBatch, TrainingGroup, TrainingSample
-from forklight_trainer.fetch import fetch_batch
-from forklight_trainer.packing import pack_samples
-from forklight_trainer.step import PolicyState, StepSettings, learning_rate_at, step_settings, train_step
+from forklight_trainer.batches.batch import TrainingBatch, TrainingGroup, TrainingSample
+from forklight_trainer.batches.fetch import fetch_batch
+from forklight_trainer.batches.packing import pack_samples
+from forklight_trainer.steps.step import (
+    PolicyState,
+    StepSettings,
+    learning_rate_at,
+    step_settings,
+    train_step,
+)
 
 Maker = Any
 ADAM = OptimizerSettings(betas=(0.9, 0.95), eps=1e-15, weight_decay=0.0)

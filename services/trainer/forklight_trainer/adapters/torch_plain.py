@@ -23,7 +23,7 @@ from forklight_model.logprobs import TokenStats, token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.routing import RecordedRouting, Routing
 from forklight_model.sizes import num_parameters
-from forklight_trainer.packing import Pack
+from forklight_trainer.batches.packing import Pack
 from forklight_trainer.ports import PackScore
 
 log = logging.getLogger(__name__)

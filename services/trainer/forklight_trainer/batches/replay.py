@@ -20,8 +20,8 @@ from forklight_core.errors import ParityError
 from forklight_core.wire import RoutingArrays
 from forklight_model.config import ModelConfig
 from forklight_model.routing import RecordedRouting
-from forklight_trainer.batch import TrainingSample
-from forklight_trainer.packing import Pack
+from forklight_trainer.batches.batch import TrainingSample
+from forklight_trainer.batches.packing import Pack
 
 
 def check_routing(sample: TrainingSample, config: ModelConfig) -> RoutingArrays:

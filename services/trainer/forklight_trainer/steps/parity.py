@@ -19,7 +19,7 @@ from torch import Tensor
 
 from forklight_core.errors import ParityError
 from forklight_core.runfile.schema import ParitySection
-from forklight_trainer.packing import Pack
+from forklight_trainer.batches.packing import Pack
 
 MIN_GATED_TOKENS = 32  # a correlation over fewer says nothing
 

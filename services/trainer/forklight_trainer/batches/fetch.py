@@ -10,7 +10,7 @@ from forklight.v1 import types_pb2
 from forklight_core.blobs import BlobStore
 from forklight_core.errors import DataLossError, InvalidInputError, NotFoundError
 from forklight_core.wire import check_envelope, unpack_payload
-from forklight_trainer.batch import TrainingBatch, TrainingGroup, TrainingSample, build_sample
+from forklight_trainer.batches.batch import TrainingBatch, TrainingGroup, TrainingSample, build_sample
 
 NUM_READERS = 8
 

@@ -14,7 +14,7 @@ import torch
 
 from forklight.v1 import types_pb2
 from forklight_core.errors import PreconditionError
-from forklight_trainer.packing import Pack
+from forklight_trainer.batches.packing import Pack
 from forklight_trainer.ports import TrainEngine
 
 log = logging.getLogger(__name__)

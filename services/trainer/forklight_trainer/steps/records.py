@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from forklight_trainer.durable import write_file
-from forklight_trainer.step import StepOutcome
+from forklight_trainer.steps.step import StepOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

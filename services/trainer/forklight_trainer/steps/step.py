@@ -11,10 +11,13 @@ import torch
 
 from forklight_core.errors import InvalidInputError, ParityError, PreconditionError
 from forklight_core.runfile.schema import ParitySection, RunFile
-from forklight_trainer.advantage import group_advantages
-from forklight_trainer.batch import TrainingBatch, TrainingSample
-from forklight_trainer.packing import Pack, pack_samples
-from forklight_trainer.parity import (
+from forklight_trainer.batches.batch import TrainingBatch, TrainingSample
+from forklight_trainer.batches.packing import Pack, pack_samples
+from forklight_trainer.batches.replay import replay_routing
+from forklight_trainer.loss.advantage import group_advantages
+from forklight_trainer.loss.policy_loss import LossSettings, loss_settings, policy_loss
+from forklight_trainer.ports import TrainEngine
+from forklight_trainer.steps.parity import (
     Parity,
     check_equal,
     check_parity,
@@ -22,10 +25,7 @@ from forklight_trainer.parity import (
     measure_parity,
     whole_version_mask,
 )
-from forklight_trainer.policy_loss import LossSettings, loss_settings, policy_loss
-from forklight_trainer.ports import TrainEngine
-from forklight_trainer.replay import replay_routing
-from forklight_trainer.tally import BatchFigures, Tally, TokenFigures, batch_figures, token_figures
+from forklight_trainer.steps.tally import BatchFigures, Tally, TokenFigures, batch_figures, token_figures
 
 LARGEST_LOGPROB = 1e-3  # a log-prob is at most 0, up to rounding
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forklight_trainer.batch import TrainingBatch
-from forklight_trainer.packing import Pack
-from forklight_trainer.policy_loss import PolicyLoss
+from forklight_trainer.batches.batch import TrainingBatch
+from forklight_trainer.batches.packing import Pack
+from forklight_trainer.loss.policy_loss import PolicyLoss
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from forklight_core.runfile.schema import RecipeSection
-from forklight_trainer.cispo import (
+from forklight_trainer.loss.cispo import (
     LARGEST_LOG_RATIO,
     WeightBounds,
     clip_weight,
     importance_ratio,
     policy_terms,
 )
-from forklight_trainer.mask import MaskBounds, unified_mask
+from forklight_trainer.loss.mask import MaskBounds, unified_mask
 
 UNBOUNDED = WeightBounds(low=0.0, high=math.inf)
 

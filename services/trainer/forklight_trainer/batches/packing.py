@@ -15,7 +15,7 @@ from torch import Tensor
 
 from forklight_core.errors import InvalidInputError
 from forklight_model.routing import RecordedRouting
-from forklight_trainer.batch import TrainingSample
+from forklight_trainer.batches.batch import TrainingSample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

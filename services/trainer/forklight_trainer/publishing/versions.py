@@ -22,7 +22,7 @@ from forklight_kernels.contract import contract_hash as kernels_contract
 from forklight_model.tokenizer import Tokenizer
 from forklight_trainer.durable import canonical_json, hash_file, remove_folder, staged_folder, sweep_leftovers
 from forklight_trainer.ports import TrainEngine
-from forklight_trainer.probe import compute_probe
+from forklight_trainer.publishing.probe import compute_probe
 
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"

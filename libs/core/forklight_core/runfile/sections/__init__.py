@@ -1,0 +1,1 @@
+"""One file a theme; `schema.py` puts them together."""

@@ -1,0 +1,1 @@
+"""From a leased batch to packs: the nouns, reading, packing, replayed experts."""

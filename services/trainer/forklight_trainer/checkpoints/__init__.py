@@ -1,0 +1,1 @@
+"""Folders that are whole or not there: weights, optimizer, and what they have learned from."""

@@ -1,0 +1,1 @@
+"""The equations: advantage, weight, mask, and the one loss they are settings of."""

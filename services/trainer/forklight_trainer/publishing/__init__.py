@@ -1,0 +1,1 @@
+"""Published weights: versions, their manifests and their probes."""

@@ -1,0 +1,1 @@
+"""The cold start: supervised training before reinforcement."""

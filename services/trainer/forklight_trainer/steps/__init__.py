@@ -1,0 +1,1 @@
+"""One update: forward and backward, what was measured, the gate, the line it leaves."""
