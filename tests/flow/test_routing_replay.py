@@ -25,6 +25,7 @@ from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngin
 from forklight_trainer.batches.batch import TrainingSample
 from forklight_trainer.batches.packing import Pack, pack_samples
 from forklight_trainer.batches.replay import replay_routing
+from forklight_trainer.loss.objective import LikelihoodObjective
 from forklight_trainer.steps.parity import measure_parity
 from tests.flow.one_process import run_all, write_run
 
@@ -96,12 +97,12 @@ def test_replay_reproduces_rollouts_choices_when_the_trainers_routers_differ() -
     engine = TorchEngine(model, ADAM)
     found = {}
     for name, each in (("free", plain), ("replayed", pack)):
-        logprobs_R = engine.score(each, 1.0).stats.logprobs_T[each.response_index_R].detach()
+        logprobs_R = engine.score(each, 1.0).logprobs_T[each.response_index_R]
         found[name] = measure_parity(logprobs_R, each.behaviour_R, version=0)
     assert found["replayed"].max_dp < 1e-4
     assert found["free"].max_dp > 3 * found["replayed"].max_dp
 
-    engine.backward(-engine.score(pack, 1.0).stats.logprobs_T.sum())
+    engine.accumulate([pack], LikelihoodObjective(num_step_tokens=1))
     for block in model.model.layers:
         gradient_ED = block.block_sparse_moe.gate.weight.grad
         assert gradient_ED is not None and float(gradient_ED.abs().max()) > 0

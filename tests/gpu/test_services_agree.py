@@ -26,6 +26,7 @@ from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngin
 from forklight_trainer.batches.batch import TrainingBatch, TrainingGroup, TrainingSample
 from forklight_trainer.batches.packing import pack_samples
 from forklight_trainer.batches.replay import replay_routing
+from forklight_trainer.loss.objective import LikelihoodObjective
 from forklight_trainer.steps.step import PolicyState, StepOutcome, step_settings, train_step
 
 pytestmark = [
@@ -151,8 +152,7 @@ def test_an_optimizer_restored_on_a_gpu_goes_on_as_it_was(tmp_path: Path) -> Non
     packs = pack_samples(received_samples, [1.0] * len(samples), pack_tokens=3000)
     norms = []
     for each in (engine, other):
-        for pack in packs:
-            each.backward(-each.score(pack, 1.0).stats.logprobs_T.sum())
+        each.accumulate(packs, LikelihoodObjective(num_step_tokens=1))
         norms.append(each.update(learning_rate=1e-4, grad_clip=1.0))
         each.discard_gradients()
     assert norms[0] == pytest.approx(norms[1], rel=1e-3)

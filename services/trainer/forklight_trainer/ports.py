@@ -17,6 +17,7 @@ from forklight.v1 import buffer_pb2, types_pb2
 from forklight_model.config import ModelConfig
 from forklight_model.logprobs import TokenStats
 from forklight_trainer.batches.packing import Pack
+from forklight_trainer.loss.objective import Objective, PackOutcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,15 +28,6 @@ class RestorePoint:
     step: int
     version: int
     commits: tuple[types_pb2.CommitRecord, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PackScore:
-    """What the weights say of a pack. Differentiable."""
-
-    stats: TokenStats
-    router_loss: Tensor | None
-    """Load-balancing loss of the pack's tokens, without its coefficient; None when not asked for."""
 
 
 class BufferPort(Protocol):
@@ -73,8 +65,8 @@ class BufferPort(Protocol):
 class TrainEngine(Protocol):
     """Weights and optimizer of one process or of many ranks.
 
-    Contract of the loss: callers divide by the response tokens of the whole step, call `backward` once a
-    pack, then `update` once; how packs are spread over ranks does not change the result.
+    Contract: `accumulate` any number of times, then `update` or `discard_gradients` once. Objectives divide
+    by figures of the whole step; how packs are spread over ranks does not change the result.
     """
 
     @property
@@ -82,16 +74,21 @@ class TrainEngine(Protocol):
         """Architecture of the model."""
         ...
 
-    def score(self, pack: Pack, temperature: float, *, with_router_loss: bool = False) -> PackScore:
-        """Log-probabilities of a pack's tokens, with the experts the pack names if it names any."""
+    @property
+    def num_lanes(self) -> int:
+        """Packs computed at the same time: a step takes as long as its fullest lane."""
+        ...
+
+    def accumulate(self, packs: Sequence[Pack], objective: Objective) -> list[PackOutcome]:
+        """Forward and backward over packs, with the experts each names if it names any; gradients add up."""
+        ...
+
+    def score(self, pack: Pack, temperature: float) -> TokenStats:
+        """Log-probabilities and entropies of a pack's tokens, without a gradient, on the CPU."""
         ...
 
     def score_version(self, folder: Path, pack: Pack, temperature: float) -> Tensor | None:
-        """The same under weights published earlier; None where a second model has no room."""
-        ...
-
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of one pack's loss."""
+        """The same log-probs under weights published earlier; None where a second model has no room."""
         ...
 
     def discard_gradients(self) -> None:

@@ -81,7 +81,7 @@ def as_the_engine_scores(batch: TrainingBatch, model: HybridModel) -> TrainingBa
     """Log-probs of the very packs that a step makes: computed again, every bit is equal on a CPU too."""
     engine, scored = TorchEngine(model, ADAM), {}
     for pack in pack_samples(batch.samples, [0.0] * len(batch.samples), pack_tokens=SETTINGS.pack_tokens):
-        logprobs_R = engine.score(pack, 1.0).stats.logprobs_T[pack.response_index_R].detach()
+        logprobs_R = engine.score(pack, 1.0).logprobs_T[pack.response_index_R]
         for index in pack.sample_indices:
             scored[batch.samples[index].sample_id] = logprobs_R[pack.sample_R == index].numpy()
     groups = tuple(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from forklight_model.model import HybridModel
 from forklight_model.routing import RecordedRouting, Routing
 from forklight_model.sizes import num_parameters
 from forklight_trainer.batches.packing import Pack
-from forklight_trainer.ports import PackScore
+from forklight_trainer.loss.objective import Objective, PackOutcome, PackScore
 
 log = logging.getLogger(__name__)
 
@@ -78,13 +79,17 @@ class TorchEngine:
     def config(self) -> ModelConfig:
         return self._master.config
 
-    def score(self, pack: Pack, temperature: float, *, with_router_loss: bool = False) -> PackScore:
-        routing = self._routing(pack, is_needed=with_router_loss)
-        stats = self._token_stats(self._compute, pack, temperature, routing)
-        return PackScore(
-            stats=TokenStats(logprobs_T=stats.logprobs_T.cpu(), entropy_T=stats.entropy_T.cpu()),
-            router_loss=routing.load_balancing_loss().cpu() if routing and with_router_loss else None,
-        )
+    @property
+    def num_lanes(self) -> int:
+        return 1
+
+    def accumulate(self, packs: Sequence[Pack], objective: Objective) -> list[PackOutcome]:
+        return [self._accumulate(pack, objective) for pack in packs]
+
+    @torch.no_grad()
+    def score(self, pack: Pack, temperature: float) -> TokenStats:
+        routing = self._routing(pack, is_needed=False)
+        return _on_cpu(self._token_stats(self._compute, pack, temperature, routing))
 
     @torch.no_grad()
     def score_version(self, folder: Path, pack: Pack, temperature: float) -> Tensor | None:
@@ -100,11 +105,6 @@ class TorchEngine:
                 return None
         routing = self._routing(pack, is_needed=False)
         return self._token_stats(self._probe[1], pack, temperature, routing).logprobs_T.cpu()
-
-    def backward(self, loss: Tensor) -> None:
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self._compute is not self._master:
-            self._move_gradients()
 
     def discard_gradients(self) -> None:
         self._compute.zero_grad(set_to_none=True)
@@ -151,6 +151,16 @@ class TorchEngine:
             torch.cuda.set_rng_state(random["cuda"], self._device)
         self._refresh_compute()
 
+    def _accumulate(self, pack: Pack, objective: Objective) -> PackOutcome:
+        routing = self._routing(pack, is_needed=objective.adds_router_loss)
+        stats = self._token_stats(self._compute, pack, objective.temperature, routing)
+        balance = routing.load_balancing_loss().cpu() if routing and objective.adds_router_loss else None
+        loss, outcome = objective.evaluate(pack, PackScore(stats=_on_cpu(stats), router_loss=balance))
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self._compute is not self._master:
+            self._move_gradients()
+        return outcome
+
     def _token_stats(
         self, model: HybridModel, pack: Pack, temperature: float, routing: Routing | None
     ) -> TokenStats:
@@ -196,6 +206,10 @@ class TorchEngine:
             return
         for master, computed in zip(self._master.parameters(), self._compute.parameters(), strict=True):
             computed.copy_(master)
+
+
+def _on_cpu(stats: TokenStats) -> TokenStats:
+    return TokenStats(logprobs_T=stats.logprobs_T.cpu(), entropy_T=stats.entropy_T.cpu())
 
 
 def _random_state(device: torch.device) -> dict[str, Tensor]:

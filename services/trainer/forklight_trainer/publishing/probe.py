@@ -42,8 +42,7 @@ def compute_probe(engine: TrainEngine, mode: types_pb2.NumericMode) -> dict[str,
     started = time.perf_counter()
     num_tokens = min(PROBE_TOKENS, engine.config.max_position_embeddings)
     ids = probe_ids(engine.config.vocab_size, num_tokens)
-    with torch.no_grad():
-        logprobs = engine.score(_probe_pack(ids), 1.0).stats.logprobs_T.tolist()[1:]
+    logprobs = engine.score(_probe_pack(ids), 1.0).logprobs_T.tolist()[1:]
     if not all(map(math.isfinite, logprobs)):
         odd = sum(not math.isfinite(logprob) for logprob in logprobs)
         raise PreconditionError(

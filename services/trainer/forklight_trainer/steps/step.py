@@ -15,7 +15,8 @@ from forklight_trainer.batches.batch import TrainingBatch, TrainingSample
 from forklight_trainer.batches.packing import Pack, pack_samples
 from forklight_trainer.batches.replay import replay_routing
 from forklight_trainer.loss.advantage import group_advantages
-from forklight_trainer.loss.policy_loss import LossSettings, loss_settings, policy_loss
+from forklight_trainer.loss.objective import PolicyObjective
+from forklight_trainer.loss.policy_loss import LossSettings, loss_settings
 from forklight_trainer.ports import TrainEngine
 from forklight_trainer.steps.parity import (
     Parity,
@@ -163,26 +164,16 @@ def batch_advantages(batch: TrainingBatch, *, equal_is_zero: bool) -> list[float
 
 def accumulate(engine: TrainEngine, packs: Sequence[Pack], settings: StepSettings) -> Tally:
     """Forward and backward over all packs; the normaliser is the step's drawn tokens."""
-    num_step_tokens = sum(len(pack.behaviour_R) for pack in packs)
-    num_fed_tokens = sum(len(pack.input_ids_T) for pack in packs)
+    objective = PolicyObjective(
+        settings=settings.loss,
+        temperature=settings.temperature,
+        num_step_tokens=sum(len(pack.behaviour_R) for pack in packs),
+        num_fed_tokens=sum(len(pack.input_ids_T) for pack in packs),
+        router_coefficient=engine.config.router_aux_loss_coef if settings.adds_router_loss else None,
+    )
     tally = Tally()
-    for pack in packs:
-        score = engine.score(pack, settings.temperature, with_router_loss=settings.adds_router_loss)
-        logprobs_R = score.stats.logprobs_T[pack.response_index_R]
-        parts = policy_loss(
-            logprobs_R,
-            pack.behaviour_R,
-            pack.advantages_R,
-            settings=settings.loss,
-            num_step_tokens=num_step_tokens,
-        )
-        tally.add(pack, parts, logprobs_R=logprobs_R, entropy_R=score.stats.entropy_T[pack.response_index_R])
-        loss = parts.loss
-        if score.router_loss is not None:
-            router_loss = score.router_loss * (len(pack.input_ids_T) / num_fed_tokens)
-            tally.add_router_loss(float(router_loss.detach()))
-            loss = loss + engine.config.router_aux_loss_coef * router_loss
-        engine.backward(loss)
+    for pack, outcome in zip(packs, engine.accumulate(packs, objective), strict=True):
+        tally.add(pack, outcome)
     return tally
 
 

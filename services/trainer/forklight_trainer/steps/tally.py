@@ -14,7 +14,7 @@ from torch import Tensor
 
 from forklight_trainer.batches.batch import TrainingBatch
 from forklight_trainer.batches.packing import Pack
-from forklight_trainer.loss.policy_loss import PolicyLoss
+from forklight_trainer.loss.objective import PackOutcome
 
 
 @dataclass(slots=True, kw_only=True)
@@ -25,24 +25,23 @@ class Tally:
     router_loss: float | None = None
     columns: dict[str, list[Tensor]] = field(default_factory=dict)
 
-    def add(self, pack: Pack, parts: PolicyLoss, *, logprobs_R: Tensor, entropy_R: Tensor) -> None:
-        self.loss += float(parts.loss.detach())
+    def add(self, pack: Pack, outcome: PackOutcome) -> None:
+        """Take in a pack's figures; its router loss is a share of the step's, as its loss is."""
+        self.loss += outcome.loss
+        if outcome.router_loss is not None:
+            self.router_loss = (self.router_loss or 0.0) + outcome.router_loss
         for name, values_R in (
-            ("logprobs", logprobs_R),
-            ("entropy", entropy_R),
+            ("logprobs", outcome.logprobs_R),
+            ("entropy", outcome.entropy_R),
             ("behaviour", pack.behaviour_R),
             ("versions", pack.versions_R),
             ("sample", pack.sample_R),
-            ("ratio", parts.ratio_R),
-            ("keep", parts.keep_R),
-            ("clipped_high", parts.clipped_high_R),
-            ("clipped_low", parts.clipped_low_R),
+            ("ratio", outcome.ratio_R),
+            ("keep", outcome.keep_R),
+            ("clipped_high", outcome.clipped_high_R),
+            ("clipped_low", outcome.clipped_low_R),
         ):
-            self.columns.setdefault(name, []).append(values_R.detach().cpu())
-
-    def add_router_loss(self, share: float) -> None:
-        """A pack's part of the step's load-balancing loss."""
-        self.router_loss = (self.router_loss or 0.0) + share
+            self.columns.setdefault(name, []).append(values_R)
 
     def column(self, name: str) -> Tensor:
         """One figure of every response token."""
