@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -41,5 +41,19 @@ class TrainerSection(Section):
     """Optimizer steps between checkpoints: what a crash may cost at most."""
     keep_checkpoints: Positive = 3
     """Checkpoints kept on disk."""
+    engine: Literal["torch", "deepspeed"] = "torch"
+    """torch: one process; deepspeed: weights, optimizer and packs shared by `processes` (the extra deepspeed)."""
+    processes: Annotated[int, Field(ge=1, le=65536)] = 1
+    """GPUs of the trainer, over all its nodes (on a CPU: processes)."""
+    zero_stage: Annotated[int, Field(ge=1, le=3)] = 3
+    """DeepSpeed: 1 shares the optimizer, 2 gradients as well, 3 weights as well."""
+    sequence_parallel: Annotated[int, Field(ge=1, le=64)] = 1
+    """DeepSpeed: neighbouring processes that share the tokens of a pack."""
+    expert_parallel: Annotated[int, Field(ge=1, le=256)] = 1
+    """DeepSpeed: neighbouring processes that share the experts of a layer."""
+    recompute: Literal["auto", "off", "cheap", "all"] = "auto"
+    """Activations computed again for the gradient: all, or all but the experts' (cheap). auto: off on a CPU."""
+    recompute_whole_layers: Annotated[int, Field(ge=0)] = 0
+    """The last so many layers keep everything: their gradients come first."""
     threads: Annotated[int, Field(ge=0)] = 0
     """CPU threads; 0 lets torch choose."""

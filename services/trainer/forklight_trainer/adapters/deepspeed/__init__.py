@@ -1,0 +1,1 @@
+"""The engine of many processes: DeepSpeed's ZeRO under our model, kernels, loss and checkpoints."""

@@ -1,0 +1,108 @@
+"""The engine at the first process: it does its own share, and has the others do theirs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor
+
+from forklight_core.errors import ForklightError, PreconditionError
+from forklight_model.config import ModelConfig
+from forklight_model.logprobs import TokenStats
+from forklight_trainer.adapters.deepspeed.commands import Accumulate, Command, Discard, Leave, Score, Update
+from forklight_trainer.adapters.deepspeed.gang import Failure, leave_gang
+from forklight_trainer.adapters.deepspeed.rank import RankEngine
+from forklight_trainer.batches.packing import Pack
+from forklight_trainer.loss.objective import Objective, PackOutcome
+
+log = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+
+class DeepSpeedEngine:
+    """A `TrainEngine` over every process of the gang."""
+
+    def __init__(self, own: RankEngine) -> None:
+        self._own, self._gang, self._layout = own, own.gang, own.layout
+
+    @property
+    def config(self) -> ModelConfig:
+        return self._own.config
+
+    @property
+    def num_lanes(self) -> int:
+        return self._layout.num_lanes
+
+    def accumulate(self, packs: Sequence[Pack], objective: Objective) -> list[PackOutcome]:
+        lanes = [list(packs[lane :: self.num_lanes]) for lane in range(self.num_lanes)]
+        num_rounds = max(len(lane) for lane in lanes)
+        filler = min(packs, key=lambda pack: len(pack.input_ids_T))
+        commands = [
+            Accumulate(
+                packs=(*lane, *[None] * (num_rounds - len(lane))), filler=filler, objective=objective
+            )
+            for lane in lanes
+        ]
+        by_rank = self._all(
+            [commands[self._layout.lane_of(rank)] for rank in range(self._gang.size)], list[PackOutcome]
+        )
+        by_lane = by_rank[:: self._layout.sequence_parallel]
+        return [by_lane[place % self.num_lanes][place // self.num_lanes] for place in range(len(packs))]
+
+    def score(self, pack: Pack, temperature: float) -> TokenStats:
+        return self._same(Score(pack=pack, temperature=temperature), TokenStats)
+
+    def score_version(self, folder: Path, pack: Pack, temperature: float) -> Tensor | None:
+        """A second model would have to be cut up as well: only current weights are compared."""
+        return None
+
+    def discard_gradients(self) -> None:
+        self._same(Discard(), type(None))
+
+    def update(self, *, learning_rate: float, grad_clip: float) -> float:
+        return self._same(Update(learning_rate=learning_rate, grad_clip=grad_clip), float)
+
+    def close(self) -> None:
+        """Send everyone home."""
+        self._gang.give([Leave()] * self._gang.size)
+        leave_gang()
+
+    def _same(self, command: Command, kind: type[Result]) -> Result:
+        """One command for all; the first process's result."""
+        return self._all([command] * self._gang.size, kind)[0]
+
+    def _all(self, commands: Sequence[Command], kind: type[Result]) -> list[Result]:
+        self._gang.give(commands)
+        results = self._gang.answer(run_command(self._own, commands[0]))
+        failures = [result for result in results if isinstance(result, Failure)]
+        if failures:
+            raise PreconditionError("; ".join(f"process {each.rank}: {each.message}" for each in failures[:3]))
+        return results  # type: ignore[return-value]  # each is what its command gives
+
+
+def run_command(own: RankEngine, command: Command) -> object:
+    """Do it; what is wrong with data is an answer, what is wrong with the process ends it."""
+    try:
+        if isinstance(command, Accumulate):
+            return own.accumulate(command)
+        if isinstance(command, Score):
+            return own.score(command)
+        if isinstance(command, Update):
+            return own.update(command)
+        return own.discard_gradients()
+    except ForklightError as error:
+        return Failure(rank=own.gang.rank, kind=type(error).__name__, message=str(error))
+
+
+def follow(own: RankEngine) -> None:
+    """Every other process: do what the first one says until it sends everyone home."""
+    while True:
+        command = own.gang.take()
+        if isinstance(command, Leave):
+            break
+        own.gang.answer(run_command(own, command))  # type: ignore[arg-type]
+    leave_gang()

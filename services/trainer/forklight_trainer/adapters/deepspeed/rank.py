@@ -1,0 +1,167 @@
+"""One process's half of the engine: what it does with each command. The same code on every process.
+
+Legend: T packed tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from forklight_core.errors import ConfigError, PreconditionError
+from forklight_model.logprobs import TokenStats
+from forklight_model.model import HybridModel
+from forklight_model.routing import RecordedRouting, Routing
+from forklight_trainer.adapters.deepspeed.commands import Accumulate, Score, Update
+from forklight_trainer.adapters.deepspeed.configuration import deepspeed_config
+from forklight_trainer.adapters.deepspeed.fragments import own_fragments
+from forklight_trainer.adapters.deepspeed.gang import Gang
+from forklight_trainer.adapters.deepspeed.layout import Layout
+from forklight_trainer.adapters.deepspeed.scorer import LEAVES, Scorer
+from forklight_trainer.adapters.torch_plain import OptimizerSettings
+from forklight_trainer.batches.packing import Pack
+from forklight_trainer.loss.objective import Objective, PackOutcome, PackScore
+
+TRIED_VERSION = "0.19.8"
+
+
+class RankEngine:
+    """A process's share of weights, optimizer and packs."""
+
+    def __init__(
+        self,
+        policy: HybridModel,
+        optimizer: OptimizerSettings,
+        *,
+        layout: Layout,
+        gang: Gang,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.config, self.layout, self.gang, self.dtype = policy.config, layout, gang, dtype
+        exact = {name: weight.detach() for name, weight in policy.named_parameters()}
+        self._engine = _wrap(Scorer(policy), deepspeed_config(layout, optimizer, dtype), layout.zero_stage)
+        if dtype != torch.float32:
+            self._take_over(exact)
+
+    def accumulate(self, command: Accumulate) -> list[PackOutcome]:
+        """Outcomes of this lane's packs, without the fillers."""
+        outcomes = []
+        for pack in command.packs:
+            outcome = self._accumulate(pack or command.filler, command.objective, counts=pack is not None)
+            if pack is not None:
+                outcomes.append(outcome)
+        return outcomes
+
+    @torch.no_grad()
+    def score(self, command: Score) -> TokenStats:
+        stats, _ = self._forward(command.pack, command.temperature, with_balance=False)
+        return stats
+
+    def update(self, command: Update) -> float:
+        """All processes agree on the norm, and whether it is a number, before any of them goes on."""
+        engine = self._engine
+        if self.layout.zero_stage == 3:
+            _check_norm(self._own_norm())
+        engine.optimizer.clip_grad = command.grad_clip
+        for group in engine.optimizer.param_groups:
+            group["lr"] = command.learning_rate
+        engine.step()
+        norm = float(engine.get_global_grad_norm())
+        _check_norm(norm)  # stages 1 and 2 skip the update by themselves then
+        return norm
+
+    def discard_gradients(self) -> None:
+        optimizer = self._engine.optimizer
+        optimizer.zero_grad(set_to_none=True)
+        for name in ("averaged_gradients", "all_grad_tensors"):
+            held = getattr(optimizer, name, {})
+            for group in held:
+                held[group] = None
+
+    def _accumulate(self, pack: Pack, objective: Objective, *, counts: bool) -> PackOutcome:
+        stats, balance = self._forward(pack, objective.temperature, with_balance=objective.adds_router_loss)
+        loss, outcome = objective.evaluate(pack, PackScore(stats=stats, router_loss=balance))
+        # DeepSpeed takes the mean over processes of what is a sum.
+        self._engine.backward(loss * (self.gang.size if counts else 0.0))
+        return outcome
+
+    def _forward(
+        self, pack: Pack, temperature: float, *, with_balance: bool
+    ) -> tuple[TokenStats, Tensor | None]:
+        device = self.gang.device
+        routing = self._routing(pack, is_needed=with_balance)
+        logprobs_T, entropy_T, balance = self._engine(
+            pack.input_ids_T.to(device), pack.cu_seqlens.to(device), temperature, routing
+        )
+        stats = TokenStats(logprobs_T=logprobs_T.cpu(), entropy_T=entropy_T.cpu())
+        return stats, balance.cpu() if balance is not None and with_balance else None
+
+    def _routing(self, pack: Pack, *, is_needed: bool) -> Routing | None:
+        if pack.routing is None:
+            return Routing() if is_needed else None
+        experts_LTK, weights_LTK = (
+            each.to(self.gang.device) for each in (pack.routing.experts_LTK, pack.routing.weights_LTK)
+        )
+        return Routing(RecordedRouting(experts_LTK=experts_LTK, weights_LTK=weights_LTK))
+
+    def _take_over(self, exact: Mapping[str, Tensor]) -> None:
+        """DeepSpeed's fp32 weights were made of rounded ones; these are the true ones."""
+        for fragment in own_fragments(self._engine, self.layout.zero_stage):
+            flat = exact[fragment.name].flatten()[fragment.start : fragment.start + fragment.length]
+            fragment.weight.copy_(flat)
+
+    def _own_norm(self) -> float:
+        """Of all processes' gradients; each element is kept by one process."""
+        from deepspeed.utils import safe_get_local_grad
+
+        square = torch.zeros((), dtype=torch.float64, device=self.gang.device)
+        for fragment in own_fragments(self._engine, self.layout.zero_stage):
+            gradient = safe_get_local_grad(fragment.parameter)[: fragment.length]
+            square += torch.linalg.vector_norm(gradient, dtype=torch.float32).double().square()
+        dist.all_reduce(square)
+        return math.sqrt(float(square)) if math.isfinite(float(square)) else math.nan
+
+
+def _check_norm(norm: float) -> None:
+    if not math.isfinite(norm) or norm < 0:
+        raise PreconditionError(
+            f"the gradient norm is {norm}; the optimizer was not touched. Look at the largest ratio of the "
+            "step, lower trainer.learning_rate, or restore an older checkpoint"
+        )
+
+
+def _wrap(scorer: Scorer, config: dict[str, Any], stage: int) -> Any:  # noqa: ANN401  # DeepSpeed has no types
+    deepspeed = import_deepspeed()
+    if stage == 3:
+        deepspeed.utils.set_z3_leaf_modules(scorer, list(LEAVES))
+    engine, *_ = deepspeed.initialize(
+        model=scorer,
+        model_parameters=[{"params": list(scorer.parameters())}],
+        config=config,
+        dist_init_required=False,
+    )
+    return engine
+
+
+def import_deepspeed() -> Any:  # noqa: ANN401
+    """The library at the version this engine was tried with; nothing is compiled."""
+    try:
+        import deepspeed
+    except ImportError as error:
+        raise ConfigError(
+            "trainer.engine = 'deepspeed' needs DeepSpeed: pip install 'forklight-trainer[deepspeed]'"
+        ) from error
+    if deepspeed.__version__ != TRIED_VERSION:
+        raise ConfigError(
+            f"DeepSpeed {deepspeed.__version__} is installed; this engine relies on the insides of "
+            f"{TRIED_VERSION}: pip install 'deepspeed=={TRIED_VERSION}'"
+        )
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist_init_required=False, verbose=False)
+    return deepspeed
