@@ -1,6 +1,5 @@
 """The table of a benchmark: what, measured, target, ratio, notes. One failure costs one row."""
 
-# ruff: noqa: INP001, T201
 from __future__ import annotations
 
 import json
@@ -11,7 +10,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import paths  # noqa: F401
 import torch
 from harness import FAILED_ROW, attempt, machine
 
@@ -90,7 +88,7 @@ class Report:
         if folder:
             rows = [asdict(row) for row in self.rows]
             content = {"machine": where, "note": self.note, "rows": rows, "failed": self.failed}
-            path = Path(folder, f"rollout_{self.name}.json")
+            path = Path(folder, f"bench_{self.name}.json")
             path.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
