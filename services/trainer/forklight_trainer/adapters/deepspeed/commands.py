@@ -14,7 +14,7 @@ from forklight_trainer.loss.objective import Objective
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accumulate:
-    """Forward and backward over a lane's packs. All lanes have as many: None is a pack that counts nothing."""
+    """Forward and backward over a lane's packs. Lanes have equally many: None counts nothing."""
 
     packs: tuple[Pack | None, ...]
     filler: Pack
@@ -42,6 +42,13 @@ class Discard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Copy the state to host memory, and write the copy to a folder that all processes share."""
+
+    spool: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Restore:
     folder: Path
 
@@ -51,4 +58,4 @@ class Leave:
     """The run is over."""
 
 
-Command = Accumulate | Score | Update | Discard | Restore | Leave
+Command = Accumulate | Score | Update | Discard | Hold | Restore | Leave

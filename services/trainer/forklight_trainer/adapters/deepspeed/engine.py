@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -12,10 +13,21 @@ from torch import Tensor
 from forklight_core.errors import ForklightError, PreconditionError
 from forklight_model.config import ModelConfig
 from forklight_model.logprobs import TokenStats
-from forklight_trainer.adapters.deepspeed.commands import Accumulate, Command, Discard, Leave, Score, Update
+from forklight_trainer.adapters.deepspeed.commands import (
+    Accumulate,
+    Command,
+    Discard,
+    Hold,
+    Leave,
+    Restore,
+    Score,
+    Update,
+)
 from forklight_trainer.adapters.deepspeed.gang import Failure, leave_gang
 from forklight_trainer.adapters.deepspeed.rank import RankEngine
+from forklight_trainer.adapters.deepspeed.spool import GangSnapshot
 from forklight_trainer.batches.packing import Pack
+from forklight_trainer.checkpoints.snapshot import RankSnapshot
 from forklight_trainer.loss.objective import Objective, PackOutcome
 
 log = logging.getLogger(__name__)
@@ -26,8 +38,9 @@ Result = TypeVar("Result")
 class DeepSpeedEngine:
     """A `TrainEngine` over every process of the gang."""
 
-    def __init__(self, own: RankEngine) -> None:
+    def __init__(self, own: RankEngine, spool_parent: Path) -> None:
         self._own, self._gang, self._layout = own, own.gang, own.layout
+        self._spool_parent = spool_parent
 
     @property
     def config(self) -> ModelConfig:
@@ -42,9 +55,7 @@ class DeepSpeedEngine:
         num_rounds = max(len(lane) for lane in lanes)
         filler = min(packs, key=lambda pack: len(pack.input_ids_T))
         commands = [
-            Accumulate(
-                packs=(*lane, *[None] * (num_rounds - len(lane))), filler=filler, objective=objective
-            )
+            Accumulate(packs=(*lane, *[None] * (num_rounds - len(lane))), filler=filler, objective=objective)
             for lane in lanes
         ]
         by_rank = self._all(
@@ -66,9 +77,19 @@ class DeepSpeedEngine:
     def update(self, *, learning_rate: float, grad_clip: float) -> float:
         return self._same(Update(learning_rate=learning_rate, grad_clip=grad_clip), float)
 
-    def close(self) -> None:
-        """Send everyone home."""
+    def snapshot(self) -> GangSnapshot:
+        spool = self._spool_parent / f".spool.{secrets.token_hex(4)}"
+        return GangSnapshot(own=self._same(Hold(spool=spool), RankSnapshot), spool=spool)
+
+    def restore(self, folder: Path) -> None:
+        self._same(Restore(folder=folder), type(None))
+
+    def dismiss(self) -> None:
+        """Nothing more will be asked of the others; the gang stays."""
         self._gang.give([Leave()] * self._gang.size)
+
+    def close(self) -> None:
+        self.dismiss()
         leave_gang()
 
     def _same(self, command: Command, kind: type[Result]) -> Result:
@@ -80,7 +101,8 @@ class DeepSpeedEngine:
         results = self._gang.answer(run_command(self._own, commands[0]))
         failures = [result for result in results if isinstance(result, Failure)]
         if failures:
-            raise PreconditionError("; ".join(f"process {each.rank}: {each.message}" for each in failures[:3]))
+            said = "; ".join(f"process {each.rank}: {each.message}" for each in failures[:3])
+            raise PreconditionError(said)
         return results  # type: ignore[return-value]  # each is what its command gives
 
 
@@ -93,16 +115,18 @@ def run_command(own: RankEngine, command: Command) -> object:
             return own.score(command)
         if isinstance(command, Update):
             return own.update(command)
-        return own.discard_gradients()
+        if isinstance(command, Restore):
+            return own.restore(command)
+        if isinstance(command, Hold):
+            snapshot = own.hold(command)
+            return snapshot if own.gang.rank == 0 else None
+        own.discard_gradients()
+        return None
     except ForklightError as error:
         return Failure(rank=own.gang.rank, kind=type(error).__name__, message=str(error))
 
 
 def follow(own: RankEngine) -> None:
-    """Every other process: do what the first one says until it sends everyone home."""
-    while True:
-        command = own.gang.take()
-        if isinstance(command, Leave):
-            break
+    """Every other process: do what the first one says until it dismisses them."""
+    while not isinstance(command := own.gang.take(), Leave):
         own.gang.answer(run_command(own, command))  # type: ignore[arg-type]
-    leave_gang()

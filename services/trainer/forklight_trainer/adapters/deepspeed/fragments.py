@@ -1,4 +1,4 @@
-"""Which elements of which weight, in fp32 and with their moments, this process keeps: ZeRO's cuts in plain terms.
+"""Which elements of which weight, in fp32 and with their moments, this process keeps: ZeRO's cuts.
 
 ZeRO-1 and -2 keep, a process, one stretch of all weights laid end to end; ZeRO-3 an equal share of each. This
 is the only file that reads the insides of DeepSpeed's optimizers.

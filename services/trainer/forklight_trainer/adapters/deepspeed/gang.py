@@ -1,4 +1,4 @@
-"""The processes of one trainer: how they meet, and how the first one's commands and the others' answers travel.
+"""The processes of one trainer: how they meet, and how commands and answers travel.
 
 Commands go through gloo, beside the group that computes, so that waiting for one keeps no GPU busy. The
 first process may wait for a batch for hours; a process that dies is noticed by its connections and by
@@ -55,14 +55,12 @@ class Gang:
 
     def answer(self, result: object) -> list[object]:
         """Every process's result, by rank, at the first process; empty elsewhere."""
-        results: list[object] = [None] * self.size if self.rank == 0 else []
-        dist.gather_object(result, results if self.rank == 0 else None, dst=0, group=self.control)
-        return results
-
-
-def started_by_torchrun() -> bool:
-    """Whether this process is one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+        if self.rank:
+            dist.gather_object(result, None, dst=0, group=self.control)
+            return []
+        results: list[object] = [None] * self.size
+        dist.gather_object(None, results, dst=0, group=self.control)
+        return [result, *results[1:]]  # its own stays where it is
 
 
 def join_gang(device: str) -> Gang:

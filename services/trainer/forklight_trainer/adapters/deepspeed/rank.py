@@ -17,14 +17,18 @@ from forklight_core.errors import ConfigError, PreconditionError
 from forklight_model.logprobs import TokenStats
 from forklight_model.model import HybridModel
 from forklight_model.routing import RecordedRouting, Routing
-from forklight_trainer.adapters.deepspeed.commands import Accumulate, Score, Update
+from forklight_trainer.adapters.deepspeed.commands import Accumulate, Hold, Restore, Score, Update
 from forklight_trainer.adapters.deepspeed.configuration import deepspeed_config
 from forklight_trainer.adapters.deepspeed.fragments import own_fragments
 from forklight_trainer.adapters.deepspeed.gang import Gang
 from forklight_trainer.adapters.deepspeed.layout import Layout
 from forklight_trainer.adapters.deepspeed.scorer import LEAVES, Scorer
+from forklight_trainer.adapters.deepspeed.spool import FollowerWriter
+from forklight_trainer.adapters.deepspeed.state import Place, RankState
 from forklight_trainer.adapters.torch_plain import OptimizerSettings
 from forklight_trainer.batches.packing import Pack
+from forklight_trainer.checkpoints.random_state import take_random_state
+from forklight_trainer.checkpoints.snapshot import HostBuffers, RankSnapshot
 from forklight_trainer.loss.objective import Objective, PackOutcome, PackScore
 
 TRIED_VERSION = "0.19.8"
@@ -43,10 +47,13 @@ class RankEngine:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.config, self.layout, self.gang, self.dtype = policy.config, layout, gang, dtype
+        self.places = {name: Place(shape=tuple(weight.shape)) for name, weight in policy.named_parameters()}
+        self._host, self._writer = HostBuffers(), FollowerWriter()
         exact = {name: weight.detach() for name, weight in policy.named_parameters()}
         self._engine = _wrap(Scorer(policy), deepspeed_config(layout, optimizer, dtype), layout.zero_stage)
         if dtype != torch.float32:
             self._take_over(exact)
+        self._state = RankState(self._engine, layout, gang, self.places)
 
     def accumulate(self, command: Accumulate) -> list[PackOutcome]:
         """Outcomes of this lane's packs, without the fillers."""
@@ -82,6 +89,26 @@ class RankEngine:
             held = getattr(optimizer, name, {})
             for group in held:
                 held[group] = None
+
+    def hold(self, command: Hold) -> RankSnapshot:
+        """A copy of this process's state; all but the first process write it at once."""
+        self._writer.wait()
+        adam_step = self._state.adam_step
+        snapshot = RankSnapshot(
+            parts=self._host.hold(self._state.parts()),
+            adam_step=adam_step,
+            random=take_random_state(self.gang.device),
+            buffers=self._host,
+            rank=self.gang.rank,
+            num_ranks=self.gang.size,
+        )
+        if self.gang.rank:
+            self._writer.start(snapshot, command.spool)
+        return snapshot
+
+    def restore(self, command: Restore) -> None:
+        self.discard_gradients()
+        self._state.restore(command.folder)
 
     def _accumulate(self, pack: Pack, objective: Objective, *, counts: bool) -> PackOutcome:
         stats, balance = self._forward(pack, objective.temperature, with_balance=objective.adds_router_loss)

@@ -1,0 +1,38 @@
+"""How each process of the gang gets its half of the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from forklight_core.runfile import RunFile
+from forklight_trainer.adapters.deepspeed.engine import DeepSpeedEngine, follow
+from forklight_trainer.adapters.deepspeed.gang import Gang, join_gang, leave_gang
+from forklight_trainer.adapters.deepspeed.layout import plan_layout
+from forklight_trainer.adapters.deepspeed.rank import RankEngine
+from forklight_trainer.adapters.torch_plain import optimizer_settings
+from forklight_trainer.initial import DTYPES, initial_model
+from forklight_trainer.memory import plan_recomputation
+
+
+def lead(run_file: RunFile, device: str, spool_parent: Path) -> DeepSpeedEngine:
+    """The first process: meet the others; what it is told, all do."""
+    return DeepSpeedEngine(_own_half(run_file, join_gang(device)), spool_parent)
+
+
+def follow_first(run_file: RunFile, device: str) -> None:
+    """Any other process; returns when the first one ends the run."""
+    follow(_own_half(run_file, join_gang(device)))
+    leave_gang()
+
+
+def _own_half(run_file: RunFile, gang: Gang) -> RankEngine:
+    layout = plan_layout(run_file.trainer, gang.size)
+    model = initial_model(run_file)
+    model.recomputation = plan_recomputation(run_file.trainer, model.config, gang.device.type)
+    return RankEngine(
+        model,
+        optimizer_settings(run_file.trainer),
+        layout=layout,
+        gang=gang,
+        dtype=DTYPES[run_file.model.dtype],
+    )
