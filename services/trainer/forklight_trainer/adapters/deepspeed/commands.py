@@ -10,6 +10,7 @@ from pathlib import Path
 
 from forklight_trainer.batches.packing import Pack
 from forklight_trainer.loss.objective import Objective
+from forklight_trainer.publishing.plan import SinkPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +55,13 @@ class Restore:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Publish:
+    plan: SinkPlan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Leave:
     """The run is over."""
 
 
-Command = Accumulate | Score | Update | Discard | Hold | Restore | Leave
+Command = Accumulate | Score | Update | Discard | Hold | Restore | Publish | Leave

@@ -11,6 +11,7 @@ from typing import TypeVar
 from torch import Tensor
 
 from forklight_core.errors import ForklightError, PreconditionError
+from forklight_core.weights.manifest import TensorEntry
 from forklight_model.config import ModelConfig
 from forklight_model.logprobs import TokenStats
 from forklight_trainer.adapters.deepspeed.commands import (
@@ -19,6 +20,7 @@ from forklight_trainer.adapters.deepspeed.commands import (
     Discard,
     Hold,
     Leave,
+    Publish,
     Restore,
     Score,
     Update,
@@ -29,6 +31,7 @@ from forklight_trainer.adapters.deepspeed.spool import GangSnapshot
 from forklight_trainer.batches.packing import Pack
 from forklight_trainer.checkpoints.snapshot import RankSnapshot
 from forklight_trainer.loss.objective import Objective, PackOutcome
+from forklight_trainer.publishing.plan import SinkPlan
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,10 @@ class DeepSpeedEngine:
     def restore(self, folder: Path) -> None:
         self._same(Restore(folder=folder), type(None))
 
+    def publish(self, plan: SinkPlan) -> list[TensorEntry]:
+        by_rank = self._all([Publish(plan=plan)] * self._gang.size, list[TensorEntry])
+        return sorted((entry for entries in by_rank for entry in entries), key=lambda entry: entry.name)
+
     def dismiss(self) -> None:
         """Nothing more will be asked of the others; the gang stays."""
         self._gang.give([Leave()] * self._gang.size)
@@ -115,8 +122,11 @@ def run_command(own: RankEngine, command: Command) -> object:
             return own.score(command)
         if isinstance(command, Update):
             return own.update(command)
+        if isinstance(command, Publish):
+            return own.publish(command)
         if isinstance(command, Restore):
-            return own.restore(command)
+            own.restore(command)
+            return None
         if isinstance(command, Hold):
             snapshot = own.hold(command)
             return snapshot if own.gang.rank == 0 else None

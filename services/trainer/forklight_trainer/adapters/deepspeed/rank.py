@@ -14,14 +14,23 @@ import torch.distributed as dist
 from torch import Tensor
 
 from forklight_core.errors import ConfigError, PreconditionError
+from forklight_core.weights.manifest import TensorEntry
 from forklight_model.logprobs import TokenStats
 from forklight_model.model import HybridModel
 from forklight_model.routing import RecordedRouting, Routing
-from forklight_trainer.adapters.deepspeed.commands import Accumulate, Hold, Restore, Score, Update
+from forklight_trainer.adapters.deepspeed.commands import (
+    Accumulate,
+    Hold,
+    Publish,
+    Restore,
+    Score,
+    Update,
+)
 from forklight_trainer.adapters.deepspeed.configuration import deepspeed_config
 from forklight_trainer.adapters.deepspeed.fragments import own_fragments
 from forklight_trainer.adapters.deepspeed.gang import Gang
 from forklight_trainer.adapters.deepspeed.layout import Layout
+from forklight_trainer.adapters.deepspeed.published import own_published
 from forklight_trainer.adapters.deepspeed.scorer import LEAVES, Scorer
 from forklight_trainer.adapters.deepspeed.spool import FollowerWriter
 from forklight_trainer.adapters.deepspeed.state import Place, RankState
@@ -109,6 +118,15 @@ class RankEngine:
     def restore(self, command: Restore) -> None:
         self.discard_gradients()
         self._state.restore(command.folder)
+
+    @torch.no_grad()
+    def publish(self, command: Publish) -> list[TensorEntry]:
+        """Entries of the tensors that this process wrote."""
+        policy = self._engine.module.policy
+        with command.plan.open(self.gang.rank, self.gang.size) as sink:
+            for name, tensor in own_published(policy, self.layout, self.gang.rank):
+                sink.put(name, tensor)
+            return sink.close()
 
     def _accumulate(self, pack: Pack, objective: Objective, *, counts: bool) -> PackOutcome:
         stats, balance = self._forward(pack, objective.temperature, with_balance=objective.adds_router_loss)

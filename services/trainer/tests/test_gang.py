@@ -1,0 +1,65 @@
+"""A sharded trainer of two processes against one process: loss, norm, weights, checkpoints, publication."""
+
+from __future__ import annotations
+
+import pytest
+
+from services.trainer.tests.gang import run_gang
+from services.trainer.tests.gang_rank import Job
+
+pytest.importorskip("deepspeed", reason="the extra deepspeed is not installed")
+
+EXACT = 3e-6
+"""fp32: sums over two processes in another order."""
+JOBS = (
+    Job(name="zero1", zero_stage=1),
+    Job(name="zero2", zero_stage=2, clip=0.1),
+    Job(name="zero3", zero_stage=3, recomputes=True),
+    Job(name="zero1-bf16", zero_stage=1, dtype="bfloat16", clip=1e9),
+    Job(name="zero3-bf16", zero_stage=3, dtype="bfloat16", clip=1e9),
+)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
+    return run_gang(tmp_path_factory.mktemp("gang"), JOBS, num_ranks=2)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_two_processes_learn_as_one(found: dict[str, dict[str, float]], job: Job) -> None:
+    figures = found[job.name]
+    assert figures["first_logprobs"] == 0.0
+    assert figures["loss"] < EXACT and figures["norm"] < EXACT
+    assert figures["score"] < (0.1 if job.dtype == "bfloat16" else 2e-5)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_a_checkpoint_goes_on_at_any_number_of_processes(
+    found: dict[str, dict[str, float]], job: Job
+) -> None:
+    figures = found[job.name]
+    assert figures["resumed_norm"] == 0.0 and figures["resumed_weights"] == 0.0
+    assert figures["to_plain_norm"] < EXACT and figures["from_plain_norm"] < EXACT
+    assert figures["to_plain_weights"] < (0.01 if job.dtype == "bfloat16" else 2e-5)
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_every_tensor_is_published_once_and_bad_gradients_are_refused(
+    found: dict[str, dict[str, float]], job: Job
+) -> None:
+    figures = found[job.name]
+    assert figures["num_published"] > 60
+    assert figures["published"] < (0.01 if job.dtype == "bfloat16" else 2e-5)
+    assert figures["refuses_nan"] == 1.0
+
+
+def test_layouts_that_cannot_be_are_refused() -> None:
+    from forklight_core.errors import ConfigError
+    from forklight_core.runfile.schema import TrainerSection
+    from forklight_trainer.adapters.deepspeed.layout import plan_layout
+
+    trainer = TrainerSection(engine="deepspeed", processes=4, sequence_parallel=3)
+    with pytest.raises(ConfigError, match="sequence_parallel = 3 does not divide the trainer's 4 processes"):
+        plan_layout(trainer, 4)
+    with pytest.raises(ConfigError, match="trainer.processes = 4, and 2 were started"):
+        plan_layout(trainer, 2)
