@@ -36,4 +36,5 @@ rm -f $stamp
 pip=(.venv/bin/python -m pip install -qq --disable-pip-version-check -c "$pins")
 "${pip[@]}" hatchling editables
 "${pip[@]}" --no-build-isolation -r infra/python/dev.txt
+"${pip[@]}" deepspeed  # comes as source, and is built by itself
 echo "$wanted" > $stamp
