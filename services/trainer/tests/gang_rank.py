@@ -19,10 +19,14 @@ import torch
 from forklight_core.errors import PreconditionError
 from forklight_model.config import ModelConfig
 from forklight_model.model import HybridModel, Recomputation
+from forklight_model.spread.experts import LOCAL_EXPERTS, ExpertPlaces
+from forklight_model.spread.sequence import LightningSpread
 from forklight_trainer.adapters.deepspeed.engine import DeepSpeedEngine, follow
 from forklight_trainer.adapters.deepspeed.gang import Gang, join_gang
 from forklight_trainer.adapters.deepspeed.layout import Layout
+from forklight_trainer.adapters.deepspeed.library import import_deepspeed
 from forklight_trainer.adapters.deepspeed.rank import RankEngine
+from forklight_trainer.adapters.deepspeed.spread import make_spread
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
 from forklight_trainer.batches.batch import TrainingSample
 from forklight_trainer.batches.packing import Pack, pack_samples
@@ -63,6 +67,7 @@ class Job:
     clip: float = 1.0
     recomputes: bool = False
     adds_router_loss: bool = False
+    lightning: str = "heads"
 
 
 def main(folder: Path, device: str) -> None:
@@ -89,11 +94,13 @@ def _own_half(job: Job, gang: Gang) -> RankEngine:
         sequence_parallel=job.sequence_parallel,
         expert_parallel=job.expert_parallel,
     )
-    return RankEngine(draw_model(job), ADAM, layout=layout, gang=gang, dtype=getattr(torch, job.dtype))
+    import_deepspeed()
+    spread = make_spread(layout, gang, CONFIG, LightningSpread(job.lightning))
+    return RankEngine(draw_model(job, spread.experts), ADAM, spread, dtype=getattr(torch, job.dtype))
 
 
-def draw_model(job: Job) -> HybridModel:
-    model = HybridModel(CONFIG, is_initialized=False)
+def draw_model(job: Job, experts: ExpertPlaces = LOCAL_EXPERTS) -> HybridModel:
+    model = HybridModel(CONFIG, is_initialized=False, experts=experts)
     model.initialize(torch.Generator().manual_seed(7))
     model.recomputation = Recomputation() if job.recomputes else None
     return model

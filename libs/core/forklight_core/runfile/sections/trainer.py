@@ -39,8 +39,6 @@ class TrainerSection(Section):
     """Add the published router balancing loss with the checkpoint's own coefficient."""
     checkpoint_every_steps: Positive = 1
     """Optimizer steps between checkpoints: what a crash may cost at most."""
-    keep_checkpoints: Positive = 3
-    """Checkpoints kept on disk."""
     engine: Literal["torch", "deepspeed"] = "torch"
     """torch: one process; deepspeed: weights, optimizer and packs shared by `processes` (the extra deepspeed)."""
     processes: Annotated[int, Field(ge=1, le=65536)] = 1
@@ -49,6 +47,8 @@ class TrainerSection(Section):
     """DeepSpeed: 1 shares the optimizer, 2 gradients as well, 3 weights as well."""
     sequence_parallel: Annotated[int, Field(ge=1, le=64)] = 1
     """DeepSpeed: neighbouring processes that share the tokens of a pack."""
+    lightning_spread: Literal["heads", "states"] = "heads"
+    """What processes that share tokens send in lightning layers: heads (exact) or states (fewer bytes)."""
     expert_parallel: Annotated[int, Field(ge=1, le=256)] = 1
     """DeepSpeed: neighbouring processes that share the experts of a layer."""
     recompute: Literal["auto", "off", "cheap", "all"] = "auto"

@@ -1,7 +1,7 @@
 """The weights as rollout computes with them, block by block, from whichever process holds them.
 
-Under ZeRO-3 a block is gathered on all processes at a time and one of them, in turn, has it written; nothing
-larger is ever whole anywhere.
+Under ZeRO-3 a block is gathered at a time, on all processes, and one of them, in turn, has it written; of
+experts that are spread each process has its own. Nothing larger is ever whole anywhere.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from forklight_model.moe import parameter_of
 from forklight_trainer.adapters.deepspeed.layout import Layout
 from forklight_trainer.adapters.deepspeed.scorer import LEAVES
 
@@ -20,12 +21,20 @@ def own_published(policy: nn.Module, layout: Layout, rank: int) -> Iterator[tupl
     """Each published tensor at one process. All processes go through all of it, in step."""
     for place, (prefix, unit) in enumerate(_units(policy)):
         with _gathered(unit, layout.zero_stage):
-            if place % layout.num_ranks == rank:
-                for name, tensor in unit.state_dict(prefix=prefix).items():
+            for name, tensor in unit.state_dict(prefix=prefix).items():
+                if _is_writer(name, place, layout, rank):
                     whole = tensor.contiguous()
                     # On a CPU a sink reads it later, when the block is cut up again.
                     is_lent = layout.zero_stage == 3 and not whole.is_cuda
                     yield name, whole.clone() if is_lent else whole
+
+
+def _is_writer(name: str, place: int, layout: Layout, rank: int) -> bool:
+    """Of what all have, processes take turns; of spread experts, the groups that hold all of them do."""
+    if layout.expert_parallel > 1 and parameter_of(name) != name:
+        num_groups = layout.num_ranks // layout.expert_parallel
+        return rank // layout.expert_parallel == place % num_groups
+    return place % layout.num_ranks == rank
 
 
 def _units(policy: nn.Module) -> Iterator[tuple[str, nn.Module]]:

@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from forklight_core.errors import ConfigError, PreconditionError
+from forklight_core.errors import PreconditionError
 from forklight_core.weights.manifest import TensorEntry
 from forklight_model.logprobs import TokenStats
 from forklight_model.model import HybridModel
-from forklight_model.routing import RecordedRouting, Routing
+from forklight_model.routing import RecordedRouting
 from forklight_trainer.adapters.deepspeed.commands import (
     Accumulate,
     Hold,
@@ -28,19 +28,18 @@ from forklight_trainer.adapters.deepspeed.commands import (
 )
 from forklight_trainer.adapters.deepspeed.configuration import deepspeed_config
 from forklight_trainer.adapters.deepspeed.fragments import own_fragments
-from forklight_trainer.adapters.deepspeed.gang import Gang
 from forklight_trainer.adapters.deepspeed.layout import Layout
+from forklight_trainer.adapters.deepspeed.library import import_deepspeed
 from forklight_trainer.adapters.deepspeed.published import own_published
 from forklight_trainer.adapters.deepspeed.scorer import LEAVES, Scorer
 from forklight_trainer.adapters.deepspeed.spool import FollowerWriter
+from forklight_trainer.adapters.deepspeed.spread import Spread, mark_experts, parameter_groups
 from forklight_trainer.adapters.deepspeed.state import Place, RankState
 from forklight_trainer.adapters.torch_plain import OptimizerSettings
 from forklight_trainer.batches.packing import Pack
 from forklight_trainer.checkpoints.random_state import take_random_state
 from forklight_trainer.checkpoints.snapshot import HostBuffers, RankSnapshot
 from forklight_trainer.loss.objective import Objective, PackOutcome, PackScore
-
-TRIED_VERSION = "0.19.8"
 
 
 class RankEngine:
@@ -50,19 +49,20 @@ class RankEngine:
         self,
         policy: HybridModel,
         optimizer: OptimizerSettings,
+        spread: Spread,
         *,
-        layout: Layout,
-        gang: Gang,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.config, self.layout, self.gang, self.dtype = policy.config, layout, gang, dtype
-        self.places = {name: Place(shape=tuple(weight.shape)) for name, weight in policy.named_parameters()}
+        self.config, self.layout, self.gang = policy.config, spread.layout, spread.gang
+        places = {name: _place(policy, name) for name, _ in policy.named_parameters()}
         self._host, self._writer = HostBuffers(), FollowerWriter()
         exact = {name: weight.detach() for name, weight in policy.named_parameters()}
-        self._engine = _wrap(Scorer(policy), deepspeed_config(layout, optimizer, dtype), layout.zero_stage)
+        mark_experts(policy, spread)
+        config = deepspeed_config(self.layout, optimizer, dtype)
+        self._engine = _wrap(Scorer(policy, spread), parameter_groups(policy, spread), config, self.layout)
         if dtype != torch.float32:
             self._take_over(exact)
-        self._state = RankState(self._engine, layout, gang, self.places)
+        self._state = RankState(self._engine, self.layout, self.gang, places)
 
     def accumulate(self, command: Accumulate) -> list[PackOutcome]:
         """Outcomes of this lane's packs, without the fillers."""
@@ -139,20 +139,23 @@ class RankEngine:
         self, pack: Pack, temperature: float, *, with_balance: bool
     ) -> tuple[TokenStats, Tensor | None]:
         device = self.gang.device
-        routing = self._routing(pack, is_needed=with_balance)
         logprobs_T, entropy_T, balance = self._engine(
-            pack.input_ids_T.to(device), pack.cu_seqlens.to(device), temperature, routing
+            pack.input_ids_T.to(device),
+            pack.cu_seqlens.to(device),
+            temperature,
+            self._replayed(pack),
+            with_balance,
         )
         stats = TokenStats(logprobs_T=logprobs_T.cpu(), entropy_T=entropy_T.cpu())
-        return stats, balance.cpu() if balance is not None and with_balance else None
+        return stats, None if balance is None else balance.cpu()
 
-    def _routing(self, pack: Pack, *, is_needed: bool) -> Routing | None:
+    def _replayed(self, pack: Pack) -> RecordedRouting | None:
         if pack.routing is None:
-            return Routing() if is_needed else None
+            return None
         experts_LTK, weights_LTK = (
             each.to(self.gang.device) for each in (pack.routing.experts_LTK, pack.routing.weights_LTK)
         )
-        return Routing(RecordedRouting(experts_LTK=experts_LTK, weights_LTK=weights_LTK))
+        return RecordedRouting(experts_LTK=experts_LTK, weights_LTK=weights_LTK)
 
     def _take_over(self, exact: Mapping[str, Tensor]) -> None:
         """DeepSpeed's fp32 weights were made of rounded ones; these are the true ones."""
@@ -180,33 +183,16 @@ def _check_norm(norm: float) -> None:
         )
 
 
-def _wrap(scorer: Scorer, config: dict[str, Any], stage: int) -> Any:  # noqa: ANN401  # DeepSpeed has no types
+def _place(policy: HybridModel, name: str) -> Place:
+    shape, start = policy.whole_place(name)
+    return Place(shape=shape, start=start)
+
+
+def _wrap(scorer: Scorer, groups: list[dict[str, Any]], config: dict[str, Any], layout: Layout) -> Any:  # noqa: ANN401  # DeepSpeed has no types
     deepspeed = import_deepspeed()
-    if stage == 3:
+    if layout.zero_stage == 3:
         deepspeed.utils.set_z3_leaf_modules(scorer, list(LEAVES))
     engine, *_ = deepspeed.initialize(
-        model=scorer,
-        model_parameters=[{"params": list(scorer.parameters())}],
-        config=config,
-        dist_init_required=False,
+        model=scorer, model_parameters=groups, config=config, dist_init_required=False
     )
     return engine
-
-
-def import_deepspeed() -> Any:  # noqa: ANN401
-    """The library at the version this engine was tried with; nothing is compiled."""
-    try:
-        import deepspeed
-    except ImportError as error:
-        raise ConfigError(
-            "trainer.engine = 'deepspeed' needs DeepSpeed: pip install 'forklight-trainer[deepspeed]'"
-        ) from error
-    if deepspeed.__version__ != TRIED_VERSION:
-        raise ConfigError(
-            f"DeepSpeed {deepspeed.__version__} is installed; this engine relies on the insides of "
-            f"{TRIED_VERSION}: pip install 'deepspeed=={TRIED_VERSION}'"
-        )
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if not deepspeed.comm.is_initialized():
-        deepspeed.init_distributed(dist_init_required=False, verbose=False)
-    return deepspeed

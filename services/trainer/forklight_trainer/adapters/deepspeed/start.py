@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from forklight_core.errors import ConfigError
 from forklight_core.runfile import RunFile
+from forklight_model.config import ModelConfig
+from forklight_model.spread.sequence import LightningSpread
 from forklight_trainer.adapters.deepspeed.engine import DeepSpeedEngine, follow
 from forklight_trainer.adapters.deepspeed.gang import Gang, join_gang, leave_gang
 from forklight_trainer.adapters.deepspeed.layout import plan_layout
+from forklight_trainer.adapters.deepspeed.library import import_deepspeed
 from forklight_trainer.adapters.deepspeed.rank import RankEngine
+from forklight_trainer.adapters.deepspeed.spread import make_spread
 from forklight_trainer.adapters.torch_plain import optimizer_settings
-from forklight_trainer.initial import DTYPES, initial_model
+from forklight_trainer.initial import DTYPES, initial_config, initial_model
 from forklight_trainer.memory import plan_recomputation
 
 
@@ -27,12 +32,15 @@ def follow_first(run_file: RunFile, device: str) -> None:
 
 def _own_half(run_file: RunFile, gang: Gang) -> RankEngine:
     layout = plan_layout(run_file.trainer, gang.size)
-    model = initial_model(run_file)
+    import_deepspeed()  # before the first group is made
+    if run_file.model.hf:
+        raise ConfigError(
+            "model.hf and trainer.engine = 'deepspeed' do not go together yet: transformers' models train in "
+            "one process, with trainer.engine = 'torch'"
+        )
+    config = initial_config(run_file)
+    assert isinstance(config, ModelConfig)
+    spread = make_spread(layout, gang, config, LightningSpread(run_file.trainer.lightning_spread))
+    model = initial_model(run_file, spread.experts)
     model.recomputation = plan_recomputation(run_file.trainer, model.config, gang.device.type)
-    return RankEngine(
-        model,
-        optimizer_settings(run_file.trainer),
-        layout=layout,
-        gang=gang,
-        dtype=DTYPES[run_file.model.dtype],
-    )
+    return RankEngine(model, optimizer_settings(run_file.trainer), spread, dtype=DTYPES[run_file.model.dtype])
