@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from services.trainer.tests.gang import run_gang
@@ -12,11 +14,22 @@ pytest.importorskip("deepspeed", reason="the extra deepspeed is not installed")
 EXACT = 3e-6
 """fp32: sums over two processes in another order."""
 JOBS = (
-    Job(name="zero1", zero_stage=1),
-    Job(name="zero2", zero_stage=2, clip=0.1),
-    Job(name="zero3", zero_stage=3, recomputes=True),
     Job(name="zero1-bf16", zero_stage=1, dtype="bfloat16", clip=1e9),
+    Job(name="zero1-experts", zero_stage=1, expert_parallel=2),
+    Job(name="zero2-states", zero_stage=2, clip=0.1, sequence_parallel=2, lightning="states"),
     Job(name="zero3-bf16", zero_stage=3, dtype="bfloat16", clip=1e9),
+    Job(
+        name="zero3-all",
+        zero_stage=3,
+        sequence_parallel=2,
+        expert_parallel=2,
+        recomputes=True,
+        adds_router_loss=True,
+    ),
+)
+FOUR = (
+    Job(name="experts4-tokens2", zero_stage=3, expert_parallel=4, sequence_parallel=2),
+    Job(name="experts2-tokens4", zero_stage=3, expert_parallel=2, sequence_parallel=4, recomputes=True),
 )
 
 
@@ -28,7 +41,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float
 @pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
 def test_two_processes_learn_as_one(found: dict[str, dict[str, float]], job: Job) -> None:
     figures = found[job.name]
-    assert figures["first_logprobs"] == 0.0
+    # A CPU's product of half of the rows may round otherwise; of all of them it may not.
+    assert figures["first_logprobs"] <= (0.0 if job.sequence_parallel == 1 else 2e-6)
     assert figures["loss"] < EXACT and figures["norm"] < EXACT
     assert figures["score"] < (0.1 if job.dtype == "bfloat16" else 2e-5)
 
@@ -51,6 +65,12 @@ def test_every_tensor_is_published_once_and_bad_gradients_are_refused(
     assert figures["num_published"] > 60
     assert figures["published"] < (0.01 if job.dtype == "bfloat16" else 2e-5)
     assert figures["refuses_nan"] == 1.0
+
+
+def test_four_processes_learn_as_one_where_key_heads_run_out(tmp_path: Path) -> None:
+    for figures in run_gang(tmp_path, FOUR, num_ranks=4).values():
+        assert figures["loss"] < EXACT and figures["norm"] < EXACT and figures["published"] < 2e-5
+        assert figures["resumed_weights"] == 0.0 and figures["to_plain_weights"] < 2e-5
 
 
 def test_layouts_that_cannot_be_are_refused() -> None:

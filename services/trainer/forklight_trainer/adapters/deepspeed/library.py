@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from forklight_core.errors import ConfigError
 
 TRIED_VERSION = "0.19.8"
@@ -26,3 +28,21 @@ def import_deepspeed() -> Any:  # noqa: ANN401
     if not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_init_required=False, verbose=False)
     return deepspeed
+
+
+def expert_sign(num_experts: int) -> nn.Module:
+    """A module without weights by which stages 1 and 2 see that experts are spread.
+
+    They look for a layer of DeepSpeed's own kind, and then go by the marks on the weights.
+    """
+    from deepspeed.module_inject.auto_ep_layer import AutoEPMoELayer
+
+    class ExpertSign(AutoEPMoELayer):  # type: ignore[misc]  # DeepSpeed has no types
+        def __init__(self) -> None:
+            nn.Module.__init__(self)  # nothing of the layer itself
+            self.num_experts = num_experts
+
+        def set_deepspeed_parallelism(self, *_: object, **__: object) -> None:
+            """Our experts know their processes."""
+
+    return ExpertSign()

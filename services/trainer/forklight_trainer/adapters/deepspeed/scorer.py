@@ -16,6 +16,7 @@ from forklight_model.routing import RecordedRouting, Routing
 from forklight_model.spread.pack_slice import PackSlice
 from forklight_model.spread.scoring import slice_logprobs, whole_stats, whole_usage
 from forklight_model.spread.sequence import SequencePass
+from forklight_trainer.adapters.deepspeed.library import expert_sign
 from forklight_trainer.adapters.deepspeed.spread import Spread
 
 LEAVES: tuple[type[nn.Module], ...] = (HybridBlock,)
@@ -29,6 +30,8 @@ class Scorer(nn.Module):
         super().__init__()
         self.policy = policy
         self._spread = spread
+        if spread.expert_group and spread.layout.zero_stage < 3:
+            self.sign = expert_sign(policy.config.num_local_experts)
 
     def forward(
         self,

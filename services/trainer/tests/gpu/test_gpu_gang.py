@@ -1,0 +1,43 @@
+"""A sharded trainer of two GPUs against one GPU, over NCCL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from services.trainer.tests.gang import run_gang
+from services.trainer.tests.gang_rank import Job
+
+pytestmark = pytest.mark.gpu
+
+BF16 = {"dtype": "bfloat16", "clip": 1e9}
+JOBS = (
+    Job(name="zero1", zero_stage=1, **BF16),
+    Job(name="zero2-tokens", zero_stage=2, sequence_parallel=2, **BF16),
+    Job(name="zero3", zero_stage=3, **BF16),
+    Job(name="zero3-experts", zero_stage=3, expert_parallel=2, **BF16),
+    Job(name="zero1-experts", zero_stage=1, expert_parallel=2, **BF16),
+    Job(
+        name="zero3-all",
+        zero_stage=3,
+        sequence_parallel=2,
+        expert_parallel=2,
+        recomputes=True,
+        adds_router_loss=True,
+        **BF16,
+    ),
+)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_learn_as_one(tmp_path: Path) -> None:
+    found = run_gang(tmp_path, JOBS, num_ranks=2, device="cuda")
+    for name, figures in found.items():
+        # The very bits of one GPU, before the first update.
+        assert figures["first_logprobs"] == 0.0, (name, figures)
+        assert figures["loss"] < 1e-3 and figures["norm"] < 1e-2, (name, figures)
+        assert figures["resumed_norm"] == 0.0 and figures["resumed_weights"] == 0.0, (name, figures)
+        assert figures["refuses_nan"] == 1.0, (name, figures)
+        assert figures["published"] < 0.02, (name, figures)
