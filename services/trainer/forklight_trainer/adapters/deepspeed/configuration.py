@@ -48,7 +48,7 @@ def deepspeed_config(layout: Layout, optimizer: OptimizerSettings, dtype: torch.
 def _zero(layout: Layout) -> Config:
     zero: Config = {
         "stage": layout.zero_stage,
-        "overlap_comm": layout.zero_stage == 3,  # other stages refuse it with unmanaged accumulation
+        "overlap_comm": layout.zero_stage > 1,  # stage 1 reduces once, at the update
         "contiguous_gradients": True,
         "reduce_bucket_size": REDUCE_BUCKET,
     }
