@@ -12,7 +12,14 @@ from forklight_kernels.lightning_decode import (
     continue_lightning,
     lightning_decode,
 )
-from forklight_kernels.moe_experts import ExpertPart, moe_experts, moe_experts_part
+from forklight_kernels.moe_experts import (
+    ExpertPart,
+    ExpertSpread,
+    RowTrip,
+    moe_experts,
+    moe_experts_part,
+    moe_experts_spread,
+)
 from forklight_kernels.moe_router import RoutedTokens, moe_router
 from forklight_kernels.residual import Residual
 from forklight_kernels.rms_norm import rms_norm
@@ -27,11 +34,13 @@ __all__ = [
     "EndColumns",
     "EndReason",
     "ExpertPart",
+    "ExpertSpread",
     "KeyPages",
     "LightningForm",
     "LightningMemory",
     "Residual",
     "RoutedTokens",
+    "RowTrip",
     "SampledTokens",
     "SamplingRequest",
     "append_keys",
@@ -49,6 +58,7 @@ __all__ = [
     "logit_stats",
     "moe_experts",
     "moe_experts_part",
+    "moe_experts_spread",
     "moe_router",
     "rms_norm",
     "rope",

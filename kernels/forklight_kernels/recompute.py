@@ -23,6 +23,8 @@ class Result(StrEnum):
     """Softmax attention's output and row sums: quadratic to compute, one hidden state a token to hold."""
     EXPERTS = "experts"
     """The experts' gate and up: most of a block's arithmetic, and most of its memory."""
+    SPLITS = "splits"
+    """How many rows go to which process's experts, on the host: a message and a wait for the GPU."""
 
 
 @dataclass(slots=True)

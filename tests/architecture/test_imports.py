@@ -12,7 +12,14 @@ import pytest
 
 from tests.architecture.sources import ROOT, name_of, python_files, tree_of
 
-TORCH_FREE = ("forklight_core", "forklight_buffer", "forklight_reward", "forklight_console", "forklight_cli")
+TORCH_FREE = (
+    "forklight_core",
+    "forklight_buffer",
+    "forklight_reward",
+    "forklight_console",
+    "forklight_cli",
+    "forklight_trainer.steering",  # replayed on machines without a GPU
+)
 HEAVY = ("torch", "triton", "deepspeed", "vllm", "transformers")
 
 # Everything a worker can throw ends at its two doors; core's are the doors all services share.

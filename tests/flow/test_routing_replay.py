@@ -102,7 +102,7 @@ def test_replay_reproduces_rollouts_choices_when_the_trainers_routers_differ() -
     assert found["replayed"].max_dp < 1e-4
     assert found["free"].max_dp > 3 * found["replayed"].max_dp
 
-    engine.accumulate([pack], LikelihoodObjective(num_step_tokens=1))
+    engine.accumulate([pack], LikelihoodObjective())
     for block in model.model.layers:
         gradient_ED = block.block_sparse_moe.gate.weight.grad
         assert gradient_ED is not None and float(gradient_ED.abs().max()) > 0

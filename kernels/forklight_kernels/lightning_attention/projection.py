@@ -20,7 +20,7 @@ def split_projection(x_TW: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tens
 
 
 def _split(x_TW: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    q_THD, k_THD, v_THD = split_heads(x_TW.view(len(x_TW), num_heads, -1), 3)
+    q_THD, k_THD, v_THD = split_heads(x_TW.view(len(x_TW), num_heads, x_TW.shape[1] // num_heads), 3)
     return q_THD, k_THD, v_THD
 
 

@@ -14,9 +14,10 @@ from torch.nn.functional import pad
 
 from forklight_kernels.checks import require
 from forklight_kernels.gradient import Context, needs_gradient
+from forklight_kernels.moe_experts.triton_gradient import RowsSaved, RowsWanted, rows_gradient
 from forklight_kernels.moe_experts.triton_plan import ExpertPlan, plan_experts
-from forklight_kernels.moe_experts.triton_products import gate_and_up, matrix_gradient, rows_by_experts
-from forklight_kernels.moe_experts.triton_rows import activation_gradient, combine, gather_rows
+from forklight_kernels.moe_experts.triton_products import gate_and_up, rows_by_experts
+from forklight_kernels.moe_experts.triton_rows import combine, gather_rows
 from forklight_kernels.moe_experts.types import ExpertPart
 from forklight_kernels.recompute import Result, is_repeating, kept
 from forklight_kernels.residual import Residual
@@ -119,7 +120,7 @@ def moe_experts_part(
     """As `_forward`; between the products hidden rows lie in (token, slot) order: no padding is gathered."""
     num_experts, inner, width = part.w2_EID.shape
     part_inner = part.w13_EFD.shape[1] // 2
-    _refuse_odd_widths(x_TD, inner, part_inner, width)
+    refuse_odd_widths(x_TD, inner, part_inner, width)
     if len(x_TD) == 0:
         return x_TD.new_empty(0, width)
     tiles = tiles or choose_tiles(experts_TK.numel(), num_experts, part_inner, x_TD.dtype, False)
@@ -129,10 +130,10 @@ def moe_experts_part(
     hidden_RI = part.gather_columns(hidden_PI.index_select(0, plan.place_R))
     hidden_PI = gather_rows(hidden_RI, replace(plan, top_k=1))
     y_PD = rows_by_experts(hidden_PI, part.w2_EID, plan, tiles.down)
-    return combine(y_PD, plan, experts_TK, weights_TK, num_experts, residual)
+    return combine(y_PD, plan.place_R, experts_TK, weights_TK, num_experts, residual)
 
 
-def _refuse_odd_widths(x_TD: Tensor, inner: int, part_inner: int, width: int) -> None:
+def refuse_odd_widths(x_TD: Tensor, inner: int, part_inner: int, width: int) -> None:
     """Odd widths of whole experts are padded; in parts they would need it before and after the gather."""
     unit = MAP_ALIGN_BYTES // x_TD.element_size()
     widths = (x_TD.shape[1], inner, part_inner, width)
@@ -215,7 +216,7 @@ def _forward(
     hidden_PI = gate_and_up(rows, inputs.w13_EFD, plan, tiles.up, both_P2I, gathers=not tiles.gathers_first)
     del rows
     y_PD = rows_by_experts(hidden_PI, inputs.w2_EID, plan, tiles.down)
-    return combine(y_PD, plan, inputs.experts_TK, inputs.weights_TK, num_experts, residual)
+    return combine(y_PD, plan.place_R, inputs.experts_TK, inputs.weights_TK, num_experts, residual)
 
 
 def _gate_and_up_alone(inputs: ExpertInputs, plan: ExpertPlan, tiles: ExpertTiles) -> Tensor:
@@ -282,33 +283,25 @@ class _Experts(torch.autograd.Function):
             zeros = [torch.zeros_like(each) for each in (x_TD, weights_TK, w13_EFD, w2_EID, x_TD)]
             return *(zero if need else None for zero, need in zip(zeros, needs, strict=False)), None
         dout_TD = gradients[0].contiguous()
-        dboth_P2I, dweights_TK, dw2_EID = _down_gradients(ctx, dout_TD, weights_TK, w2_EID, both_P2I)
-        dboth_PF = dboth_P2I.view(len(dboth_P2I), -1)
-        dw13_EFD = None
-        if needs[2]:
-            dw13_EFD = matrix_gradient(dboth_PF, gather_rows(x_TD, ctx.plan), ctx.plan, _gradient_tile(x_TD))
+        saved = RowsSaved(
+            x_TD=x_TD, weights_TK=weights_TK, w13_EFD=w13_EFD, w2_EID=w2_EID, both_P2I=both_P2I, plan=ctx.plan
+        )
+        pull = rows_gradient(dout_TD, saved, wanted_rows(needs, ctx.call.tiles, ctx.call.beta, x_TD.dtype))
         dx_TD = None
-        if needs[0]:
-            dx_PD = rows_by_experts(dboth_PF, w13_EFD, ctx.plan, ctx.call.tiles.down)
-            dx_TD = combine(dx_PD, ctx.plan, ctx.call.experts_TK, None, len(w2_EID), None)
+        if pull.dx_PD is not None:
+            dx_TD = combine(pull.dx_PD, ctx.plan.place_R, ctx.call.experts_TK, None, len(w2_EID), None)
         dresidual_TD = dout_TD * ctx.call.alpha if needs[4] else None
-        return dx_TD, dweights_TK.to(weights_TK.dtype), dw13_EFD, dw2_EID, dresidual_TD, None
+        dweights_TK = pull.dweights_TK.to(weights_TK.dtype)
+        return dx_TD, dweights_TK, pull.dw13_EFD, pull.dw2_EID, dresidual_TD, None
 
 
-def _down_gradients(
-    ctx: _Context, dout_TD: Tensor, weights_TK: Tensor, w2_EID: Tensor, both_P2I: Tensor
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Gradients of gate and up, of the weights, and of w2."""
-    plan, tile = ctx.plan, ctx.call.tiles.down
-    dout_PD = gather_rows(dout_TD, plan)
-    dhidden_PI = rows_by_experts(dout_PD, w2_EID, plan, tile, is_transposed=True)
-    dboth_P2I, dweights_TK = activation_gradient(both_P2I, dhidden_PI, weights_TK, ctx.call.beta, plan)
-    if not ctx.needs_input_grad[3]:
-        return dboth_P2I, dweights_TK, None
-    # dhidden now holds weight * beta * hidden: the activation's gradient replaced it.
-    dw2_EID = matrix_gradient(dhidden_PI, dout_PD, plan, _gradient_tile(dout_TD))
-    return dboth_P2I, dweights_TK, dw2_EID
-
-
-def _gradient_tile(like: Tensor) -> Tile:
-    return EXACT_GRADIENT_TILE if like.dtype == torch.float32 else GRADIENT_TILE
+def wanted_rows(needs: tuple[bool, ...], tiles: ExpertTiles, beta: float, dtype: torch.dtype) -> RowsWanted:
+    """From autograd's word on x, weights, w13 and w2."""
+    return RowsWanted(
+        needs_x=needs[0],
+        needs_w13=needs[2],
+        needs_w2=needs[3],
+        beta=beta,
+        rows_tile=tiles.down,
+        gradient_tile=EXACT_GRADIENT_TILE if dtype == torch.float32 else GRADIENT_TILE,
+    )

@@ -45,7 +45,7 @@ def gather_rows(x_TD: Tensor, plan: ExpertPlan) -> Tensor:
 
 def combine(
     y_PD: Tensor,
-    plan: ExpertPlan,
+    place_R: Tensor,
     experts_TK: Tensor,
     weights_TK: Tensor | None,
     num_experts: int,
@@ -53,13 +53,14 @@ def combine(
 ) -> Tensor:
     """Each token's rows times their weights (1 if None), summed in slot order, plus the residual, rounded.
 
-    A token that names an expert out of range gets NaN, not the output of another expert.
+    `place_R` says where y has each (token, slot). A token that names an expert out of range gets NaN, not
+    the output of another expert.
     """
     num_tokens, width = len(experts_TK), y_PD.shape[1]
     out_TD = y_PD.new_empty(num_tokens, width)
     _combine_kernel[(num_tokens, triton.cdiv(width, BLOCK))](
         y_PD,
-        plan.place_R,
+        place_R,
         experts_TK if weights_TK is None else weights_TK.contiguous(),
         experts_TK.contiguous(),
         out_TD if residual is None else residual.x_TD.contiguous(),
@@ -68,7 +69,7 @@ def combine(
         num_experts,
         1.0 if residual is None else float(residual.alpha),
         1.0 if residual is None else float(residual.beta),
-        TOP_K=plan.top_k,
+        TOP_K=experts_TK.shape[1],
         BLOCK=BLOCK,
         HAS_WEIGHTS=weights_TK is not None,
         HAS_RESIDUAL=residual is not None,

@@ -6,8 +6,8 @@ Legend: T tokens, D width, E experts, K experts a token.
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear
 
+from forklight_kernels.dense import torch_cpu as products
 from forklight_kernels.gradient import Context, needs_gradient
 from forklight_kernels.moe_router.types import RoutedTokens
 from forklight_kernels.packing import accumulation_dtype
@@ -17,7 +17,7 @@ FEW_EXPERTS = 4
 
 
 def moe_router(x_TD: Tensor, weight_ED: Tensor, top_k: int, experts_TK: Tensor | None) -> RoutedTokens:
-    logits_TE = linear(x_TD, weight_ED)
+    logits_TE = products.dense(x_TD, weight_ED, None, x_TD.dtype)
     if experts_TK is not None:
         experts_TK = experts_TK.long()
         chosen_TK = logits_TE.gather(1, experts_TK)

@@ -9,7 +9,14 @@ from pathlib import Path
 from forklight_core.errors import ConfigError
 from forklight_core.runfile import RunFile, load_run_file
 
-PATH_KEYS = (("prompts", "train"), ("prompts", "holdout"), ("sft", "demonstrations"), ("model", "path"))
+PATH_KEYS = (
+    ("prompts", "train"),
+    ("prompts", "holdout"),
+    ("sft", "demonstrations"),
+    ("sft", "holdout"),
+    ("model", "path"),
+    ("model", "hf"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -165,6 +165,40 @@ def test_lines_are_found_when_statements_span_lines() -> None:
     assert key_lines(text) == {("a",): 1, ("s",): 4, ("s", "c"): 5, ("s", "d"): 8, ("s", "d", "e"): 8}
 
 
+SCHEDULE = """[[recipe.schedule]]
+from_step = 10
+eps_high = 2
+
+[[recipe.schedule]]
+from_window = "64Ki"
+grad_clip = 0.5
+"""
+
+
+def test_entries_of_a_schedule_are_read_and_written_back_when_in_order(tmp_path: Path) -> None:
+    found = load_run_file(write(tmp_path, SCHEDULE))
+    first, second = found.recipe.schedule
+    assert (first.from_step, first.eps_high, first.grad_clip) == (10, 2.0, None)
+    assert (second.from_window, second.grad_clip) == (65536, 0.5)
+    again = tmp_path / "again.toml"
+    again.write_text(dump_run_file(found))
+    assert load_run_file(again) == found
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("eps_hihg = 1", r"schedule\.1\.eps_hihg at .*:8; did you mean recipe\.schedule\.1\.eps_high\?"),
+        ('learning_rate = "x"', r"recipe\.schedule\.1\.learning_rate at .*:8: .*number"),
+        ("from_step = 20", r"recipe\.schedule\.1 at .*:5: give from_step or from_window, and not both"),
+        ("over_steps = 4", r"recipe\.schedule\.1 at .*:5: the entry from_window = 65536 has over_steps"),
+    ],
+)
+def test_entry_of_a_schedule_is_named_when_it_is_wrong(tmp_path: Path, line: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        load_run_file(write(tmp_path, f"{SCHEDULE}{line}\n"))
+
+
 def test_schema_explains_every_field_when_described() -> None:
     schema = json.loads(describe())
     sections = [value for name, value in schema["$defs"].items() if name.endswith("Section")]

@@ -87,7 +87,8 @@ class SoftmaxAttention(nn.Module):
     def forward(self, x_TD: Tensor, attention_pass: AttentionPass) -> Tensor:
         """Everything but the out projection, which the block fuses with its residual."""
         q, k, v = (
-            part_TN.view(len(x_TD), -1, self.head_dim) for part_TN in dense_many(x_TD, self.input_weights)
+            part_TN.view(len(x_TD), part_TN.shape[1] // self.head_dim, self.head_dim)
+            for part_TN in dense_many(x_TD, self.input_weights)
         )
         q, k = rope_pair(q, k, attention_pass.positions_T, self.rotary_dim, self.rope_theta)
         return self.gather.gather_columns(attention_pass.mix_softmax(self.layer, (q, k, v)).flatten(1))

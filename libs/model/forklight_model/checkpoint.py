@@ -2,7 +2,7 @@
 
 Owns reading, writing and naming. A folder appears whole or not at all; a name, shape or byte that is wrong
 is an error that names it. A model that is one part of several takes its part of each tensor: of a file it
-reads those bytes alone.
+reads those bytes alone. A trainer's checkpoint is read too: config.json and the state that its ranks wrote.
 """
 
 import json
@@ -22,18 +22,21 @@ from torch import Tensor
 from forklight_core.errors import CheckpointError, InvalidInputError
 from forklight_model.config import CONFIG_FILE, ModelConfig, load_config
 from forklight_model.model import HybridModel
+from forklight_model.moe import parameter_of
 from forklight_model.parallel import Gather
+from forklight_model.parts import PartsReader, StateKey, has_parts
+from forklight_model.policy import Policy
 from forklight_model.shard import WHOLE, Shard, cut_dim
+from forklight_model.spread.experts import LOCAL_EXPERTS, ExpertPlaces
 
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 DEFAULT_SHARD_BYTES = 5 * 1024**3
 
 
-def published_tensors(model: HybridModel) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter under its published name, contiguous; not to be written to (some are copies)."""
-    for name, tensor in model.state_dict().items():
-        yield name, tensor.contiguous()
+def published_tensors(model: Policy) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor under its published name, contiguous; not to be written to (some are copies)."""
+    return model.published_tensors()
 
 
 def load_published_tensors(model: HybridModel, mapping: Mapping[str, Tensor]) -> None:
@@ -42,7 +45,7 @@ def load_published_tensors(model: HybridModel, mapping: Mapping[str, Tensor]) ->
     All names and shapes are checked before the first byte moves.
     """
     targets, shard = model.state_dict(), model.shard
-    problems = _name_problems(set(targets), set(mapping))
+    problems = _name_problems(set(targets), set(mapping) - model.names_elsewhere)
     for name in sorted(targets.keys() & mapping.keys()):
         expected = shard.whole_shape(name, targets[name].shape)
         if mapping[name].shape != expected:
@@ -70,18 +73,29 @@ def load_model(
     device: torch.device | str = "cpu",
     shard: Shard = WHOLE,
     gather: Gather | None = None,
+    experts: ExpertPlaces = LOCAL_EXPERTS,
 ) -> HybridModel:
-    """Read a model folder (sharded or a single file) into a new model, or one part of it."""
+    """Read a model folder (sharded, a single file, a checkpoint) into a new model, or one part of it."""
     directory = Path(directory)
     config = load_config(directory)
     with torch.device(device):
-        model = _unset_model(config, dtype, shard, gather)
-    _load_files(model, _shards(directory), str(directory))
+        model = _unset_model(config, dtype, shard, gather, experts)
+    if has_parts(directory):
+        _load_parts(model, directory)
+    else:
+        _load_files(model, find_shards(directory), str(directory))
     return model
 
 
-def save_model(model: HybridModel, directory: str | Path, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> None:
+def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Of every parameter of a whole model, by its name in the module."""
+    return {name: tuple(weight.shape) for name, weight in _weightless_model(config).named_parameters()}
+
+
+def save_model(model: Policy, directory: str | Path, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> None:
     """Write a model folder. Files of an existing folder that are not weights (a tokenizer) are kept."""
+    if model.shard.is_whole and not model.is_whole:
+        raise InvalidInputError("this model has some of its experts only; a folder holds a whole one")
     if not model.shard.is_whole:
         raise InvalidInputError(
             f"this is part {model.shard.rank} of {model.shard.size} of a model; a folder holds a whole one"
@@ -98,14 +112,45 @@ def save_model(model: HybridModel, directory: str | Path, max_shard_bytes: int =
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _unset_model(config: ModelConfig, dtype: torch.dtype, shard: Shard, gather: Gather | None) -> HybridModel:
+def _unset_model(
+    config: ModelConfig, dtype: torch.dtype, shard: Shard, gather: Gather | None, experts: ExpertPlaces
+) -> HybridModel:
     """A model with unset weights, built in its final dtype; the caller fills every one of them."""
     default_dtype = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        return HybridModel(config, is_initialized=False, shard=shard, gather=gather)
+        return HybridModel(config, is_initialized=False, shard=shard, gather=gather, experts=experts)
     finally:
         torch.set_default_dtype(default_dtype)
+
+
+def _weightless_model(config: ModelConfig) -> HybridModel:
+    with torch.device("meta"):
+        return HybridModel(config, is_initialized=False)
+
+
+def _load_parts(model: HybridModel, directory: Path) -> None:
+    """A published tensor is a view of a parameter; of the state on disk its elements alone are read."""
+    views = _weightless_model(model.config).state_dict()
+    with PartsReader(directory) as reader:
+        check_shapes(reader, parameter_shapes(model.config))
+        for name, target in model.state_dict().items():
+            view = views[name]
+            flat = reader.read(parameter_of(name), StateKey.WEIGHT, view.storage_offset(), view.numel())
+            tensor = flat.as_strided(view.shape, view.stride())
+            target.copy_(tensor[model.shard.index(name, tensor.shape)])
+
+
+def check_shapes(reader: PartsReader, wanted: Mapping[str, tuple[int, ...]]) -> None:
+    """CheckpointError unless the state on disk is of a model with these parameters."""
+    problems = _name_problems(set(wanted), set(reader.shapes))
+    for name in sorted(wanted.keys() & reader.shapes.keys()):
+        if reader.shapes[name] != wanted[name]:
+            problems.append(f"{name} is {reader.shapes[name]}, the config needs {wanted[name]}")
+    if problems:
+        raise CheckpointError(
+            f"{reader.folder}: the parameters do not fit the config: " + "; ".join(problems[:4])
+        )
 
 
 def _name_problems(expected: set[str], given: set[str]) -> list[str]:
@@ -122,7 +167,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:4]) + rest
 
 
-def _shards(directory: Path) -> dict[Path, list[str]]:
+def find_shards(directory: Path) -> dict[Path, list[str]]:
     """Each weight file with the names to read from it."""
     index_path, single_path = directory / INDEX_FILE, directory / SINGLE_FILE
     if index_path.exists():
@@ -162,7 +207,9 @@ def _opened(path: Path) -> Iterator[safe_open]:
 
 def _load_files(model: HybridModel, files: Mapping[Path, Sequence[str]], where: str) -> None:
     """Everything that headers tell is checked before the first byte of a tensor moves."""
-    targets = model.state_dict()
+    targets, elsewhere = model.state_dict(), model.names_elsewhere
+    own = {path: [name for name in names if name not in elsewhere] for path, names in files.items()}
+    files = {path: names for path, names in own.items() if names}
     problems = _name_problems(set(targets), {name for names in files.values() for name in names})
     counts = Counter(name for names in files.values() for name in names)
     if repeated := [name for name, count in counts.items() if count > 1]:
@@ -195,8 +242,8 @@ def _copy_file(path: Path, targets: Mapping[str, Tensor], shard: Shard) -> None:
             target.copy_(tensor)
 
 
-def _write_shards(model: HybridModel, directory: Path, max_shard_bytes: int) -> None:
-    shards = _split_by_bytes(model.state_dict(), max_shard_bytes)
+def _write_shards(model: Policy, directory: Path, max_shard_bytes: int) -> None:
+    shards = _split_by_bytes(dict(model.published_tensors()), max_shard_bytes)
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file_name = f"model-{number:05d}-of-{len(shards):05d}.safetensors"

@@ -86,6 +86,13 @@ class ModelConfig:
         published |= {"shared_intermediate_size": 0, "shared_moe_mode": "sigmoid", "router_jitter_noise": 0.0}
         return published
 
+    @property
+    def numerics(self) -> str:
+        """See `policy.PolicyConfig`: the kernels' contract."""
+        from forklight_kernels.contract import contract_hash  # a config alone needs no torch
+
+        return contract_hash()
+
     def is_lightning(self, layer: int) -> bool:
         return self.attn_type_list[layer] == LIGHTNING
 
@@ -100,7 +107,11 @@ class ModelConfig:
 
 def load_config(directory: str | Path) -> ModelConfig:
     """Read `config.json` of a model folder."""
-    path = Path(directory) / CONFIG_FILE
+    return ModelConfig.from_published(read_config_file(Path(directory) / CONFIG_FILE))
+
+
+def read_config_file(path: Path) -> dict[str, object]:
+    """The mapping of a config.json, whatever model it is of."""
     try:
         mapping = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -111,7 +122,7 @@ def load_config(directory: str | Path) -> ModelConfig:
         raise ConfigError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(mapping, dict):
         raise ConfigError(f"{path} holds a {type(mapping).__name__}, not an object of settings")
-    return ModelConfig.from_published(mapping)
+    return mapping
 
 
 def _required_names() -> tuple[str, ...]:
@@ -121,7 +132,10 @@ def _required_names() -> tuple[str, ...]:
 def _check_architecture(mapping: Mapping[str, object]) -> None:
     architectures = mapping.get("architectures")
     if architectures != [ARCHITECTURE]:
-        raise ConfigError(f"architectures is {architectures!r}; Forklight runs ['{ARCHITECTURE}'] only")
+        raise ConfigError(
+            f"architectures is {architectures!r}; this is read as ['{ARCHITECTURE}'] only: "
+            "a folder of a transformers model is named by model.hf"
+        )
     for name, allowed in _FIXED_VALUES.items():
         if name in mapping and mapping[name] not in allowed:
             raise ConfigError(f"{name} = {mapping[name]!r} is not implemented; it must be {allowed[0]!r}")

@@ -10,10 +10,8 @@ from torch import Tensor
 
 from forklight_core.errors import InvalidInputError
 from forklight_kernels import SampledTokens, SamplingRequest, sampler
-from forklight_model.cache import HybridCache
-from forklight_model.checkpoint import load_model
-from forklight_model.inference import PromptPieces, decode, prefill
-from forklight_model.model import HybridModel
+from forklight_model.policies import load_policy, open_decoding
+from forklight_model.policy import Policy
 from forklight_model.tokenizer import TOKENIZER_FILE, load_tokenizer
 
 
@@ -88,7 +86,7 @@ def generate_from_ids(
         seed=seed,
         stop_ids=tokenizer.stop_ids if tokenizer else frozenset(),
     )
-    token_ids, logprobs = generate_tokens(load_model(model_dir), prompt_ids, limits)
+    token_ids, logprobs = generate_tokens(load_policy(model_dir), prompt_ids, limits)
     return Generation(
         text=tokenizer.decode(token_ids) if tokenizer else "",
         token_ids=tuple(token_ids),
@@ -99,18 +97,12 @@ def generate_from_ids(
 
 @torch.inference_mode()
 def generate_tokens(
-    model: HybridModel, prompt_ids: Sequence[int], limits: GenerationLimits
+    policy: Policy, prompt_ids: Sequence[int], limits: GenerationLimits
 ) -> tuple[list[int], list[float]]:
     """The answer's token ids and their log-probabilities."""
-    _check_prompt(model, prompt_ids)
-    cache = HybridCache(
-        model.config,
-        num_slots=1,
-        max_tokens=len(prompt_ids) + limits.max_new_tokens,
-        dtype=model.lm_head.weight.dtype,
-    )
-    prompt = PromptPieces(slots=[0], lengths=[len(prompt_ids)], seen=[0])
-    logits_BV = prefill(model, cache, prompt, torch.tensor(list(prompt_ids)))
+    _check_prompt(policy, prompt_ids)
+    decoding = open_decoding(policy, len(prompt_ids) + limits.max_new_tokens)
+    logits_BV = decoding.begin(prompt_ids)
     token_ids: list[int] = []
     logprobs: list[float] = []
     while True:
@@ -119,7 +111,7 @@ def generate_tokens(
         logprobs.append(float(sampled.logprobs_B))
         if token_ids[-1] in limits.stop_ids or len(token_ids) == limits.max_new_tokens:
             return token_ids, logprobs
-        logits_BV = decode(model, cache, 1, sampled.ids_B)
+        logits_BV = decoding.feed(sampled.ids_B)
 
 
 def _sample(logits_BV: Tensor, limits: GenerationLimits, position: int) -> SampledTokens:
@@ -132,8 +124,8 @@ def _sample(logits_BV: Tensor, limits: GenerationLimits, position: int) -> Sampl
     return sampler(logits_BV, request)
 
 
-def _check_prompt(model: HybridModel, prompt_ids: Sequence[int]) -> None:
-    vocab_size = model.config.vocab_size
+def _check_prompt(policy: Policy, prompt_ids: Sequence[int]) -> None:
+    vocab_size = policy.config.vocab_size
     if not prompt_ids:
         raise InvalidInputError("the prompt is empty; generation needs at least one token")
     outside = [token for token in prompt_ids if not 0 <= token < vocab_size]

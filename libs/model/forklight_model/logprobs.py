@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from forklight_model.model import HybridModel
+from forklight_model.policy import Policy
 from forklight_model.routing import Routing
 
 
@@ -23,7 +23,7 @@ class TokenStats:
 
 
 def token_logprobs(
-    model: HybridModel,
+    model: Policy,
     input_ids_T: Tensor,
     cu_seqlens: Tensor,
     temperature: float = 1.0,
@@ -33,8 +33,9 @@ def token_logprobs(
     hidden_TD = model.forward_hidden(input_ids_T, cu_seqlens, routing)
     logprobs_T, entropy_T = model.token_stats(hidden_TD, input_ids_T.roll(-1), temperature)
     # Place i of the head speaks about token i + 1: shift right, and nothing speaks about a first token.
-    is_first_T = torch.zeros_like(input_ids_T, dtype=torch.bool)
-    is_first_T[cu_seqlens[:-1].to(torch.int64)] = True
+    # (One place more than there are tokens: an empty sequence may come last.)
+    is_first_T = input_ids_T.new_zeros(len(input_ids_T) + 1, dtype=torch.bool)
+    is_first_T = is_first_T.index_fill(0, cu_seqlens.to(torch.int64), True)[:-1]
     return TokenStats(
         logprobs_T=logprobs_T.roll(1).masked_fill(is_first_T, 0.0),
         entropy_T=entropy_T.roll(1).masked_fill(is_first_T, 0.0),

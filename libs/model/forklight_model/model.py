@@ -6,13 +6,14 @@ Legend: T packed tokens of all sequences, D hidden size, V vocabulary.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 from torch.utils.checkpoint import checkpoint
 
-from forklight_core.errors import InvalidInputError
+from forklight_core.errors import ConfigError, InvalidInputError
 from forklight_kernels import (
     Residual,
     dense,
@@ -28,8 +29,10 @@ from forklight_model.attention_pass import AttentionPass, PackedPass
 from forklight_model.config import ModelConfig
 from forklight_model.moe import SparseMoe
 from forklight_model.parallel import ALONE, Gather, gather_for, own_columns
+from forklight_model.policy import Policy
 from forklight_model.routing import Routing
 from forklight_model.shard import WHOLE, Shard, check_cut
+from forklight_model.spread.experts import LOCAL_EXPERTS, ExpertPlaces
 
 GATHERED_LOGITS_TOKENS = 256
 """Scoring with a model in parts gathers the logits of so many tokens at a time."""
@@ -51,7 +54,13 @@ class Recomputation:
 class HybridBlock(nn.Module):
     """Attention, then experts, each as x = norm(x); x = alpha * x + beta * f(x)."""
 
-    def __init__(self, config: ModelConfig, layer: int, gather: Gather = ALONE) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        layer: int,
+        gather: Gather = ALONE,
+        places: ExpertPlaces = LOCAL_EXPERTS,
+    ) -> None:
         super().__init__()
         self.gather = gather
         self.self_attn: LightningAttention | SoftmaxAttention
@@ -69,7 +78,7 @@ class HybridBlock(nn.Module):
             )
         self.moe_alpha, self.moe_beta = config.layernorm_mlp_alpha, config.layernorm_mlp_beta
         self.eps, self.has_postnorm = config.rms_norm_eps, config.postnorm
-        self.block_sparse_moe = SparseMoe(config, layer, gather)
+        self.block_sparse_moe = SparseMoe(config, layer, gather, places)
         self.input_layernorm = Weight(config.hidden_size)
         self.post_attention_layernorm = Weight(config.hidden_size)
 
@@ -92,21 +101,26 @@ class HybridBlock(nn.Module):
 class HybridStack(nn.Module):
     """Embedding, blocks and the final norm: everything below the head."""
 
-    def __init__(self, config: ModelConfig, gather: Gather = ALONE) -> None:
+    def __init__(
+        self, config: ModelConfig, gather: Gather = ALONE, places: ExpertPlaces = LOCAL_EXPERTS
+    ) -> None:
         super().__init__()
         own_width = gather.shard.num(config.hidden_size, "hidden_size")
         self.embed_tokens = Weight(config.vocab_size, own_width)
-        blocks = (HybridBlock(config, layer, gather) for layer in range(config.num_hidden_layers))
+        blocks = (HybridBlock(config, layer, gather, places) for layer in range(config.num_hidden_layers))
         self.layers = nn.ModuleList(blocks)
         self.norm = Weight(config.hidden_size)
 
 
-class HybridModel(nn.Module):
+class HybridModel(Policy):
     """MiniMax-M1's architecture at any size. `state_dict()` has the published parameter names.
 
     One process of several holds its `shard` of every layer, without gradients, and gets the rest of every row
     through `gather`; its state dict has this part of each tensor, and its results are the whole model's.
+    In training a process may hold some `experts` whole; its state dict then names those alone.
     """
+
+    config: ModelConfig
 
     def __init__(
         self,
@@ -115,14 +129,19 @@ class HybridModel(nn.Module):
         *,
         shard: Shard = WHOLE,
         gather: Gather | None = None,
+        experts: ExpertPlaces = LOCAL_EXPERTS,
     ) -> None:
         super().__init__()
         check_cut(config, shard)
         self.config, self.shard, self.gather = config, shard, gather_for(shard, gather)
+        self.experts = experts
+        if not shard.is_whole and not experts.shard.is_whole:
+            raise ConfigError("a model is cut into parts of layers or its experts are spread, not both")
         self.recomputation: Recomputation | None = None
         """What the backward pass computes again; None keeps every activation."""
-        self.model = HybridStack(config, self.gather)
+        self.model = HybridStack(config, self.gather, experts)
         self.lm_head = Weight(shard.num(config.vocab_size, "vocab_size"), config.hidden_size)
+        self._shapes = {name: tuple(weight.shape) for name, weight in self.named_parameters()}
         if not shard.is_whole:
             self.requires_grad_(False)
         if is_initialized:
@@ -130,7 +149,10 @@ class HybridModel(nn.Module):
 
     @torch.no_grad()
     def initialize(self, generator: torch.Generator | None = None) -> None:
-        """Fresh weights: matrices normal with the config's range, norms one."""
+        """Fresh weights: matrices normal with the config's range, norms one.
+
+        Of spread experts every process draws all and keeps its own: they are those of one process.
+        """
         if not self.shard.is_whole:
             raise InvalidInputError(
                 "parts of one model cannot be drawn apart: pass is_initialized=False and load weights"
@@ -138,8 +160,38 @@ class HybridModel(nn.Module):
         for parameter in self.parameters():
             if parameter.dim() == 1:
                 parameter.fill_(1.0)
+            elif parameter.dim() == 3 and not self.experts.shard.is_whole:
+                own = self.experts.shard.part(self.config.num_local_experts, "num_local_experts")
+                whole = parameter.new_empty(self.config.num_local_experts, *parameter.shape[1:])
+                parameter.copy_(whole.normal_(0.0, self.config.initializer_range, generator=generator)[own])
             else:
                 parameter.normal_(0.0, self.config.initializer_range, generator=generator)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.shard.is_whole and self.experts.shard.is_whole
+
+    @property
+    def names_elsewhere(self) -> frozenset[str]:
+        """Published tensors of experts that other processes hold."""
+        num_experts = self.config.num_local_experts
+        own = range(num_experts)[self.experts.shard.part(num_experts, "num_local_experts")]
+        return frozenset(
+            f"model.layers.{layer}.block_sparse_moe.experts.{expert}.{matrix}.weight"
+            for layer in range(self.config.num_hidden_layers)
+            for expert in range(num_experts)
+            if expert not in own
+            for matrix in ("w1", "w2", "w3")
+        )
+
+    def whole_place(self, name: str) -> tuple[tuple[int, ...], int]:
+        """Of a parameter by its name here: its shape in a whole model, and where in that, flat, its first
+        element is. Every process has all of it, but for experts' stacks. For a model whose layers are whole.
+        """
+        shape, shard = self._shapes[name], self.experts.shard
+        if len(shape) != 3:
+            return shape, 0
+        return (shape[0] * shard.size, *shape[1:]), shard.rank * prod(shape)
 
     def join_weights(self) -> None:
         """Lay weights that multiply the same input side by side: one product then. For generation only."""
@@ -173,7 +225,7 @@ class HybridModel(nn.Module):
         how = self.recomputation
         if how is None or layer >= self.config.num_hidden_layers - how.num_whole_layers:
             return None
-        keeps = {Result.ATTENTION, Result.EXPERTS} if how.keeps_experts else {Result.ATTENTION}
+        keeps = {Result.ATTENTION, Result.SPLITS} | ({Result.EXPERTS} if how.keeps_experts else set())
         return partial(twice_run, frozenset(keeps))
 
     def logits(self, hidden_TD: Tensor, out_TV: Tensor | None = None) -> Tensor:

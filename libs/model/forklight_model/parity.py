@@ -92,9 +92,9 @@ def check_numeric_mode(device: str, dtype: torch.dtype) -> NumericMode:
         is_parity=is_parity,
         reason=reason,
         contract=contract_hash(),
-        device=_device_name(torch.device(device)),
+        device=device_name(torch.device(device)),
         torch=torch.__version__,
-        triton=_triton_version(),
+        triton=triton_version(),
     )
 
 
@@ -214,11 +214,13 @@ def _self_test(device: torch.device, dtype: torch.dtype) -> tuple[bool, str]:
     return True, f"all {agreement.num_tokens} log-probs of a small model are equal in bits"
 
 
-def _device_name(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
+    """Of the GPU; `cpu` for a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _triton_version() -> str:
+def triton_version() -> str:
+    """`none` where it is not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

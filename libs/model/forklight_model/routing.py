@@ -23,6 +23,26 @@ class RecordedRouting:
     """fp32; how much each expert counted there."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertUsage:
+    """What balance is judged by, summed over tokens and layers; sums of several passes may be added."""
+
+    counts_E: Tensor
+    """int64: slots that chose an expert."""
+    mass_E: Tensor
+    """Its probability; differentiable."""
+    num_tokens: int
+    """A token counts once a layer."""
+
+    def balancing_loss(self) -> Tensor:
+        """The published auxiliary loss: experts x sum over experts of (share of slots) x (mean probability).
+
+        Equal use of every expert gives top_k.
+        """
+        share_E = self.counts_E.to(self.mass_E.dtype) / self.num_tokens
+        return len(share_E) * torch.dot(share_E, self.mass_E / self.num_tokens)
+
+
 class Routing:
     """Hand one to a forward pass to have it filled; made with a record, it makes the pass repeat that record.
 
@@ -64,18 +84,22 @@ class Routing:
         return RecordedRouting(experts_LTK=self.experts_LTK, weights_LTK=torch.stack(weights))
 
     def load_balancing_loss(self) -> Tensor:
-        """The published auxiliary loss: experts x sum over experts of (share of slots) x (mean probability).
+        """The published auxiliary loss; shares and means run over all tokens of all layers together."""
+        return self.usage().balancing_loss()
 
-        Shares and means run over all tokens of all layers together. Equal use of every expert gives top_k.
-        """
+    def usage(self, num_tokens: int | None = None) -> ExpertUsage:
+        """Of the pass's first tokens (the rest is padding), or of all."""
         if not self._routed:
             raise InvalidInputError(
                 "no layer has recorded its routing: pass this object to forward_hidden first"
             )
         layers = [self._routed[layer] for layer in sorted(self._routed)]
         num_experts = layers[0].logits_TE.shape[1]
-        num_tokens = sum(len(each.logits_TE) for each in layers)
-        counts = (torch.bincount(each.experts_TK.flatten(), minlength=num_experts) for each in layers)
-        masses = (torch.softmax(each.logits_TE, dim=-1).sum(dim=0) for each in layers)
-        counts_E, mass_E = reduce(torch.add, counts), reduce(torch.add, masses)
-        return num_experts * torch.dot(counts_E / num_tokens, mass_E / num_tokens)
+        own = slice(num_tokens)
+        counts = (torch.bincount(each.experts_TK[own].flatten(), minlength=num_experts) for each in layers)
+        masses = (torch.softmax(each.logits_TE[own], dim=-1).sum(dim=0) for each in layers)
+        return ExpertUsage(
+            counts_E=reduce(torch.add, counts),
+            mass_E=reduce(torch.add, masses),
+            num_tokens=sum(len(each.logits_TE[own]) for each in layers),
+        )

@@ -11,10 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from forklight_core.errors import InvalidInputError
-from forklight_model.checkpoint import load_model
-from forklight_model.config import load_config
 from forklight_model.logprobs import token_logprobs
-from forklight_model.model import HybridModel
+from forklight_model.policies import load_policy, load_policy_config
+from forklight_model.policy import Policy
 
 INPUT_KEY = "input_ids"
 OUTPUT_KEY = "next_token_logprobs"
@@ -22,17 +21,17 @@ OUTPUT_KEY = "next_token_logprobs"
 
 def score_file(model_dir: str | Path, tokens_file: str | Path, out_file: str | Path) -> None:
     """Read `input_ids` [B, T], check them before any work, write fp32 `next_token_logprobs` [B, T-1]."""
-    input_ids_BT = _read_input_ids(Path(tokens_file), load_config(model_dir).vocab_size)
-    logprobs_BT = score_tokens(load_model(model_dir), input_ids_BT)
+    input_ids_BT = _read_input_ids(Path(tokens_file), load_policy_config(model_dir).vocab_size)
+    logprobs_BT = score_tokens(load_policy(model_dir), input_ids_BT)
     save_file({OUTPUT_KEY: logprobs_BT.contiguous()}, out_file)
 
 
 @torch.inference_mode()
-def score_tokens(model: HybridModel, input_ids_BT: Tensor) -> Tensor:
+def score_tokens(policy: Policy, input_ids_BT: Tensor) -> Tensor:
     """fp32 log p(token t+1 | tokens up to t) for t = 0 .. T-2, [B, T-1]; one sequence at a time."""
     length = input_ids_BT.shape[1]
     cu_seqlens = torch.tensor([0, length], dtype=torch.int32)
-    return torch.stack([token_logprobs(model, row_T, cu_seqlens).logprobs_T[1:] for row_T in input_ids_BT])
+    return torch.stack([token_logprobs(policy, row_T, cu_seqlens).logprobs_T[1:] for row_T in input_ids_BT])
 
 
 def _read_input_ids(path: Path, vocab_size: int) -> Tensor:

@@ -5,7 +5,7 @@ gRPC door --- submit_trajectory, submit_verdict, save_segment: one script each, 
     v
 Redis (open)  --ended-->  journal loop  -->  ledger.sqlite (final)  -->  Redis forgets
     ^                                            |
-    |--- opener loop  <--credit--  ledger rows   |--- evaluation: complete rounds, the goal
+    |--- opener loop  <--credit--  ledger rows   |--- evaluation: complete rounds, the goal, the last round
     |--- reaper loop (dead letters)              `--- retention loop (blobs)
     |--- watchdog and gauges
     `--- recovery loop: Redis restarted -> gate shut -> reconcile with the ledger -> gate open
@@ -106,6 +106,7 @@ def desks_of(buffer: Buffer) -> Desks:
         phases=buffer.phases,
         inspection=buffer.inspection,
         dead_letters=buffer.dead_letters,
+        steering=buffer.steering,
     )
 
 
@@ -131,6 +132,7 @@ async def _run_loops(buffer: Buffer, stop: asyncio.Event) -> None:
         group.create_task(_recover_when_lost(buffer, lost, stop))
         group.create_task(_on_signal(context.ended, buffer_journal(buffer), stop))
         group.create_task(_on_signal(context.credit, buffer.opener.open_groups, stop))
+        group.create_task(_every(IDLE_S, buffer.last_round.look, stop))
         group.create_task(_every(context.run_file.buffer.lease_s / 3, buffer.reaper.reap, stop))
         group.create_task(_every(WATCH_S, watchdog.watch, stop))
         group.create_task(_every(WATCH_S, lambda: record_gauges(context, buffer.entries), stop))

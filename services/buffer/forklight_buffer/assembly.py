@@ -15,7 +15,8 @@ from forklight_buffer.adapters.scripts import Gate, ScriptRunner
 from forklight_buffer.batches import Batches
 from forklight_buffer.context import Context
 from forklight_buffer.dead_letters import DeadLetters
-from forklight_buffer.evaluation import Evaluator
+from forklight_buffer.evaluation.last_round import LastRound
+from forklight_buffer.evaluation.rounds import Evaluator
 from forklight_buffer.inspection import Inspection
 from forklight_buffer.intake import Intake
 from forklight_buffer.journal import Journal
@@ -31,6 +32,7 @@ from forklight_buffer.restore import Restorer
 from forklight_buffer.retention import Retention
 from forklight_buffer.segments import Segments
 from forklight_buffer.states import Phase, Purpose
+from forklight_buffer.steering import Steering
 from forklight_buffer.tasks import TaskMaker
 from forklight_buffer.versions import Versions
 from forklight_buffer.watchdog import Watchdog
@@ -76,6 +78,8 @@ class Buffer:
     watchdog: Watchdog
     retention: Retention
     inspection: Inspection
+    steering: Steering
+    last_round: LastRound
 
     async def recover(self) -> int:
         """Make Redis agree with the ledger and open the gate; returns how many groups had to be mended."""
@@ -141,11 +145,12 @@ def build(run_id: str, run_folder: Path, run_file: RunFile, outside: Outside) ->
     books, tasks = read_books(run_file), TaskMaker(run_id, run_file, outside.blobs)
     entries = RedisEntries(outside.redis, keys, lease_s=run_file.buffer.lease_s)
     journal = Journal(context)
-    phases = PhaseControl(context, journal)
+    phases, steering = PhaseControl(context, journal), Steering(context)
     reconciler = Reconciler(context, RedisLiveState(runner, outside.clock, past_gate=True), books, tasks)
     opener = Opener(context, phases, books, tasks)
-    batches = Batches(context, journal, phases)
-    evaluator = Evaluator(context, phases, books)
+    evaluator = Evaluator(context, phases, steering, books)
+    last_round = LastRound(context, phases, evaluator)
+    batches = Batches(context, journal, phases, last_round=last_round, steering=steering)
     watchdog = Watchdog(context, entries)
     return Buffer(
         context=context,
@@ -160,14 +165,16 @@ def build(run_id: str, run_folder: Path, run_file: RunFile, outside: Outside) ->
         intake=Intake(context),
         segments=Segments(context),
         batches=batches,
-        restorer=Restorer(context, journal, reconciler),
+        restorer=Restorer(context, journal, reconciler, steering),
         evaluator=evaluator,
-        versions=Versions(context, batches, evaluator),
+        versions=Versions(context, batches, evaluator, last_round),
         reaper=Reaper(context, entries),
         dead_letters=DeadLetters(context, opener),
         watchdog=watchdog,
         retention=Retention(context, margin_s=outside.blob_margin_s),
-        inspection=Inspection(context, journal, watchdog, entries),
+        inspection=Inspection(context, journal, watchdog, entries, steering=steering),
+        steering=steering,
+        last_round=last_round,
     )
 
 

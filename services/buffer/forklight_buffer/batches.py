@@ -11,6 +11,7 @@ from forklight.v1 import types_pb2
 from forklight_buffer import metrics
 from forklight_buffer.context import Context
 from forklight_buffer.endings import announce_endings
+from forklight_buffer.evaluation.last_round import LastRound
 from forklight_buffer.journal import Journal
 from forklight_buffer.live import BatchLease, LiveGroup
 from forklight_buffer.phases import PhaseControl
@@ -18,6 +19,7 @@ from forklight_buffer.ports import NoBatch
 from forklight_buffer.records import Commit, Control, Ending, LeasedGroup, SampleRow
 from forklight_buffer.rows import row_of_group, rows_of_leased
 from forklight_buffer.states import Outcome, Phase, Reason, State, Status, with_detail
+from forklight_buffer.steering import Orders, Steering
 from forklight_core import ids
 from forklight_core.errors import FencedError, InvalidInputError, NotFoundError, PreconditionError
 from forklight_core.telemetry import histogram
@@ -45,10 +47,20 @@ class Committed:
 class Batches:
     """Leases and commits, in the order of steps."""
 
-    def __init__(self, context: Context, journal: Journal, phases: PhaseControl) -> None:
+    def __init__(
+        self,
+        context: Context,
+        journal: Journal,
+        phases: PhaseControl,
+        *,
+        last_round: LastRound,
+        steering: Steering,
+    ) -> None:
         self._context = context
         self._journal = journal
         self._phases = phases
+        self._last_round = last_round
+        self._steering = steering
 
     async def lease(self, *, epoch: int, step: int, wait_s: float) -> Leasing:
         """The batch of a step; waits for it up to `wait_s`."""
@@ -112,18 +124,22 @@ class Batches:
         await asyncio.to_thread(self._context.ledger.journal_batch, leased)
         return batch
 
-    async def commit(self, epoch: int, records: Sequence[Commit]) -> Committed:
-        """Steps that are durable in a checkpoint. In order, without a gap, each of them once."""
+    async def commit(self, epoch: int, records: Sequence[Commit], orders: Orders | None = None) -> Committed:
+        """Steps that are durable in a checkpoint. In order, without a gap, each of them once. Then what the
+        trainer has decided with them.
+        """
         trained = duplicates = 0
         async with self._context.turn:
-            await self.check_epoch(epoch)
+            control = await self.check_epoch(epoch)
             for record in sorted(records, key=lambda record: record.step):
                 if await self._commit_one(record):
                     trained += len(record.sample_ids)
                 else:
                     duplicates += len(record.sample_ids)
             await self._journal.flush()
-            await self._finish_when_done()
+            if orders is not None:
+                await self._steering.follow(orders, control)
+            await self._last_round.end_when_done()
         self._context.notify_all()
         return Committed(num_trained=trained, num_duplicates=duplicates)
 
@@ -191,12 +207,6 @@ class Batches:
         if group is None or ids.sample_index(sample) >= group.size:
             raise NotFoundError(f"sample {sample} was never opened in run {self._context.run_id}")
         return row_of_group(group, ids.sample_index(sample), State.TRAINED, reason="", at=at)
-
-    async def _finish_when_done(self) -> None:
-        steps = self._context.run_file.trainer.steps
-        control = await asyncio.to_thread(self._context.ledger.control)
-        if control.step >= steps and control.phase is not Phase.FINISHED:
-            await self._phases.set_phase(Phase.FINISHED, f"all {steps} steps are done", automatic=True)
 
     async def report_lost(self, *, epoch: int, sample_id: str, reason: str) -> Outcome:
         """A sample of a batch cannot be read: it ends as infra_failed, and its batch goes on without it."""

@@ -24,6 +24,7 @@ async def record_gauges(context: Context, entries: Entries) -> int:
     gauge(metrics.CREDIT_BYTES).set(max(0, section.max_open_bytes - standing.held_bytes))
     gauge(metrics.STEP).set(standing.step)
     gauge(metrics.VERSION).set(standing.version)
+    gauge(metrics.WINDOW).set(standing.window)
     for queue in QueueName:
         stats = await entries.stats(queue)
         gauge(metrics.QUEUE_DEPTH).set(stats.num_waiting, {"queue": queue, "held": "no"})

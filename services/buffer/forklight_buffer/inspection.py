@@ -5,21 +5,27 @@ from __future__ import annotations
 import asyncio
 import heapq
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from forklight.v1 import buffer_pb2, types_pb2
 from forklight_buffer.context import Context
 from forklight_buffer.journal import Journal
 from forklight_buffer.ledger import SampleFilter
 from forklight_buffer.live import Standing
+from forklight_buffer.phases import is_last_evaluation
 from forklight_buffer.ports import Entries, QueueName
-from forklight_buffer.records import Control, SampleRow
+from forklight_buffer.records import Control, Round, SampleRow
 from forklight_buffer.rows import row_of_live
-from forklight_buffer.states import State
+from forklight_buffer.states import RoundState, State
+from forklight_buffer.steering import Steering, window_of
 from forklight_buffer.watchdog import Watchdog
 from forklight_core import ids
 from forklight_core.errors import InvalidInputError
 
 ROUNDS_SHOWN = 20
+EVENTS_SHOWN = 20
+MOST_EVENTS = 1000
+DEFAULT_EVENTS = 100
 MOST_SAMPLES = 1000
 DEFAULT_SAMPLES = 100
 
@@ -27,11 +33,14 @@ DEFAULT_SAMPLES = 100
 class Inspection:
     """Reads; journals what has ended first, so that no sample is counted twice or not at all."""
 
-    def __init__(self, context: Context, journal: Journal, watchdog: Watchdog, entries: Entries) -> None:
+    def __init__(
+        self, context: Context, journal: Journal, watchdog: Watchdog, entries: Entries, *, steering: Steering
+    ) -> None:
         self._context = context
         self._journal = journal
         self._watchdog = watchdog
         self._entries = entries
+        self._steering = steering
 
     async def status(self) -> buffer_pb2.GetStatusReply:
         """Everything at a glance."""
@@ -50,6 +59,10 @@ class Inspection:
             num_ready_groups=standing.ready_groups,
             num_dead_letters=len(await context.live.dead_letters()),
             stuck=await self._watchdog.find_stuck(),
+            window_tokens=window_of(control, context.run_file),
+            events=await self._steering.last_events(EVENTS_SHOWN),
+            is_last_evaluation=is_last_evaluation(control, context.run_file),
+            num_skipped_evaluations=await asyncio.to_thread(context.ledger.num_skipped_rounds),
         )
         self._add_credit(reply, standing)
         await self._add_counts(reply)
@@ -77,19 +90,12 @@ class Inspection:
             )
 
     async def _add_rounds(self, reply: buffer_pb2.GetStatusReply) -> None:
-        for round_ in await asyncio.to_thread(self._context.ledger.rounds, ROUNDS_SHOWN):
-            scored, failed, mean = round_.num_scored, round_.num_failed, round_.mean_reward
-            if not round_.complete:
-                scored, failed, mean = await asyncio.to_thread(
-                    self._context.ledger.evaluation_scores, round_.version
-                )
-            reply.evaluations.add(
-                version=round_.version,
-                num_samples=scored,
-                num_failed=failed,
-                mean_reward=mean,
-                complete=round_.complete,
-            )
+        ledger = self._context.ledger
+        for round_ in await asyncio.to_thread(ledger.rounds, ROUNDS_SHOWN):
+            if round_.state is RoundState.OPEN:
+                scored, failed, mean = await asyncio.to_thread(ledger.evaluation_scores, round_.version)
+                round_ = replace(round_, num_scored=scored, num_failed=failed, mean_reward=mean)
+            reply.evaluations.append(result_message(round_))
 
     async def _add_weights(self, reply: buffer_pb2.GetStatusReply, control: Control) -> None:
         weights = await asyncio.to_thread(self._context.ledger.newest_weights)
@@ -99,6 +105,15 @@ class Inspection:
                     version=weights.version, manifest=weights.manifest, manifest_id=weights.manifest_id
                 )
             )
+
+    async def list_events(self, request: buffer_pb2.ListEventsRequest) -> buffer_pb2.ListEventsReply:
+        """A page of all events."""
+        events, following = await self._steering.list_events(
+            after=request.after,
+            limit=min(request.limit or DEFAULT_EVENTS, MOST_EVENTS),
+            newest_first=request.newest_first,
+        )
+        return buffer_pb2.ListEventsReply(events=events, next=following)
 
     async def list_samples(self, request: buffer_pb2.ListSamplesRequest) -> buffer_pb2.ListSamplesReply:
         """Open and terminal samples, by id."""
@@ -137,6 +152,31 @@ class Inspection:
                 found += 1
             if found >= wanted.limit:
                 return
+
+
+def result_message(round_: Round) -> buffer_pb2.EvaluationResult:
+    """A round as people get it."""
+    message = buffer_pb2.EvaluationResult(
+        version=round_.version,
+        num_samples=round_.num_scored,
+        num_failed=round_.num_failed,
+        mean_reward=round_.mean_reward,
+        complete=round_.complete,
+        num_prompts=round_.num_prompts,
+        samples_per_prompt=round_.samples_per_prompt,
+        cut=round_.state is RoundState.CUT,
+    )
+    estimates = round_.estimates
+    if estimates is not None:
+        message.confidence = estimates.confidence
+        message.num_scored_prompts = estimates.num_scored_prompts
+        if estimates.reward_low is not None and estimates.reward_high is not None:
+            message.reward_low, message.reward_high = estimates.reward_low, estimates.reward_high
+        for each in estimates.pass_at:
+            message.pass_at.add(
+                k=each.k, value=each.value, low=each.low, high=each.high, num_prompts=each.num_prompts
+            )
+    return message
 
 
 def _state_of(request: buffer_pb2.ListSamplesRequest) -> State | None:

@@ -1,4 +1,4 @@
-"""Names of what the buffer keeps in Redis. Only the two queues and the weights are shared.
+"""Names of what the buffer keeps in Redis. Only the three queues and the weights are shared.
 
 All carry the run's hash tag, so every script touches one cluster slot.
 """
@@ -18,7 +18,7 @@ class BufferKeys:
 
     @property
     def run(self) -> str:
-        """Hash: phase, epoch, version, step, limits, credit held, groups by status."""
+        """Hash: phase, epoch, version, step, window, limits, credit held, groups by status."""
         return self.shared.own("run")
 
     @property
@@ -70,6 +70,7 @@ class BufferKeys:
             self.unjournalled,
             self.counts,
             self.shared.tasks,
+            self.shared.evaluate,
             self.shared.scoring,
             self.shared.weights,
             self.dead,

@@ -14,11 +14,13 @@ from forklight_buffer.records import (
     Conflict,
     Control,
     Ending,
+    EvaluatedSample,
     Event,
     GroupRow,
     LeasedGroup,
     Lineage,
     OpenGroup,
+    ReportedEvent,
     Round,
     SampleRow,
     Weights,
@@ -115,6 +117,10 @@ class SampleLedger(Protocol):
         """Of a round: scored samples, samples without a score, mean reward."""
         ...
 
+    def evaluated_samples(self, version: int) -> list[EvaluatedSample]:
+        """The terminal samples of a round, group by group."""
+        ...
+
     def expired_payloads(self, *, ended_before: float, trained_before_step: int, limit: int) -> list[str]:
         """Payload blobs nobody will ask for again."""
         ...
@@ -177,7 +183,7 @@ class CommitLedger(Protocol):
         ...
 
     def apply_rewind(
-        self, rewind: Rewind, rows: Sequence[SampleRow], *, epoch: int, version: int, at: float
+        self, rewind: Rewind, rows: Sequence[SampleRow], *, epoch: int, version: int, window: int, at: float
     ) -> str:
         """Do it, in one transaction. Reverted samples open again, but for those that `rows` end otherwise.
 
@@ -191,7 +197,7 @@ class CommitLedger(Protocol):
 
 
 class RunLedger(Protocol):
-    """Control, versions, evaluation, events."""
+    """Control, versions, events of the buffer itself."""
 
     def control(self) -> Control:
         """How the run stands."""
@@ -217,22 +223,6 @@ class RunLedger(Protocol):
         """Remember a text."""
         ...
 
-    def open_round(self, version: int, num_prompts: int, at: float) -> bool:
-        """An evaluation round is due; False when it was held before."""
-        ...
-
-    def rounds(self, limit: int) -> list[Round]:
-        """The last rounds, oldest first."""
-        ...
-
-    def unopened_rounds(self) -> Mapping[int, int]:
-        """Rounds of which groups are still to be opened: version to groups opened so far."""
-        ...
-
-    def close_round(self, finished: Round, at: float) -> None:
-        """A round is complete."""
-        ...
-
     def add_event(self, event: Event) -> None:
         """Append an event."""
         ...
@@ -242,7 +232,55 @@ class RunLedger(Protocol):
         ...
 
 
-class Ledger(GroupLedger, SampleLedger, CommitLedger, RunLedger, Protocol):
+class RoundLedger(Protocol):
+    """Evaluation rounds."""
+
+    def open_round(self, due: Round, at: float) -> bool:
+        """A round is due, to be held or skipped; False when it was before. A skipped one may be held yet."""
+        ...
+
+    def rounds(self, limit: int) -> list[Round]:
+        """The last rounds that were not skipped, oldest first."""
+        ...
+
+    def open_rounds(self) -> list[Round]:
+        """Rounds that are being held, oldest first."""
+        ...
+
+    def read_round(self, version: int) -> Round | None:
+        """The round of a version."""
+        ...
+
+    def num_skipped_rounds(self) -> int:
+        """Rounds that were not held."""
+        ...
+
+    def unopened_rounds(self) -> Mapping[int, int]:
+        """Rounds of which groups are still to be opened: version to groups opened so far."""
+        ...
+
+    def close_round(self, finished: Round, at: float) -> None:
+        """A round is over: complete, or cut."""
+        ...
+
+
+class ReportLedger(Protocol):
+    """What steers the run: the window, and events that were reported."""
+
+    def steer(self, window: int, events: Sequence[ReportedEvent]) -> list[ReportedEvent]:
+        """A new window, and events; returns those that were new."""
+        ...
+
+    def report_events(self, events: Sequence[ReportedEvent]) -> list[ReportedEvent]:
+        """Enter events that do not stand already, at the last committed step at most; returns them."""
+        ...
+
+    def reported_events(self, *, after: int, limit: int, newest_first: bool) -> list[ReportedEvent]:
+        """A page of all events ever reported, behind the one of a number; 0: from the beginning."""
+        ...
+
+
+class Ledger(GroupLedger, SampleLedger, CommitLedger, RunLedger, RoundLedger, ReportLedger, Protocol):
     """The whole ledger."""
 
     def close(self) -> None:

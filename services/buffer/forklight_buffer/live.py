@@ -23,6 +23,8 @@ class Standing:
     evaluating_groups: int
     held_tokens: int
     held_bytes: int
+    window: int
+    """Of groups opened now, in tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,7 @@ class LiveGroup:
     position: int
     opened_version: int
     opened_at: float
+    queue: str
     task_entry: str
     step: int | None
     samples: tuple[LiveSample, ...]

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from forklight_buffer import metrics
 from forklight_buffer.context import Context
 from forklight_buffer.live import Opening, Standing
-from forklight_buffer.phases import PhaseControl
+from forklight_buffer.phases import PhaseControl, is_last_evaluation
 from forklight_buffer.prompts import Prompt, PromptBook
 from forklight_buffer.reconcile import Books
-from forklight_buffer.records import GroupRow
+from forklight_buffer.records import GroupRow, Round
 from forklight_buffer.staleness import Limits, count_admitted, find_dead_end, limits_of
 from forklight_buffer.states import Phase, Purpose
 from forklight_buffer.tasks import TaskMaker
@@ -30,24 +30,25 @@ class Opener:
         self._phases = phases
         self._books = books
         self._tasks = tasks
-        self._limits: Limits = limits_of(context.run_file)
         self._unopened: deque[Opening] = deque()
 
     async def open_groups(self) -> int:
         """One pass; returns how many groups were opened."""
         async with self._context.turn:
             control = await asyncio.to_thread(self._context.ledger.control)
-            if control.phase is not Phase.RUNNING:
+            is_running = control.phase is Phase.RUNNING
+            if not is_running and not is_last_evaluation(control, self._context.run_file):
                 return 0
             opened = await self._open_waiting()
             opened += await self._open_rounds()
-            return opened + await self._open_training()
+            return opened + (await self._open_training() if is_running else 0)
 
     async def _open_training(self) -> int:
         standing = await self._context.live.standing()
-        num_admitted = count_admitted(standing, self._limits, most=GROUPS_AT_ONCE)
+        limits = limits_of(self._context.run_file, standing.window)
+        num_admitted = count_admitted(standing, limits, most=GROUPS_AT_ONCE)
         if not num_admitted:
-            await self._pause_at_dead_end(standing)
+            await self._pause_at_dead_end(standing, limits)
             return 0
         ledger = self._context.ledger
         index = await asyncio.to_thread(ledger.next_index)
@@ -62,7 +63,6 @@ class Opener:
     def _training_row(
         self, standing: Standing, index: int, position: int, prompt: Prompt, redrive_of: str = ""
     ) -> GroupRow:
-        sampling = self._context.run_file.sampling
         return GroupRow(
             group_id=ids.training_group_id(self._context.run_id, index),
             purpose=Purpose.TRAIN,
@@ -70,8 +70,8 @@ class Opener:
             position=position,
             prompt_id=prompt.prompt_id,
             kind=prompt.kind,
-            size=sampling.group_size,
-            window=sampling.max_new_tokens,
+            size=self._context.run_file.sampling.group_size,
+            window=standing.window,
             opened_version=standing.version,
             opened_at=self._context.clock(),
             redrive_of=redrive_of,
@@ -79,32 +79,30 @@ class Opener:
 
     async def _open_rounds(self) -> int:
         """Groups of evaluation rounds that are due."""
-        opened = 0
+        opened, ledger = 0, self._context.ledger
         book = self._books.get(Purpose.EVALUATE)
-        rounds = {
-            round_.version: round_ for round_ in await asyncio.to_thread(self._context.ledger.rounds, 1000)
-        }
-        for version, num_opened in (await asyncio.to_thread(self._context.ledger.unopened_rounds)).items():
-            if book is not None:
-                rows = [
-                    self._evaluation_row(book, version, index)
-                    for index in range(num_opened, rounds[version].num_prompts)
-                ]
-                opened += await self.open_rows(rows, [book.at(row.position) for row in rows])
+        unopened = await asyncio.to_thread(ledger.unopened_rounds)
+        if book is None or not unopened:
+            return 0
+        window = (await self._context.live.standing()).window
+        for round_ in await asyncio.to_thread(ledger.open_rounds):
+            indices = range(unopened.get(round_.version, round_.num_prompts), round_.num_prompts)
+            rows = [self._evaluation_row(book, round_, index, window) for index in indices]
+            opened += await self.open_rows(rows, [book.at(row.position) for row in rows])
         return opened
 
-    def _evaluation_row(self, book: PromptBook, version: int, index: int) -> GroupRow:
+    def _evaluation_row(self, book: PromptBook, round_: Round, index: int, window: int) -> GroupRow:
         prompt = book.at(index)
         return GroupRow(
-            group_id=ids.evaluation_group_id(self._context.run_id, version, index),
+            group_id=ids.evaluation_group_id(self._context.run_id, round_.version, index),
             purpose=Purpose.EVALUATE,
             index=index,
             position=index,
             prompt_id=prompt.prompt_id,
             kind=prompt.kind,
-            size=1,
-            window=self._context.run_file.sampling.max_new_tokens,
-            opened_version=version,
+            size=round_.samples_per_prompt,
+            window=window,
+            opened_version=round_.version,
             opened_at=self._context.clock(),
         )
 
@@ -142,8 +140,8 @@ class Opener:
             self._unopened.popleft()
         return opened
 
-    async def _pause_at_dead_end(self, standing: Standing) -> None:
+    async def _pause_at_dead_end(self, standing: Standing, limits: Limits) -> None:
         """Bounds that can never be met stop the run with their name, not silently."""
-        reason = find_dead_end(standing, self._limits)
+        reason = find_dead_end(standing, limits)
         if reason:
             await self._phases.set_phase(Phase.PAUSED, reason, automatic=True)

@@ -50,9 +50,10 @@ class NoBatch:
 
 
 class QueueName(StrEnum):
-    """The two work queues."""
+    """The work queues: rollout takes from the first two, reward from the last."""
 
     TASKS = "tasks"
+    EVALUATE = "evaluate"
     SCORING = "scoring"
 
 

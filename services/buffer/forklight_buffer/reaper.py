@@ -23,7 +23,7 @@ class Reaper:
         self._entries = entries
 
     async def reap(self) -> int:
-        """One pass over both queues; returns how many entries were buried."""
+        """One pass over all queues; returns how many entries were buried."""
         section, buried = self._context.run_file.buffer, 0
         for queue in QueueName:
             overdue = await self._entries.overdue(
@@ -79,10 +79,10 @@ class Reaper:
 def _whose(queue: QueueName, entry: OverdueEntry) -> tuple[str, str]:
     """Group and sample of an entry; empty when its body cannot be read, which is why it may be here."""
     try:
-        if queue is QueueName.TASKS:
-            envelope = parse(types_pb2.GenerationTask, entry.body).envelope
-        else:
+        if queue is QueueName.SCORING:
             envelope = parse(types_pb2.ScoringTask, entry.body).envelope
+        else:
+            envelope = parse(types_pb2.GenerationTask, entry.body).envelope
     except InvalidInputError:
         return "", ""
     return envelope.group_id, envelope.sample_id

@@ -17,6 +17,7 @@ from forklight_buffer.prompts import Prompt, PromptBook
 from forklight_buffer.records import Control, Ending, OpenGroup
 from forklight_buffer.rows import live_samples, row_of_group
 from forklight_buffer.states import Purpose, Reason, State, Status, with_detail
+from forklight_buffer.steering import window_of
 from forklight_buffer.tasks import TaskMaker
 from forklight_core.runfile import RunFile
 
@@ -62,6 +63,7 @@ class Reconciler:
             "epoch": str(control.epoch),
             "step": str(control.step),
             "version": str(control.version),
+            "window": str(window_of(control, self._context.run_file)),
         }
         await self._live.set_run(fields | limit_fields(self._context.run_file), weights=message)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from forklight_buffer.states import Phase, Purpose, State
+from forklight_buffer.states import Phase, Purpose, RoundState, State
 
 BYTES_PER_TOKEN = 16
 """What a token of a payload is reserved with until its blob is known."""
@@ -51,6 +51,8 @@ class SampleRow:
     ended_at: float = 0.0
     num_saved_tokens: int = 0
     """Of one that is open after all, in a listing; no column."""
+    correct: float | None = None
+    """Of one that was evaluated: how right its answer is, from 0 to 1; what a pass is decided on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,15 +116,59 @@ class Weights:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluatedSample:
+    """A terminal sample of an evaluation round. Without a reward it has failed, or the run ended first."""
+
+    group_id: str
+    reason: str
+    reward: float | None
+    correct: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassEstimate:
+    """pass@k of a round, with its interval."""
+
+    k: int
+    value: float
+    low: float
+    high: float
+    num_prompts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimates:
+    """What a complete round says of the policy."""
+
+    confidence: float
+    num_scored_prompts: int
+    reward_low: float | None
+    reward_high: float | None
+    pass_at: tuple[PassEstimate, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
     """An evaluation round."""
 
     version: int
     num_prompts: int
+    samples_per_prompt: int = 1
+    state: RoundState = RoundState.OPEN
     num_scored: int = 0
     num_failed: int = 0
     mean_reward: float = 0.0
-    complete: bool = False
+    estimates: Estimates | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Every sample has ended by itself."""
+        return self.state is RoundState.COMPLETE
+
+    @property
+    def num_samples(self) -> int:
+        """Samples asked for."""
+        return self.num_prompts * self.samples_per_prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +178,18 @@ class Event:
     at: float
     kind: str
     detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportedEvent:
+    """A RunEvent as it was reported, and the step that has to stand for it to stand."""
+
+    event_id: str
+    step: int
+    body: bytes
+    number: int = 0
+    """Its place among all; 0 before it is entered."""
+    undone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,3 +214,5 @@ class Control:
     lineage: str
     step: int
     version: int
+    window: int
+    """As the trainer said last; 0: the run file's first."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Set
+from collections.abc import AsyncIterator, Callable, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -89,6 +89,7 @@ async def rehearse(stage: Stage) -> AsyncIterator[Rehearsal]:
             outside=outside,
             buffer=buffer,
             tasks=RedisWorkQueue(redis, keys.tasks, lease_s=lease_s),
+            evaluate=RedisWorkQueue(redis, keys.evaluate, lease_s=lease_s),
             scoring=RedisWorkQueue(redis, keys.scoring, lease_s=lease_s),
         )
     finally:
@@ -104,6 +105,7 @@ class Rehearsal:
     outside: Outside
     buffer: Buffer
     tasks: RedisWorkQueue
+    evaluate: RedisWorkQueue
     scoring: RedisWorkQueue
     epoch: int = 0
     lineage: str = ""
@@ -119,8 +121,11 @@ class Rehearsal:
         return await self.buffer.opener.open_groups()
 
     async def take_tasks(self, *, consumer: str = "rollout-0", most: int = 64) -> list[Leased]:
-        """Entries of the task queue."""
-        return await self.tasks.take(consumer, wait_s=0.0, max_items=most)
+        """Entries of both task queues, those of evaluation rounds first."""
+        found = await self.evaluate.take(consumer, wait_s=0.0, max_items=most)
+        if len(found) < most:
+            found += await self.tasks.take(consumer, wait_s=0.0, max_items=most - len(found))
+        return found
 
     async def generate(self, *, consumer: str = "rollout-0", most: int = 64) -> list[str]:
         """Take tasks and submit all their samples; returns the sample ids."""
@@ -255,10 +260,18 @@ class Rehearsal:
         await self.buffer.journal.flush()
 
     async def restore(
-        self, *, lineage: str = "", step: int = 0, version: int = 0, commits: tuple[Commit, ...] = ()
+        self,
+        *,
+        lineage: str = "",
+        step: int = 0,
+        version: int = 0,
+        commits: tuple[Commit, ...] = (),
+        window: int = 0,
+        events: Sequence[types_pb2.RunEvent] = (),
     ) -> Restored:
         """Begin a trainer epoch."""
-        checkpoint = Checkpoint(lineage=lineage, step=step, version=version, commits=commits)
+        orders = self.buffer.steering.check(window, events)
+        checkpoint = Checkpoint(lineage=lineage, step=step, version=version, commits=commits, orders=orders)
         restored = await self.buffer.restorer.restore(checkpoint)
         self.epoch, self.lineage = restored.epoch, restored.lineage
         return restored
@@ -267,14 +280,17 @@ class Rehearsal:
         """Ask for the batch of a step."""
         return await self.buffer.batches.lease(epoch=self.epoch, step=step, wait_s=wait_s)
 
-    async def commit(self, *records: Commit) -> Committed:
-        """Say that steps are durable."""
-        return await self.buffer.batches.commit(self.epoch, records)
+    async def commit(
+        self, *records: Commit, window: int = 0, events: Sequence[types_pb2.RunEvent] = ()
+    ) -> Committed:
+        """Say that steps are durable, and what was decided with them."""
+        orders = self.buffer.steering.check(window, events)
+        return await self.buffer.batches.commit(self.epoch, records, orders)
 
-    async def train(self, step: int) -> Commit:
+    async def train(self, step: int, *, window: int = 0, events: Sequence[types_pb2.RunEvent] = ()) -> Commit:
         """Lease, learn and commit one step."""
         record = self.record(await self.batch(step))
-        await self.commit(record)
+        await self.commit(record, window=window, events=events)
         return record
 
     async def batch(self, step: int) -> types_pb2.Batch:
@@ -302,6 +318,22 @@ class Rehearsal:
             manifest_id=f"b3:{version:064x}",
         )
         return await self.buffer.versions.announce(self.epoch, message)
+
+
+def run_event(name: str, step: int, **fields: object) -> types_pb2.RunEvent:
+    """A plausible event."""
+    event = types_pb2.RunEvent(
+        id=name,
+        kind="window_advanced",
+        severity=types_pb2.SEVERITY_INFO,
+        step=step,
+        at=5.0,
+        title=f"{name} happened",
+        evidence_json='{"p99": 9}',
+    )
+    for field_name, value in fields.items():
+        setattr(event, field_name, value)
+    return event
 
 
 def samples_of(batch: types_pb2.Batch) -> list[str]:

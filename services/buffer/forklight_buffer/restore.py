@@ -15,10 +15,12 @@ from forklight_buffer.context import Context
 from forklight_buffer.endings import announce_endings
 from forklight_buffer.journal import Journal
 from forklight_buffer.ledger import Rewind
+from forklight_buffer.phases import is_last_evaluation
 from forklight_buffer.reconcile import Reconciler
 from forklight_buffer.records import Commit, Control, SampleRow
 from forklight_buffer.rows import row_of_group, rows_of_leased
 from forklight_buffer.states import Phase, Reason, State, with_detail
+from forklight_buffer.steering import NO_ORDERS, Orders, Steering
 from forklight_core import ids
 from forklight_core.errors import InvalidInputError, NotFoundError, PreconditionError
 
@@ -31,6 +33,8 @@ class Checkpoint:
     step: int
     version: int
     commits: tuple[Commit, ...]
+    orders: Orders = NO_ORDERS
+    """The window of the checkpoint wins over any that was in force."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,10 +50,13 @@ class Restored:
 class Restorer:
     """Opens trainer epochs."""
 
-    def __init__(self, context: Context, journal: Journal, reconciler: Reconciler) -> None:
+    def __init__(
+        self, context: Context, journal: Journal, reconciler: Reconciler, steering: Steering
+    ) -> None:
         self._context = context
         self._journal = journal
         self._reconciler = reconciler
+        self._steering = steering
 
     async def restore(self, checkpoint: Checkpoint) -> Restored:
         """Fence older trainers and make the ledger say exactly what the checkpoint has learned."""
@@ -69,6 +76,7 @@ class Restorer:
                 [*adopted, *lost],
                 epoch=control.epoch + 1,
                 version=min(control.version, checkpoint.version),
+                window=checkpoint.orders.window,
                 at=context.clock(),
             )
             announce_endings([*adopted, *lost], control.version)
@@ -85,11 +93,13 @@ class Restorer:
     async def _go_on(
         self, checkpoint: Checkpoint, control: Control, rewind: Rewind, restored: Restored
     ) -> None:
-        """Take a finished run up again when it lost steps, reconcile, and tell people."""
+        """Take a run that was over up again when it lost steps, reconcile, follow orders, and tell people."""
         context = self._context
-        if rewind.reverted and control.phase is Phase.FINISHED:
+        is_over = control.phase is Phase.FINISHED or is_last_evaluation(control, context.run_file)
+        if rewind.reverted and is_over:
             await asyncio.to_thread(context.ledger.set_phase, Phase.RUNNING, "", automatic=False)
         await self._reconciler.reconcile()
+        await self._steering.follow(checkpoint.orders, control)
         await context.record(
             "trainer_restored",
             f"epoch {restored.epoch}, lineage {restored.lineage}, step {checkpoint.step}, version "

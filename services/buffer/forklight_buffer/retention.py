@@ -23,9 +23,10 @@ class Retention:
 
     async def clean(self) -> int:
         """One pass; returns how many blobs were deleted."""
-        context, trainer = self._context, self._context.run_file.trainer
+        context, run_file = self._context, self._context.run_file
         control = await asyncio.to_thread(context.ledger.control)
-        oldest_restorable = control.step - trainer.keep_checkpoints * trainer.checkpoint_every_steps
+        num_steps = run_file.checkpoints.keep_last * run_file.trainer.checkpoint_every_steps
+        oldest_restorable = control.step - num_steps
         before_step = max(0, oldest_restorable + 1)
         deleted = 0
         while True:

@@ -9,9 +9,12 @@ from typing import TypedDict
 from forklight.v1 import types_pb2
 from forklight_buffer.live import LiveGroup, LiveSample
 from forklight_buffer.records import GroupRow, LeasedGroup, SampleRow
-from forklight_buffer.states import State
+from forklight_buffer.states import Purpose, State
 from forklight_core import ids
 from forklight_core.wire import parse
+
+RIGHT_PARTS = ("correct", "judge")
+"""Parts of a verdict that say how right an answer is, best first. The reward mixes weights in."""
 
 
 class TrajectoryFields(TypedDict):
@@ -51,10 +54,19 @@ def row_of_live(group: LiveGroup, sample: LiveSample) -> SampleRow:
         opened_at=group.opened_at,
         ended_at=sample.since,
         num_saved_tokens=sample.num_saved_tokens,
+        correct=_correctness(sample) if group.purpose is Purpose.EVALUATE else None,
     )
     if not sample.trajectory:
         return row
     return _with(row, trajectory_fields(parse(types_pb2.Trajectory, sample.trajectory)))
+
+
+def _correctness(sample: LiveSample) -> float | None:
+    """How right the answer of a scored sample is."""
+    if sample.reward is None:
+        return None
+    parts = {part.name: part.value for part in parse(types_pb2.Verdict, sample.verdict).parts}
+    return next((parts[name] for name in RIGHT_PARTS if name in parts), sample.reward)
 
 
 def row_of_group(group: GroupRow, index: int, state: State, *, reason: str, at: float) -> SampleRow:

@@ -23,6 +23,7 @@ from forklight_buffer.records import Commit
 from forklight_buffer.restore import Checkpoint, Restorer
 from forklight_buffer.segments import Segments, segment_message
 from forklight_buffer.states import Phase
+from forklight_buffer.steering import Steering
 from forklight_buffer.versions import Versions
 from forklight_core import ids
 from forklight_core.errors import InvalidInputError
@@ -44,6 +45,7 @@ class Desks:
     phases: PhaseControl
     inspection: Inspection
     dead_letters: DeadLetters
+    steering: Steering
 
 
 class BufferServicer(buffer_pb2_grpc.BufferServicer):
@@ -117,6 +119,7 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
             step=request.step,
             version=request.version,
             commits=tuple(map(_commit, request.commits)),
+            orders=self._desks.steering.check(request.window_tokens, request.events),
         )
         restored = await self._complete(self._desks.restorer.restore(checkpoint))
         return door.RestoreTrainerReply(
@@ -136,7 +139,8 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
     async def CommitSteps(self, request: door.CommitStepsRequest, context: Call) -> door.CommitStepsReply:
         self._check_run(request.run_id)
         records = [_commit(record) for record in request.records]
-        committed = await self._complete(self._desks.batches.commit(request.epoch, records))
+        orders = self._desks.steering.check(request.window_tokens, request.events)
+        committed = await self._complete(self._desks.batches.commit(request.epoch, records, orders))
         return door.CommitStepsReply(
             num_trained=committed.num_trained, num_duplicates=committed.num_duplicates
         )
@@ -174,6 +178,10 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
     async def GetStatus(self, request: door.GetStatusRequest, context: Call) -> door.GetStatusReply:
         self._check_run(request.run_id)
         return await self._desks.inspection.status()
+
+    async def ListEvents(self, request: door.ListEventsRequest, context: Call) -> door.ListEventsReply:
+        self._check_run(request.run_id)
+        return await self._desks.inspection.list_events(request)
 
     async def ListSamples(self, request: door.ListSamplesRequest, context: Call) -> door.ListSamplesReply:
         self._check_run(request.run_id)

@@ -42,8 +42,8 @@ class Limits:
         return self.group_tokens * BYTES_PER_TOKEN
 
 
-def limits_of(run_file: RunFile) -> Limits:
-    """The bounds a run file sets."""
+def limits_of(run_file: RunFile, window: int) -> Limits:
+    """The bounds a run file sets, for groups of a length window."""
     return Limits(
         max_staleness=run_file.buffer.max_staleness,
         groups_per_step=run_file.trainer.groups_per_step,
@@ -51,7 +51,7 @@ def limits_of(run_file: RunFile) -> Limits:
         max_open_groups=run_file.buffer.max_open_groups,
         max_open_tokens=run_file.buffer.max_open_tokens,
         max_open_bytes=run_file.buffer.max_open_bytes,
-        group_tokens=run_file.sampling.group_size * run_file.sampling.max_new_tokens,
+        group_tokens=run_file.sampling.group_size * window,
     )
 
 
@@ -112,7 +112,8 @@ def find_dead_end(standing: Standing, limits: Limits) -> str:
     )
     held = standing.held_tokens if refusal is Refusal.TOKENS else standing.held_bytes
     return (
-        f"one group reserves {needed} {unit} (sampling.group_size x sampling.max_new_tokens), {held} are "
-        f"held by {standing.ready_groups} ready groups of the {limits.groups_per_step} a step needs, and "
+        f"one group reserves {needed} {unit} (sampling.group_size x the window of {standing.window}), "
+        f"{held} are held by {standing.ready_groups} ready groups of the {limits.groups_per_step} a step "
+        f"needs, and "
         f"{refusal} allows {allowed}: raise {refusal}, then start the buffer again or resume the run"
     )

@@ -66,6 +66,17 @@ class Phase(IntEnum):
         return f"RUN_PHASE_{self.name}"
 
 
+class RoundState(StrEnum):
+    """Where an evaluation round stands."""
+
+    OPEN = "open"
+    COMPLETE = "complete"
+    CUT = "cut"
+    """The run ended first."""
+    SKIPPED = "skipped"
+    """It was due while too many others were open."""
+
+
 class Reason(StrEnum):
     """Why a sample ended, where the state alone does not say. Free text may follow after a colon."""
 

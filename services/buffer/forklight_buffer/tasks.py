@@ -111,4 +111,5 @@ def scoring_task(trajectory: types_pb2.Trajectory, group: GroupFacts, traceparen
         trajectory=trajectory,
         kind=group.kind,
         spec=types_pb2.BlobRef(id=group.spec_id, size_bytes=group.spec_bytes),
+        window_tokens=group.window,
     ).SerializeToString()

@@ -7,7 +7,8 @@ import asyncio
 from forklight.v1 import types_pb2
 from forklight_buffer.batches import Batches
 from forklight_buffer.context import Context
-from forklight_buffer.evaluation import Evaluator
+from forklight_buffer.evaluation.last_round import LastRound
+from forklight_buffer.evaluation.rounds import Evaluator
 from forklight_buffer.records import Control, Weights
 from forklight_buffer.states import Phase
 from forklight_core.errors import InvalidInputError, PreconditionError
@@ -16,10 +17,13 @@ from forklight_core.errors import InvalidInputError, PreconditionError
 class Versions:
     """Takes announcements from the trainer of the current epoch."""
 
-    def __init__(self, context: Context, batches: Batches, evaluator: Evaluator) -> None:
+    def __init__(
+        self, context: Context, batches: Batches, evaluator: Evaluator, last_round: LastRound
+    ) -> None:
         self._context = context
         self._batches = batches
         self._evaluator = evaluator
+        self._last_round = last_round
 
     async def announce(self, epoch: int, message: types_pb2.WeightsRef) -> int:
         """Returns the newest version; an older one, or the same weights again, changes nothing."""
@@ -44,6 +48,7 @@ class Versions:
                 await context.live.set_run({"version": str(newest)}, weights=message.SerializeToString())
                 if control.phase is not Phase.FINISHED:
                     await self._evaluator.note_version(newest)
+                    await self._last_round.look_now()
         context.notify_all()
         return newest
 

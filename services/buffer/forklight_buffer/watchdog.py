@@ -53,7 +53,7 @@ class Watchdog:
 
     async def _where(self, group: LiveGroup, sample: LiveSample) -> str:
         if sample.state is State.QUEUED:
-            return await self._in_queue(QueueName.TASKS, group.task_entry)
+            return await self._in_queue(QueueName(group.queue), group.task_entry)
         if sample.state is State.GENERATED:
             return await self._in_queue(QueueName.SCORING, sample.scoring_entry)
         if sample.state is State.SCORED:

@@ -42,3 +42,16 @@ def make_stage(server: EmbeddedRedis, tmp_path: Path) -> Callable[..., Stage]:
         )
 
     return make
+
+
+@pytest.fixture
+def make_evaluated(make_stage: Callable[..., Stage], tmp_path: Path) -> Callable[..., Stage]:
+    """The same with three held-out prompts and a round at every second version."""
+
+    def make(*, sections: dict[str, dict[str, Any]] | None = None, **evaluation: Any) -> Stage:
+        holdout = write_prompts(tmp_path / "holdout.jsonl", 3)
+        prompts = {"train": str(write_prompts(tmp_path / "train.jsonl", 8)), "holdout": str(holdout)}
+        section = {"every_versions": 2, "num_prompts": 64, "temperature": 0.0} | evaluation
+        return make_stage(prompts=prompts, evaluation=section, **(sections or {}))
+
+    return make

@@ -17,7 +17,7 @@ from redis.asyncio import Redis
 
 from forklight.v1 import buffer_pb2, buffer_pb2_grpc, types_pb2
 from forklight_buffer.app import run
-from forklight_buffer.rehearsal import Rehearsal, Stage, mixed_reward, samples_of
+from forklight_buffer.rehearsal import Rehearsal, Stage, mixed_reward, run_event, samples_of
 from forklight_buffer.settings import BufferSettings
 from forklight_core import ids
 from forklight_core.blobs import open_blob_store
@@ -72,7 +72,7 @@ async def serving(settings: BufferSettings) -> AsyncIterator[buffer_pb2_grpc.Buf
 
 def player_of(stage: Stage) -> Rehearsal:
     """Only to make messages; it has no buffer of its own."""
-    return Rehearsal(stage=stage, outside=None, buffer=None, tasks=None, scoring=None)  # type: ignore[arg-type]
+    return Rehearsal(stage=stage, outside=None, buffer=None, tasks=None, evaluate=None, scoring=None)  # type: ignore[arg-type]
 
 
 def message_of(lease: Lease) -> types_pb2.Lease:
@@ -184,6 +184,33 @@ async def test_a_response_goes_on_in_another_pod_when_its_pod_died(make_stage: C
         with pytest.raises(InvalidInputError, match="0 tokens of the response are saved"):
             await stub.SaveSegment(save, timeout=5)
     await redis.aclose()
+
+
+async def test_the_trainer_steers_over_grpc(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage(length={"windows": [10, 20]})
+    run = stage.run_id
+    event = run_event("window/0", 0)
+    async with serving(settings_of(stage)) as stub:
+        restore = buffer_pb2.RestoreTrainerRequest(run_id=run, window_tokens=21)
+        with pytest.raises(InvalidInputError, match="the largest window of this run is 20 tokens"):
+            await stub.RestoreTrainer(restore, timeout=5)
+        restore.window_tokens = 20
+        epoch = (await stub.RestoreTrainer(restore, timeout=5)).epoch
+        assert epoch == 1
+        commit = buffer_pb2.CommitStepsRequest(
+            run_id=run, epoch=epoch, window_tokens=10, events=[event, event]
+        )
+        for _ in range(2):
+            await stub.CommitSteps(commit, timeout=5)
+        status = await stub.GetStatus(buffer_pb2.GetStatusRequest(run_id=run), timeout=5)
+        assert (status.window_tokens, list(status.events), status.is_last_evaluation) == (10, [event], False)
+        reply = await stub.ListEvents(buffer_pb2.ListEventsRequest(run_id=run), timeout=5)
+        assert (list(reply.events), reply.next) == ([event], "")
+        with pytest.raises(InvalidInputError, match="this buffer serves run"):
+            await stub.ListEvents(buffer_pb2.ListEventsRequest(run_id="other"), timeout=5)
+        commit.events[0].evidence_json = "x" * (64 * 1024 + 1)
+        with pytest.raises(InvalidInputError, match="evidence_json has 65537 bytes"):
+            await stub.CommitSteps(commit, timeout=5)
 
 
 async def test_a_second_buffer_of_a_run_is_refused(make_stage: Callable[..., Stage]) -> None:

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from forklight.v1 import types_pb2
 from forklight_buffer.app import buffer_journal
-from forklight_buffer.rehearsal import Rehearsal, Stage, mixed_reward, rehearse, write_prompts
-from forklight_buffer.states import Phase, State
-from forklight_core.errors import InvalidInputError, PreconditionError
+from forklight_buffer.rehearsal import Rehearsal, Stage, mixed_reward, rehearse
+from forklight_buffer.states import Outcome, Phase, RoundState, State
+from forklight_core.errors import FencedError, InvalidInputError, PreconditionError
+from forklight_core.queues import Lease
 
 MakeStage = Callable[..., Stage]
-
-
-@pytest.fixture
-def make_evaluated(make_stage: MakeStage, tmp_path: Path) -> MakeStage:
-    def make(**evaluation: object) -> Stage:
-        holdout = write_prompts(tmp_path / "holdout.jsonl", 3)
-        prompts = {"train": str(write_prompts(tmp_path / "train.jsonl", 8)), "holdout": str(holdout)}
-        section = {"every_versions": 2, "num_prompts": 64, "temperature": 0.0} | evaluation
-        return make_stage(prompts=prompts, evaluation=section)
-
-    return make
 
 
 def reward_of_evaluation(value: float) -> Callable[[str], float]:
@@ -149,3 +139,195 @@ async def test_versions_never_go_back_and_never_change_their_weights(make_evalua
         assert await play.buffer.versions.announce(play.epoch, other) == 3
         newest = play.buffer.context.ledger.newest_weights()
         assert newest is not None and newest.manifest_id == "b3:other"
+
+
+async def test_a_round_has_a_queue_of_its_own(make_evaluated: MakeStage) -> None:
+    async with rehearse(make_evaluated()) as play:
+        await play.restore()
+        await play.announce(0)
+        await play.open()
+        for queue, purpose, number in (
+            (play.evaluate, types_pb2.PURPOSE_EVALUATE, 3),
+            (play.tasks, types_pb2.PURPOSE_TRAIN, 6),
+        ):
+            tasks = [
+                types_pb2.GenerationTask.FromString(leased.body)
+                for leased in await queue.take("rollout-0", wait_s=0.0, max_items=64)
+            ]
+            assert [task.purpose for task in tasks] == [purpose] * number
+        status = await play.buffer.inspection.status()
+        queues = {queue.name: (queue.num_waiting, queue.num_leased) for queue in status.queues}
+        assert queues == {"tasks": (0, 6), "evaluate": (0, 3), "scoring": (0, 0)}
+
+
+async def test_a_round_of_several_samples_a_prompt_says_pass_at_k_with_intervals(
+    make_evaluated: MakeStage,
+) -> None:
+    stage = make_evaluated(
+        samples_per_prompt=4, pass_at=(1, 4, 2), temperature=1.0, confidence=0.9, pass_threshold=0.5
+    )
+    # Prompt 0: all right; prompt 1: one of three right, one failed; prompt 2: none right.
+    rewards: dict[str, list[float | None]] = {
+        "00000": [1.0, 1.0, 1.0, 1.0],
+        "00001": [0.5, 0.25, None, 0.0],
+        "00002": [0.0, 0.0, 0.0, 0.0],
+    }
+    async with rehearse(stage) as play:
+        await play.restore()
+        await play.announce(0)
+        await play.open()
+        taken = await play.take_tasks(most=3)
+        tasks = [types_pb2.GenerationTask.FromString(leased.body) for leased in taken]
+        assert [task.sampling.num_samples for task in tasks] == [4] * 3
+        assert len({task.sampling.seed for task in tasks}) == 3
+        for leased in taken:
+            await play.evaluate.release(leased.lease)
+        running = (await play.buffer.inspection.status()).evaluations[0]
+        assert (running.num_samples, running.complete, len(running.pass_at)) == (0, False, 0)
+        await play.generate()
+        await play.score(lambda sample: rewards[sample[-10:-5]][int(sample[-3:])] if "/e" in sample else 0.0)
+        await play.buffer.journal.flush()
+        await buffer_journal(play.buffer)()
+        (result,) = (await play.buffer.inspection.status()).evaluations
+    assert (result.num_samples, result.num_failed, result.complete, result.cut) == (11, 1, True, False)
+    assert (result.num_prompts, result.samples_per_prompt, result.num_scored_prompts) == (3, 4, 3)
+    assert result.mean_reward == pytest.approx(4.75 / 11)
+    assert result.confidence == 0.9
+    assert 0.0 <= result.reward_low < result.mean_reward < result.reward_high <= 1.0
+    found = {each.k: (each.value, each.num_prompts) for each in result.pass_at}
+    assert list(found) == [1, 2, 4]
+    assert found[1] == (pytest.approx((1 + 1 / 3 + 0) / 3), 3)
+    assert found[2] == (pytest.approx((1 + 2 / 3 + 0) / 3), 3)
+    assert found[4] == (pytest.approx((1 + 0) / 2), 2)  # of prompt 1 there are only three samples
+    assert all(each.low <= each.value <= each.high for each in result.pass_at)
+
+
+async def test_a_third_round_is_skipped_counted_and_said_while_two_are_open(
+    make_evaluated: MakeStage,
+) -> None:
+    async with rehearse(make_evaluated(every_versions=1)) as play:
+        await play.restore()
+        for version in (0, 1, 2, 3):
+            await play.announce(version)
+            await play.open()
+        ledger = play.buffer.context.ledger
+        assert [(item.version, item.state) for item in ledger.rounds(9)] == [
+            (0, RoundState.OPEN),
+            (1, RoundState.OPEN),
+        ]
+        status = await play.buffer.inspection.status()
+        assert status.num_skipped_evaluations == 2
+        assert [(event.id, event.severity) for event in status.events] == [
+            ("evaluation-skipped-v2", types_pb2.SEVERITY_WARNING),
+            ("evaluation-skipped-v3", types_pb2.SEVERITY_WARNING),
+        ]
+        assert "the rounds of versions 0 and 1 are still open" in status.events[0].title
+        assert (await play.evaluate.stats()).num_waiting == 6
+        await play_round(play, 1.0)
+        await play.announce(3)  # a trainer that starts again says its version again: now there is room
+        await play.open()
+        assert [(item.version, item.complete) for item in ledger.rounds(9)] == [
+            (0, True), (1, True), (3, False),
+        ]  # fmt: skip
+        assert (await play.buffer.inspection.status()).num_skipped_evaluations == 1
+
+
+async def test_training_goes_on_while_rounds_are_open(make_evaluated: MakeStage) -> None:
+    async with rehearse(make_evaluated(every_versions=1)) as play:
+        await play.restore()
+        await play.announce(0)
+        await play.open()
+        for step in (1, 2, 3):
+            for leased in await play.tasks.take("rollout-0", wait_s=0.0, max_items=64):
+                group = types_pb2.GenerationTask.FromString(leased.body).envelope.group_id
+                for index in range(2):
+                    await play.submit(f"{group}/s{index:03d}", leased.lease)
+            await play.score(mixed_reward)
+            await play.train(step)
+            await play.announce(step)
+            await play.open()
+        assert [(item.version, item.complete) for item in play.buffer.context.ledger.rounds(9)] == [
+            (0, False), (1, False),
+        ]  # fmt: skip
+
+
+async def test_a_round_is_cut_when_the_run_ends_first_and_never_reaches_the_goal(
+    make_evaluated: MakeStage,
+) -> None:
+    stage = make_evaluated(goal_reward=0.5, samples_per_prompt=2, temperature=1.0)
+    async with rehearse(stage) as play:
+        await play.restore()
+        await play.announce(0)
+        await play.open()
+        leased = (await play.take_tasks(most=1))[0]
+        group = types_pb2.GenerationTask.FromString(leased.body).envelope.group_id
+        for index in range(2):
+            await play.submit(f"{group}/s{index:03d}", leased.lease)
+        await play.score(lambda _: 1.0)
+        async with play.buffer.context.turn:
+            await play.buffer.phases.set_phase(Phase.FINISHED, "enough")
+        await buffer_journal(play.buffer)()
+        (result,) = (await play.buffer.inspection.status()).evaluations
+        assert (result.complete, result.cut, result.num_samples) == (False, True, 2)
+        assert not result.pass_at and not result.HasField("reward_low")
+        async with play.buffer.context.turn:
+            await play.buffer.phases.set_phase(Phase.RUNNING, "")
+        await play.buffer.evaluator.close_rounds()
+        control = play.buffer.context.ledger.control()
+        assert (control.phase, control.reason) == (Phase.RUNNING, "")
+
+
+BUSY = {"buffer": {"lease_s": 0.05, "max_deliveries": 2, "max_open_groups": 1}}
+
+
+async def test_an_evaluation_lease_is_fenced_redelivered_and_renewed_like_any_other(
+    make_evaluated: MakeStage,
+) -> None:
+    async with rehearse(make_evaluated(sections=BUSY, num_prompts=1)) as play:
+        await play.restore()
+        await play.announce(0)
+        await play.open()
+        (first,) = await play.evaluate.take("dies-first", wait_s=0.0, max_items=9)
+        group = types_pb2.GenerationTask.FromString(first.body).envelope.group_id
+        sample = f"{group}/s000"
+        await play.save(sample, play.segment(sample, 0), first.lease)
+        await play.evaluate.release(first.lease)
+        (second,) = await play.evaluate.take("goes-on", wait_s=10.0, max_items=1)
+        assert (second.lease.entry_id, second.lease.fence) == (first.lease.entry_id, 2)
+        with pytest.raises(FencedError, match=r"goes-on \(delivery 2\)"):
+            await play.submit(sample, first.lease)
+        (pending,) = await play.buffer.intake.pending_samples(group, second.lease)
+        assert pending.segments[0].num_tokens == 2
+        other = Lease(entry_id=second.lease.entry_id, consumer="goes-on", fence=2, queue="tasks")
+        await play.save(sample, play.segment(sample, 2), other)  # the buffer itself knows whose entry it is
+        end = time.monotonic() + 10.0
+        while not (
+            await play.evaluate.stats()
+        ).num_waiting:  # its response grew: it waits again, as a new entry
+            assert time.monotonic() < end
+            assert await play.buffer.reaper.reap() == 0
+        (again,) = await play.evaluate.take("third", wait_s=0.0, max_items=9)
+        assert again.lease.fence == 1
+        assert await play.submit(sample, again.lease) is Outcome.ACCEPTED
+        assert (await play.evaluate.stats()).num_leased == 0
+
+
+async def test_evaluation_tasks_are_buried_with_the_name_of_their_queue(make_evaluated: MakeStage) -> None:
+    async with rehearse(make_evaluated(sections=BUSY)) as play:
+        await play.restore()
+        await play.announce(0)
+        await play.open()
+        for holder in ("dies-first", "dies-second"):
+            assert len(await play.evaluate.take(holder, wait_s=10.0, max_items=9)) == 3
+        buried, end = 0, time.monotonic() + 10.0
+        while buried < 3:
+            assert time.monotonic() < end
+            buried += await play.buffer.reaper.reap()
+        letters = await play.buffer.dead_letters.list_letters(0)
+        assert {letter.queue for letter in letters} == {"evaluate"}
+        assert all(letter.id.startswith("evaluate:") for letter in letters)
+        await buffer_journal(play.buffer)()
+        (finished,) = play.buffer.context.ledger.rounds(9)
+        assert (finished.complete, finished.num_scored, finished.num_failed) == (True, 0, 3)
+        assert (await play.buffer.inspection.status()).evaluations[0].num_failed == 3
+        assert await play.buffer.dead_letters.redrive([]) == 0

@@ -48,6 +48,7 @@ async def test_every_sample_is_counted_once_wherever_it_is(make_stage: MakeStage
         }
         assert [(item.name, item.num_waiting, item.num_leased) for item in status.queues] == [
             ("tasks", 1, 0),
+            ("evaluate", 0, 0),
             ("scoring", 2, 0),
         ]
         assert (status.num_open_groups, status.num_ready_groups, status.step, status.version) == (2, 1, 1, 0)
@@ -113,7 +114,7 @@ async def test_what_waits_in_a_queue_is_named_with_its_entry(make_stage: MakeSta
 
 async def test_payloads_stay_while_a_kept_checkpoint_may_need_them(make_stage: MakeStage) -> None:
     stage = make_stage(
-        buffer={"max_staleness": 9}, trainer={"keep_checkpoints": 2, "checkpoint_every_steps": 1}
+        buffer={"max_staleness": 9}, checkpoints={"keep_last": 2}, trainer={"checkpoint_every_steps": 1}
     )
     async with rehearse(stage) as play:
         await play.restore()

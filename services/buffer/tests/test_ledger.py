@@ -12,7 +12,7 @@ from forklight_buffer.adapters.sqlite import SqliteLedger
 from forklight_buffer.adapters.sqlite.lineages import Segment, ancestry, owner_of, shared_steps
 from forklight_buffer.ledger import SampleFilter
 from forklight_buffer.records import GroupRow, Lineage, SampleRow
-from forklight_buffer.states import Phase, Purpose, State
+from forklight_buffer.states import Phase, Purpose, RoundState, State
 from forklight_core.errors import DataLossError
 
 GROUP = GroupRow(
@@ -137,3 +137,41 @@ def test_a_broken_ancestry_is_named() -> None:
         ancestry({"d": Lineage(lineage="d", parent="x", forked_at=1)}, "d", 2)
     with pytest.raises(DataLossError, match="circle"):
         ancestry({"d": Lineage(lineage="d", parent="d", forked_at=1)}, "d", 2)
+
+
+FORMAT_1 = """
+CREATE TABLE notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE samples (
+  sample_id TEXT PRIMARY KEY, group_id TEXT NOT NULL, prompt_id TEXT NOT NULL, purpose INTEGER NOT NULL,
+  state INTEGER NOT NULL CHECK (state BETWEEN 10 AND 15), reason TEXT NOT NULL, reward REAL,
+  num_response_tokens INTEGER NOT NULL, finish_reason INTEGER NOT NULL,
+  min_version INTEGER NOT NULL, max_version INTEGER NOT NULL, lineage TEXT NOT NULL, step INTEGER NOT NULL,
+  payload_id TEXT NOT NULL, payload_bytes INTEGER NOT NULL, opened_at REAL NOT NULL, ended_at REAL NOT NULL,
+  kept INTEGER NOT NULL DEFAULT 1
+) WITHOUT ROWID;
+CREATE TABLE evaluations (
+  version INTEGER PRIMARY KEY, num_prompts INTEGER NOT NULL, num_scored INTEGER NOT NULL DEFAULT 0,
+  num_failed INTEGER NOT NULL DEFAULT 0, mean_reward REAL NOT NULL DEFAULT 0, due_at REAL NOT NULL,
+  completed_at REAL );
+INSERT INTO samples VALUES
+  ('r/g00000000/s000', 'r/g00000000', 'p', 1, 11, '', 1.0, 3, 1, 0, 0, '', 0, 'b', 9, 0, 1, 1);
+INSERT INTO evaluations VALUES (0, 8, 7, 1, 0.5, 0.0, 2.0), (5, 8, 0, 0, 0.0, 3.0, NULL);
+PRAGMA user_version = 1;
+"""
+
+
+def test_a_ledger_of_the_release_before_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with sqlite3.connect(path) as old:
+        old.executescript(FORMAT_1)
+    for _ in range(2):  # brought up once, then read as it is
+        ledger = SqliteLedger(path)
+        found = ledger.read_sample("r/g00000000/s000")
+        assert found is not None and (found.state, found.reward, found.correct) == (State.FILTERED, 1.0, None)
+        assert [(each.version, each.state, each.num_scored) for each in ledger.rounds(9)] == [
+            (0, RoundState.COMPLETE, 7),
+            (5, RoundState.OPEN, 0),
+        ]
+        assert ledger.rounds(1)[0].samples_per_prompt == 1
+        assert ledger.reported_events(after=0, limit=9, newest_first=False) == []
+        ledger.close()

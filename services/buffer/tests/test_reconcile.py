@@ -218,7 +218,7 @@ async def test_a_rewind_is_finished_when_the_buffer_died_before_redis_knew(make_
         records = [await play.train(step) for step in (1, 2, 3)]
         ledger = play.buffer.context.ledger
         rewind = ledger.plan_rewind("l0001", 1, ())
-        ledger.apply_rewind(rewind, [], epoch=7, version=0, at=0.0)
+        ledger.apply_rewind(rewind, [], epoch=7, version=0, window=0, at=0.0)
     async with rehearse(stage) as play:
         restored = await play.restore(lineage="l0001", step=1)
         assert (restored.epoch, restored.lineage) == (8, "l0002")

@@ -28,6 +28,7 @@ LIMITS = Limits(
     group_tokens=20,
 )
 EMPTY = Standing(
+    window=10,
     version=0,
     step=0,
     open_groups=0,

@@ -14,12 +14,15 @@ class RunView(Protocol):
     """One run, to look at. Errors are those of `forklight_core.errors`."""
 
     async def status(self) -> buffer_pb2.GetStatusReply:
-        """Phase, counts, queues, evaluations, stuck samples."""
+        """Phase, window, counts, queues, evaluations, stuck samples, the last events."""
 
     async def samples(
         self, *, state: types_pb2.SampleState | None, after: str, limit: int
     ) -> buffer_pb2.ListSamplesReply:
         """A page of samples, in order of id, behind the sample `after`."""
+
+    async def events(self, *, after: str, limit: int, newest_first: bool) -> buffer_pb2.ListEventsReply:
+        """A page of what was reported about the run, behind the `next` of the page before."""
 
     async def steps(self, *, after: int, limit: int) -> Sequence[StepRecord]:
         """The newest records of optimizer steps behind the step `after`, oldest first."""

@@ -71,6 +71,21 @@ async def get_samples(
         raise as_http(error) from error
 
 
+@router.get("/api/events")
+async def get_events(
+    request: Request,
+    after: Annotated[str, Query(pattern="^[0-9]{0,19}$")] = "",
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    newest_first: bool = True,
+) -> Response:
+    """A page of what was reported about the run; `after` is the `next` of the page before."""
+    try:
+        events = await view_of(request).events(after=after, limit=limit, newest_first=newest_first)
+    except ForklightError as error:
+        raise as_http(error) from error
+    return as_json(events)
+
+
 @router.get("/healthz")
 async def get_health() -> dict[str, str]:
     """The console itself; the buffer has a health check of its own."""

@@ -15,7 +15,7 @@ from forklight.v1 import buffer_pb2, buffer_pb2_grpc, types_pb2
 from forklight_console.adapters.live import read_steps
 from forklight_console.adapters.memory import MemoryRunView
 from forklight_console.app import make_app, run
-from forklight_console.page import make_step_table
+from forklight_console.page import format_evidence, make_step_table
 from forklight_console.settings import ConsoleSettings
 from forklight_core.errors import UnavailableError
 from forklight_core.rpc import Registration, serve
@@ -31,8 +31,45 @@ REPLY = buffer_pb2.GetStatusReply(
         buffer_pb2.StateCount(state=types_pb2.SAMPLE_STATE_TRAINED, num_samples=640),
         buffer_pb2.StateCount(state=types_pb2.SAMPLE_STATE_FILTERED, reason="all_equal", num_samples=16),
     ],
+    window_tokens=49152,
+    num_skipped_evaluations=3,
+    events=[
+        types_pb2.RunEvent(
+            id="window/30",
+            kind="window_advanced",
+            severity=types_pb2.SEVERITY_INFO,
+            step=30,
+            at=86400.0,
+            title="40960 to 49152 <tokens>",
+            evidence_json='{"p99": 39000.4, "perplexity": null}',
+        ),
+        types_pb2.RunEvent(
+            id="entropy/40",
+            kind="alert",
+            severity=types_pb2.SEVERITY_ALERT,
+            step=40,
+            at=86401.0,
+            title="entropy fell",
+            undone=True,
+        ),
+    ],
     queues=[buffer_pb2.QueueStatus(name="tasks", num_waiting=3, num_leased=2, oldest_age_s=12.2)],
-    evaluations=[buffer_pb2.EvaluationResult(version=5, num_samples=64, mean_reward=0.625, complete=True)],
+    evaluations=[
+        buffer_pb2.EvaluationResult(
+            version=5,
+            num_samples=250,
+            num_failed=6,
+            mean_reward=0.625,
+            reward_low=0.5125,
+            reward_high=0.7375,
+            confidence=0.95,
+            num_prompts=64,
+            samples_per_prompt=4,
+            complete=True,
+            pass_at=[buffer_pb2.PassAtK(k=4, value=0.875, low=0.78, high=0.95, num_prompts=61)],
+        ),
+        buffer_pb2.EvaluationResult(version=10, num_prompts=64, samples_per_prompt=4),
+    ],
     stuck=[
         buffer_pb2.StuckSample(
             sample_id=f"{RUN_ID}/g1/s0", state=types_pb2.SAMPLE_STATE_QUEUED, where="tasks"
@@ -88,6 +125,62 @@ def test_page_shows_the_run_when_the_buffer_answers(client: TestClient) -> None:
     assert "parity &lt;0.93&gt;" in page.text  # escaped
     assert page.text.index("0.3") < page.text.index("0.2")  # the newest step first
     assert "nested" not in page.text
+
+
+def test_page_shows_the_window_and_events_with_their_evidence_newest_first(client: TestClient) -> None:
+    text = client.get("/").text
+    assert "49,152 tokens" in text
+    assert '<td class="severity-alert">alert</td><td>1970-01-02 00:00:01 UTC</td>' in text
+    assert "undone (its step was given up): entropy fell" in text
+    assert "40960 to 49152 &lt;tokens&gt;<br><small>p99 3.9e+04, perplexity -</small>" in text
+    assert text.index("entropy fell") < text.index("40960 to 49152")
+
+
+def test_page_shows_rounds_with_their_intervals(client: TestClient) -> None:
+    text = client.get("/").text
+    for part in (
+        "0.625 [0.512, 0.738]",
+        "pass@4 0.875 [0.780, 0.950]",
+        "64 x 4",
+        "running",
+        "3 rounds skipped",
+        "intervals of level 0.95",
+    ):
+        assert part in text
+
+
+@pytest.mark.parametrize(
+    ("evidence", "shown"),
+    [
+        ("", ""),
+        ("no json", "no json"),
+        ("[1, 2]", "[1, 2]"),
+        ('{"a": 1.23456, "b": {"c": 2}, "d": "x"}', 'a 1.235, b {"c": 2}, d x'),
+    ],
+)
+def test_evidence_is_shown_whatever_it_is(evidence: str, shown: str) -> None:
+    assert format_evidence(evidence) == shown
+
+
+def test_long_evidence_is_cut() -> None:
+    shown = format_evidence(json.dumps({f"figure{number}": number for number in range(500)}))
+    assert len(shown) == 400 and shown.endswith("...")
+
+
+def test_events_are_paged_in_both_directions_when_asked(client: TestClient, view: MemoryRunView) -> None:
+    view.run_events = [types_pb2.RunEvent(id=f"e{number}", title="t") for number in range(5)]
+
+    def page(**query: object) -> tuple[list[str], str]:
+        answer = client.get("/api/events", params=query).json()  # type: ignore[arg-type]
+        return [event["id"] for event in answer["events"]], answer["next"]
+
+    assert page(limit=2) == (["e4", "e3"], "4")
+    assert page(limit=3, after="4") == (["e2", "e1", "e0"], "")
+    assert page(limit=2, newest_first=False, after="2") == (["e2", "e3"], "4")
+    assert client.get("/api/events", params={"after": "x"}).status_code == 422
+    assert client.get("/api/events", params={"limit": 1001}).status_code == 422
+    view.error = UnavailableError("nobody listens")
+    assert client.get("/api/events").status_code == 503
 
 
 def test_page_says_so_and_shows_steps_when_the_buffer_is_away(
@@ -167,6 +260,12 @@ class StatusServicer(buffer_pb2_grpc.BufferServicer):
         assert request.run_id == RUN_ID
         return REPLY
 
+    async def ListEvents(
+        self, request: buffer_pb2.ListEventsRequest, context: object
+    ) -> buffer_pb2.ListEventsReply:
+        assert (request.run_id, request.limit, request.newest_first) == (RUN_ID, 100, True)
+        return buffer_pb2.ListEventsReply(events=REPLY.events)
+
 
 def fetch(port: int, path: str) -> tuple[int, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
@@ -208,6 +307,7 @@ async def test_process_serves_until_stopped_when_over_a_real_door(
         assert (status, json.loads(body)["step"]) == (200, "41")
         assert (await fetch_until_up(unused_tcp_port, "/"))[0] == 200
         assert json.loads((await fetch_until_up(unused_tcp_port, "/api/steps"))[1])[0]["step"] == 1
+        assert len(json.loads((await fetch_until_up(unused_tcp_port, "/api/events"))[1])["events"]) == 2
         with pytest.raises(UnavailableError, match="cannot listen on"):
             await run(settings, asyncio.Event())
         stop.set()

@@ -12,7 +12,7 @@ from forklight_core.errors import BusyError, ConfigError, DeadlineError, Forklig
 from forklight_core.runfile import RunFile
 from forklight_reward.adapters.memory import LocalSandbox, LocalVerifier
 from forklight_reward.front.program import extract_program
-from forklight_reward.front.reward import Length, RewardPolicy, overlong_penalty, policy_of
+from forklight_reward.front.reward import Length, RewardPolicy, overlong_penalty, policy_of, zone_of
 from forklight_reward.judge.rule import RuleJudge
 from forklight_reward.ports import Outcome, Part, Status
 from forklight_reward.rehearsal import TaskMaker, local_scorer, math_spec
@@ -71,12 +71,27 @@ def test_overlong_penalty_falls_over_the_end_of_the_window(num_tokens: int, pena
     assert overlong_penalty(num_tokens, 100, 20) == pytest.approx(penalty)
 
 
+@pytest.mark.parametrize(
+    ("window", "zone"), [(40960, 4096), (8192, 4096), (8191, 4095), (4096, 2048), (1, 0)]
+)
+def test_the_soft_zone_is_never_more_than_half_of_the_window(window: int, zone: int) -> None:
+    assert zone_of(window, 4096) == zone
+
+
+def test_policy_refuses_a_zone_that_no_window_has_room_for() -> None:
+    raw = {"sampling": {"max_new_tokens": 64}, "length": {"windows": [512, 2048]}}
+    with pytest.raises(ConfigError, match=r"must not exceed the largest of length\.windows \(2048\)"):
+        policy_of(RunFile.model_validate(raw))
+    fitting = policy_of(RunFile.model_validate(raw | {"recipe": {"overlong_tokens": 2048}}))
+    assert (fitting.window_tokens, fitting.zone_tokens) == (512, 2048)
+
+
 def test_policy_refuses_a_zone_that_covers_the_window() -> None:
     raw = {"sampling": {"max_new_tokens": 64}}
     with pytest.raises(ConfigError, match="overlong_tokens"):
         policy_of(RunFile.model_validate(raw))
     without = policy_of(RunFile.model_validate(raw | {"recipe": {"overlong_penalty": False}}))
-    assert without.window_tokens == 0
+    assert without.zone_tokens == 0
     default = policy_of(RunFile())
     assert (default.window_tokens, default.zone_tokens) == (40960, 4096)
 
@@ -102,6 +117,19 @@ async def test_overlong_part_counts_in_training_and_not_in_evaluation(tasks: Tas
     assert parts_of(verdict)["overlong"] == pytest.approx(-0.5)
     task.trajectory.purpose = types_pb2.PURPOSE_EVALUATE
     assert (await scorer.score_task(task, attempt=1)).score == 1.0
+
+
+@pytest.mark.parametrize(
+    ("window", "penalty"), [(0, -0.5), (100, -0.5), (200, 0.0), (96, -0.7), (30, -1.0), (90, -1.0)]
+)
+async def test_overlong_is_measured_against_the_window_of_the_sample(
+    tasks: TaskMaker, window: int, penalty: float
+) -> None:
+    scorer = local_scorer(tasks, policy=RewardPolicy(window_tokens=100, zone_tokens=20))
+    task = tasks.task(RIGHT, num_tokens=90)
+    task.window_tokens = window
+    for _ in range(2):  # scored again, for example by another front door, it is the same
+        assert parts_of(await scorer.score_task(task, attempt=1))["overlong"] == pytest.approx(penalty)
 
 
 @pytest.mark.parametrize("error", [UnavailableError("away"), DeadlineError("late"), BusyError("full")])

@@ -15,23 +15,26 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import blake3
 import paths
+import torch
 from harness import attempt, require_gpu
 from options import Options, parse_options
 from report import Report, traced
-from safetensors.torch import save_file
 from stage import PLAIN, free_memory, make_model, random_prompt
 
+from forklight_core.weights.files import VersionFile
+from forklight_core.weights.manifest import Manifest, TensorEntry
 from forklight_kernels.contract import contract_hash
 from forklight_model.checkpoint import published_tensors
 from forklight_model.model import HybridModel
 from forklight_rollout.adapters.vllm import VllmOptions, vllm_engine_factory
 from forklight_rollout.ports import EndRules, Engine, PromptStart, SequenceStart
-from forklight_rollout.weights.manifest import Manifest, PublishedWeights, Shard, TensorEntry
+from forklight_rollout.weights.manifest import PublishedWeights
 
 sys.path += [str(paths.ROOT / "libs/vllm_plugin")]
 
@@ -89,16 +92,21 @@ def _row(report: Report, engine: Engine, extent: tuple[int, int], num_steps: int
 
 
 def publish(model: HybridModel, folder: Path) -> PublishedWeights:
-    """A version of weights for this process alone: nobody compares hashes."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in published_tensors(model)}
-    save_file(tensors, folder / SHARD)
-    entries = {
-        name: TensorEntry(
-            shape=tuple(tensor.shape), dtype=str(tensor.dtype).removeprefix("torch."), shard=SHARD
-        )
-        for name, tensor in tensors.items()
-    }
-    size = (folder / SHARD).stat().st_size
+    """A version of weights as a trainer would publish it."""
+    entries = {}
+    with VersionFile(folder / SHARD) as file:
+        for name, tensor in published_tensors(model):
+            data = tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data
+            entry = TensorEntry(
+                name=name,
+                dtype=str(tensor.dtype).removeprefix("torch."),
+                shape=tuple(tensor.shape),
+                hash=blake3.blake3(data).hexdigest(),
+                file=SHARD,
+            )
+            entries[name] = replace(entry, offset=file.begin(entry), length=entry.num_bytes)
+            file.write(data)
+        described = file.finish()
     manifest = Manifest(
         run_id="bench",
         version=0,
@@ -106,9 +114,8 @@ def publish(model: HybridModel, folder: Path) -> PublishedWeights:
         contract="",
         kernels=contract_hash(),
         config_json=json.dumps(model.config.to_published()),
-        shards=(Shard(file=SHARD, size_bytes=size, blake3=""),),
+        files=(described,),
         tensors=entries,
-        probe=None,
     )
     return PublishedWeights(folder=folder, manifest_id="", manifest=manifest, tokenizer_hash="")
 

@@ -25,6 +25,8 @@ class Capability:
     encode: Callable[[str], Sequence[int]]
     stop_ids: frozenset[int] = frozenset()
     tools: frozenset[str] = frozenset()
+    largest_window: int = 0
+    """What the run file of this pod names; 0: whatever fits into a sequence."""
 
 
 def read_group(
@@ -45,6 +47,7 @@ def read_group(
         repetition_probability=sampling.repetition_probability,
     )
     check_rules(draw, end, where)
+    _check_planned(end, capability.largest_window, where)
     _check_indices(indices, sampling.num_samples, where)
     prompt_ids = read_prompt(task.prompt, capability, where)
     check_window(len(prompt_ids), end, where, capability.limits)
@@ -106,6 +109,18 @@ def check_rules(draw: DrawRules, end: EndRules, where: str) -> None:
             where,
             "sampling.repetition_probability",
             f"is {end.repetition_probability}; with repetition_tokens set it must lie in (0, 1)",
+        )
+
+
+def _check_planned(end: EndRules, largest_window: int, where: str) -> None:
+    """A pod's memory is planned once, for the largest window of its run file."""
+    if largest_window and end.max_new_tokens > largest_window:
+        raise _refused(
+            where,
+            "sampling.max_new_tokens",
+            f"is {end.max_new_tokens}, and this pod was planned for windows of at most {largest_window} "
+            "tokens (length.windows of its run file, else sampling.max_new_tokens): start it again with the "
+            "file of this run",
         )
 
 

@@ -2,8 +2,8 @@
 
                     WeightsWatcher --stage, swap--> engine thread (Generator over an Engine)
                           |                            ^      |
-    Redis: weights, tasks-+--> Worker --groups---------'      '--finished samples--> Worker --> blobs, buffer
-                                  '-- LeaseKeeper: heartbeat
+    Redis: weights, tasks,+--> Worker --groups---------'      '--finished samples--> Worker --> blobs, buffer
+           evaluate               '-- LeaseKeeper: heartbeat
     HTTP clients (when http_listen is set) <--> GenerationService <--groups, tokens--> engine thread
     Worker <--calls, replies--> ToolDesk --programs--> sandbox (when the run file's [tools] has names)
     Fitness: looks every second, takes the pod out of service and back (health, Worker)
@@ -25,8 +25,9 @@ from forklight.v1 import rollout_pb2, rollout_pb2_grpc
 from forklight_core.blobs import BlobStore, open_blob_store
 from forklight_core.queues import RedisWorkQueue, RunKeys, WorkQueue, connect_redis, read_weights
 from forklight_core.rpc import Registration, open_channel, serve
-from forklight_core.runfile import RunFile, load_run_file
+from forklight_core.runfile import RunFile, largest_window, load_run_file
 from forklight_core.runfile.schema import RolloutSection
+from forklight_model.chat import load_chat_format
 from forklight_model.tokenizer import load_tokenizer
 from forklight_rollout import metrics
 from forklight_rollout.adapters.buffer_rpc import RpcBuffer
@@ -35,7 +36,6 @@ from forklight_rollout.engines import choose_engine
 from forklight_rollout.fitness import CollapseGuard, CollapseRules, Fitness
 from forklight_rollout.generation.engine_thread import EngineThread
 from forklight_rollout.generation.generator import Generator
-from forklight_rollout.http.chat import load_chat_format
 from forklight_rollout.http.plan import Backend
 from forklight_rollout.http.server import open_http
 from forklight_rollout.leases.blob_calls import BlobCalls
@@ -46,12 +46,14 @@ from forklight_rollout.leases.lease_keeper import LeaseKeeper
 from forklight_rollout.leases.saving import SegmentSaver
 from forklight_rollout.leases.segments import SegmentStore
 from forklight_rollout.leases.submission import Provenance, Submission
+from forklight_rollout.leases.two_queues import EvaluationShare, TwoQueues
 from forklight_rollout.ports import EngineFactory
 from forklight_rollout.problems import Problems
 from forklight_rollout.servicer import RolloutServicer
 from forklight_rollout.settings import RolloutSettings
 from forklight_rollout.status import PodStatus
 from forklight_rollout.tools.assembly import PodTools, check_tools, open_desk, open_tools
+from forklight_rollout.weights.arrival import open_source
 from forklight_rollout.weights.swap_policy import SwapCache, SwapPolicy, SwapRules
 from forklight_rollout.weights.watcher import FirstWeights, WeightsWatcher
 from forklight_rollout.worker import Worker, WorkerLimits
@@ -69,7 +71,7 @@ async def run(
     pod = settings.pod or f"rollout-{os.getpid()}"
     redis = connect_redis(settings.redis_url)
     problems = Problems()
-    watcher = _make_watcher(settings, run_file.rollout, redis, problems)
+    watcher = _make_watcher(settings, run_file, redis, problems)
     status = PodStatus(pod=pod, problems=problems, watcher=watcher)
     door = Registration(rollout_pb2_grpc.add_RolloutServicer_to_server, RolloutServicer(status), SERVICE_NAME)
     async with AsyncExitStack() as closing:
@@ -83,17 +85,8 @@ async def run(
         buffer = BufferCalls(
             door=RpcBuffer(channel, settings.run_id), problems=problems, deadline_s=settings.submit_deadline_s
         )
-        pod_parts = PodParts(
-            pod=pod,
-            run_id=settings.run_id,
-            queue=_task_queue(redis, RunKeys(settings.run_id), run_file),
-            blobs=open_blob_store(settings.blobs_url),
-            buffer=buffer,
-            lease_s=run_file.buffer.lease_s,
-            drain_s=run_file.rollout.drain_s,
-            segment_tokens=run_file.rollout.segment_tokens,
-            tools=await closing.enter_async_context(open_tools(settings, run_file.tools)),
-        )
+        tools = await closing.enter_async_context(open_tools(settings, run_file.tools))
+        pod_parts = _make_parts(settings, run_file, redis, pod=pod, buffer=buffer, tools=tools)
         status.thread, status.worker = assemble_worker(pod_parts, first)
         watcher.saved = status.worker.saver
         closing.callback(first.engine.close)
@@ -142,6 +135,13 @@ class PodParts:
     buffer: BufferCalls
     lease_s: float
     drain_s: float
+    evaluate: WorkQueue | None = None
+    """The queue of evaluation rounds; None: there is none."""
+    share: EvaluationShare = field(
+        default_factory=lambda: EvaluationShare(max_share=1.0, samples_per_group=1)
+    )
+    largest_window: int = 0
+    """Length window the engine was planned for; 0: whatever fits."""
     segment_tokens: int = 0
     tools: PodTools = field(default_factory=PodTools)
 
@@ -155,16 +155,16 @@ def assemble_worker(parts: PodParts, first: FirstWeights) -> tuple[EngineThread,
         encode=tokenizer.encode_prompt,
         stop_ids=tokenizer.stop_ids,
         tools=frozenset(parts.tools.tools),
+        largest_window=parts.largest_window,
     )
     contract = first.weights.manifest.contract
     blobs = BlobCalls(store=parts.blobs, problems=parts.buffer.problems)
     store = SegmentStore(blobs=blobs, buffer=parts.buffer, contract=contract)
     saver = SegmentSaver(engine=thread, held=HeldGroups(), store=store, segment_tokens=parts.segment_tokens)
-    keeper = LeaseKeeper(
-        parts.queue, saver, problems=parts.buffer.problems, pod=parts.pod, lease_s=parts.lease_s
-    )
+    queue = _join_queues(parts, saver.held, thread.limits.num_sequences)
+    keeper = LeaseKeeper(queue, saver, problems=parts.buffer.problems, pod=parts.pod, lease_s=parts.lease_s)
     intake = Intake(
-        queue=parts.queue,
+        queue=queue,
         engine=thread,
         held=saver.held,
         reader=TaskReader(run_id=parts.run_id, capability=capability),
@@ -179,8 +179,36 @@ def assemble_worker(parts: PodParts, first: FirstWeights) -> tuple[EngineThread,
     return thread, Worker(intake, submission, saver, WorkerLimits(drain_s=parts.drain_s), desk)
 
 
+def _make_parts(
+    settings: RolloutSettings,
+    run_file: RunFile,
+    redis: Redis,
+    *,
+    pod: str,
+    buffer: BufferCalls,
+    tools: PodTools,
+) -> PodParts:
+    keys, evaluation = RunKeys(settings.run_id), run_file.evaluation
+    return PodParts(
+        pod=pod,
+        run_id=settings.run_id,
+        queue=_open_queue(redis, keys.tasks, run_file),
+        evaluate=_open_queue(redis, keys.evaluate, run_file),
+        share=EvaluationShare(
+            max_share=evaluation.max_share, samples_per_group=evaluation.samples_per_prompt
+        ),
+        largest_window=largest_window(run_file),
+        blobs=open_blob_store(settings.blobs_url),
+        buffer=buffer,
+        lease_s=run_file.buffer.lease_s,
+        drain_s=run_file.rollout.drain_s,
+        segment_tokens=run_file.rollout.segment_tokens,
+        tools=tools,
+    )
+
+
 def _make_watcher(
-    settings: RolloutSettings, rollout: RolloutSection, redis: Redis, problems: Problems
+    settings: RolloutSettings, run_file: RunFile, redis: Redis, problems: Problems
 ) -> WeightsWatcher:
     keys = RunKeys(settings.run_id)
     return WeightsWatcher(
@@ -188,14 +216,21 @@ def _make_watcher(
         run_id=settings.run_id,
         problems=problems,
         poll_s=settings.weights_poll_s,
-        rules=_swap_rules(rollout),
+        rules=_swap_rules(run_file.rollout),
+        source=open_source(settings, run_file.publication),
     )
 
 
-def _task_queue(redis: Redis, keys: RunKeys, run_file: RunFile) -> RedisWorkQueue:
+def _open_queue(redis: Redis, stream: str, run_file: RunFile) -> RedisWorkQueue:
     return RedisWorkQueue(
-        redis, keys.tasks, lease_s=run_file.buffer.lease_s, max_deliveries=run_file.buffer.max_deliveries
+        redis, stream, lease_s=run_file.buffer.lease_s, max_deliveries=run_file.buffer.max_deliveries
     )
+
+
+def _join_queues(parts: PodParts, held: HeldGroups, num_sequences: int) -> WorkQueue:
+    if parts.evaluate is None:
+        return parts.queue
+    return TwoQueues(parts.queue, parts.evaluate, share=parts.share, held=held, num_sequences=num_sequences)
 
 
 def _http_backend(thread: EngineThread, worker: Worker, first: FirstWeights, problems: Problems) -> Backend:

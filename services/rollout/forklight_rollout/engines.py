@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from forklight_core.errors import ConfigError
-from forklight_core.runfile import RunFile
+from forklight_core.runfile import RunFile, largest_window
 from forklight_rollout.memory_plan import MemoryWish
 from forklight_rollout.ports import EngineFactory
 from forklight_rollout.settings import RolloutSettings
@@ -11,7 +11,23 @@ from forklight_rollout.settings import RolloutSettings
 
 def choose_engine(settings: RolloutSettings, run_file: RunFile) -> EngineFactory:
     """Engines of the kind `rollout.engine` names; torch and vLLM are imported here, not before."""
-    return _vllm(settings, run_file) if run_file.rollout.engine == "vllm" else _native(settings, run_file)
+    if run_file.rollout.engine == "vllm":
+        return _vllm(settings, run_file)
+    return _hf(settings, run_file) if run_file.model.hf else _native(settings, run_file)
+
+
+def _hf(settings: RolloutSettings, run_file: RunFile) -> EngineFactory:
+    from forklight_rollout.adapters.hf import HfOptions, hf_engine_factory
+
+    wish = MemoryWish(
+        max_batch=run_file.rollout.max_batch,
+        max_prompt_tokens=settings.max_prompt_tokens,
+        max_new_tokens=largest_window(run_file),
+        budget_bytes=settings.cache_memory_bytes,
+    )
+    threads = run_file.rollout.threads
+    options = HfOptions(dtype=run_file.model.dtype, device=settings.device, threads=threads)
+    return hf_engine_factory(wish, options)
 
 
 def _native(settings: RolloutSettings, run_file: RunFile) -> EngineFactory:
@@ -20,7 +36,7 @@ def _native(settings: RolloutSettings, run_file: RunFile) -> EngineFactory:
     wish = MemoryWish(
         max_batch=run_file.rollout.max_batch,
         max_prompt_tokens=settings.max_prompt_tokens,
-        max_new_tokens=run_file.sampling.max_new_tokens,
+        max_new_tokens=largest_window(run_file),
         budget_bytes=settings.cache_memory_bytes,
     )
     options = NativeOptions(
@@ -46,7 +62,7 @@ def _vllm(settings: RolloutSettings, run_file: RunFile) -> EngineFactory:
         VllmOptions(
             dtype=run_file.model.dtype,
             num_sequences=run_file.rollout.max_batch,
-            max_tokens=settings.max_prompt_tokens + run_file.sampling.max_new_tokens,
+            max_tokens=settings.max_prompt_tokens + largest_window(run_file),
             cache_bytes=settings.cache_memory_bytes,
             num_gpus=settings.gpus_per_pod or run_file.rollout.tensor_parallel,
         )

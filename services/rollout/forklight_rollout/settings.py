@@ -29,7 +29,7 @@ class RolloutSettings(ServiceSettings):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the model computes; auto takes a GPU when there is one."""
     max_prompt_tokens: int = Field(default=1024, ge=1)
-    """Longest prompt in tokens; with sampling.max_new_tokens it is the length of a cache slot."""
+    """Longest prompt in tokens; with the run's largest window it is the length of a cache slot."""
     cache_memory_bytes: int = Field(default=0, ge=0)
     """Memory of the device that the caches may take; 0: a quarter of what is free at start."""
     gpus_per_pod: int = Field(default=0, ge=0, le=64)
@@ -38,6 +38,10 @@ class RolloutSettings(ServiceSettings):
     """With several GPUs: a process that does not answer for so long has failed, and the pod ends."""
     weights_poll_s: float = Field(default=0.5, gt=0, le=60)
     """Seconds between two looks for new weights."""
+    weights_cache: str = ""
+    """Folder for copies of weights from a store, no other pod's; empty: weights-POD in the run folder."""
+    weights_cache_bytes: int = Field(default=0, ge=0)
+    """Copies stay while they take less than this; 0: only those of the newest two versions."""
     submit_deadline_s: float = Field(default=300.0, gt=0)
     """How long a sample is offered to a buffer that does not answer before its group is handed back."""
     http_token: SecretStr = SecretStr("")

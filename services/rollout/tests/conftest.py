@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import blake3
 import pytest
 import torch
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from safetensors.torch import save_file
 
 from forklight.v1 import types_pb2
 from forklight_core.telemetry import spans as core_spans
 from forklight_core.telemetry.ids import SampleIdGenerator
-from forklight_kernels.contract import contract_hash
 from forklight_model.checkpoint import published_tensors
 from forklight_model.model import HybridModel
 from forklight_model.sizes import SIZES
@@ -27,10 +23,8 @@ from forklight_rollout.generation.generator import Generator
 from forklight_rollout.generation.groups import FinishedSample, GroupWork, SampleStart
 from forklight_rollout.memory_plan import MemoryWish
 from forklight_rollout.ports import DrawRules, EndRules
-from forklight_rollout.weights.manifest import PublishedWeights, verify_weights
-
-RUN_ID = "test-run"
-SHARD = "model-00001-of-00001.safetensors"
+from forklight_rollout.weights.manifest import PublishedWeights
+from services.rollout.tests.versions import RUN_ID, verify, write_version
 
 
 @pytest.fixture(autouse=True)
@@ -51,35 +45,10 @@ def nano_model(seed: int) -> HybridModel:
 
 
 def publish_model(root: Path, model: HybridModel, version: int) -> types_pb2.WeightsRef:
-    """Write a version as the trainer does: shard, tokenizer, manifest."""
-    folder = root / f"v{version:08d}"
-    folder.mkdir(parents=True)
-    tensors = {name: tensor.contiguous().clone() for name, tensor in published_tensors(model)}
-    save_file(tensors, folder / SHARD)
-    build_character_tokenizer().save(folder)
-    data = (folder / SHARD).read_bytes()
-    manifest = {
-        "schema_version": 1,
-        "run_id": RUN_ID,
-        "version": version,
-        "step": version,
-        "kind": "full",
-        "dtype": "float32",
-        "contract": "test-contract",
-        "kernels": contract_hash(),
-        "config": model.config.to_published(),
-        "shards": [{"file": SHARD, "size_bytes": len(data), "blake3": blake3.blake3(data).hexdigest()}],
-        "tensors": {
-            name: {"shape": list(tensor.shape), "dtype": "float32", "shard": SHARD}
-            for name, tensor in tensors.items()
-        },
-        "probe": None,
-        "created_at": 0.0,
-    }
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(manifest, sort_keys=True, separators=(",", ":")))
-    manifest_id = "b3:" + blake3.blake3(path.read_bytes()).hexdigest()
-    return types_pb2.WeightsRef(version=version, manifest=str(path), manifest_id=manifest_id)
+    """Write a version as the trainer does: tensors, tokenizer, manifest."""
+    reference = write_version(root, dict(published_tensors(model)), model.config.to_published(), version)
+    build_character_tokenizer().save(Path(reference.manifest).parent)
+    return reference
 
 
 @pytest.fixture(scope="session")
@@ -102,13 +71,7 @@ def published(
 ) -> dict[int, PublishedWeights]:
     """Both versions, verified. Tests must not touch the files."""
     root = tmp_path_factory.mktemp("weights")
-    found = {}
-    for version, model in models.items():
-        reference = publish_model(root, model, version)
-        found[version] = verify_weights(
-            Path(reference.manifest), reference.manifest_id, version=version, run_id=RUN_ID
-        )
-    return found
+    return {version: verify(publish_model(root, model, version)) for version, model in models.items()}
 
 
 MakeEngine = Callable[..., NativeEngine]

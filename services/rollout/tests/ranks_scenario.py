@@ -13,8 +13,9 @@ from forklight_model.model import HybridModel
 from forklight_rollout.adapters.native import NativeEngine, NativeOptions, native_engine_factory
 from forklight_rollout.memory_plan import MemoryWish
 from forklight_rollout.ports import DrawRules, EndRules, Engine, PromptStart, SequenceStart, StepTokens
-from forklight_rollout.weights.manifest import PublishedWeights, verify_weights
-from services.rollout.tests.conftest import RUN_ID, publish_model
+from forklight_rollout.weights.manifest import PublishedWeights
+from services.rollout.tests.conftest import publish_model
+from services.rollout.tests.versions import verify
 
 MOST_STEPS = 400
 PLAIN = DrawRules(temperature=1.0)
@@ -81,8 +82,7 @@ def publish(root: Path, config: ModelConfig, version: int) -> PublishedWeights:
 
 def publish_as(root: Path, model: HybridModel, version: int) -> PublishedWeights:
     """These weights."""
-    made = publish_model(root, model.requires_grad_(False), version)
-    return verify_weights(Path(made.manifest), made.manifest_id, version=version, run_id=RUN_ID)
+    return verify(publish_model(root, model.requires_grad_(False), version))
 
 
 def play(engine: Engine, new: PublishedWeights, prompt: Sequence[int]) -> Played:

@@ -70,6 +70,17 @@ def test_impossible_sampling_is_refused_by_field(field: str, sampling: dict[str,
         read(make_task(**sampling))
 
 
+def test_a_window_larger_than_the_pod_was_planned_for_is_refused_whatever_the_prompt() -> None:
+    capability = Capability(limits=LIMITS, encode=lambda text: [1], largest_window=20)
+    assert read_group(make_task(max_new_tokens=20), (0,), capability).end.max_new_tokens == 20
+    with pytest.raises(
+        InvalidInputError,
+        match=r"sampling\.max_new_tokens is 21, and this pod was planned for windows of at most 20 tokens "
+        r"\(length\.windows of its run file",
+    ):
+        read_group(make_task(max_new_tokens=21), (0,), capability)
+
+
 @pytest.mark.parametrize("prompt", ["", "   \n", "x" * 13, "\u0416"])
 def test_an_empty_long_or_foreign_prompt_is_refused(prompt: str) -> None:
     task = make_task()

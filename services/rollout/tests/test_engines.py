@@ -46,6 +46,17 @@ def test_the_native_engine_is_made_as_wished(tmp_path: Path, published: dict[int
     engine.close()
 
 
+def test_the_engine_is_planned_for_the_largest_window_of_the_run(
+    tmp_path: Path, published: dict[int, PublishedWeights]
+) -> None:
+    moving = run_file("native").model_copy(
+        update={"length": RunFile.model_validate({"length": {"windows": [48, 96]}}).length}
+    )
+    engine = choose_engine(settings(tmp_path), moving)(published[1])
+    assert engine.limits.max_tokens == 32 + 96
+    engine.close()
+
+
 def test_routing_replay_is_refused_where_choices_are_not_recorded(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match='routing_replay = false or rollout.engine = "native"'):
         choose_engine(settings(tmp_path), run_file("vllm", routing_replay=True))

@@ -245,7 +245,7 @@ def make_weights(folder: Path) -> PublishedWeights:
         contract="c0",
         kernels="k0",
         config_json="{}",
-        shards=(),
+        files=(),
         tensors={},
         probe=None,
     )

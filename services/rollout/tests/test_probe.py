@@ -13,12 +13,13 @@ import pytest
 
 from forklight.v1 import types_pb2
 from forklight_core.errors import DataLossError, WeightsError
+from forklight_core.weights.manifest import Manifest, Probe, TensorEntry, parse_manifest
 from forklight_rollout.adapters.memory import MemoryEngine
 from forklight_rollout.generation.draft import Span
 from forklight_rollout.generation.generator import Generator
 from forklight_rollout.generation.groups import FinishedSample, GroupWork, SampleStart
 from forklight_rollout.ports import DrawRules, EndRules, EngineLimits, PromptStart
-from forklight_rollout.weights.manifest import Manifest, Probe, PublishedWeights, TensorEntry, parse_manifest
+from forklight_rollout.weights.manifest import PublishedWeights
 from forklight_rollout.weights.probe import ProbeOutcome, run_probe
 from forklight_rollout.weights.swap_policy import SwapCache, SwapPolicy, SwapRules, swap_weights
 
@@ -71,8 +72,8 @@ def make_weights(probe: Probe | None, *, version: int = 1, dtype: str = "bfloat1
         contract="c0",
         kernels="k0",
         config_json="{}",
-        shards=(),
-        tensors={"lm_head.weight": TensorEntry(shape=(1,), dtype=dtype, shard="")},
+        files=(),
+        tensors={"lm_head.weight": TensorEntry(name="lm_head.weight", shape=(1,), dtype=dtype, hash="")},
         probe=probe,
     )
     return PublishedWeights(folder=Path(), manifest_id=f"b3:{version}", manifest=manifest, tokenizer_hash="")
@@ -84,7 +85,7 @@ def shifted(*, by: float, places: int) -> array[float]:
 
 def manifest_bytes(probe: object) -> bytes:
     fields = {
-        "schema_version": 1,
+        "schema_version": 2,
         "kind": "full",
         "run_id": "run",
         "version": 3,
@@ -92,7 +93,7 @@ def manifest_bytes(probe: object) -> bytes:
         "contract": "c0",
         "kernels": "k0",
         "config": {},
-        "shards": [],
+        "files": [],
         "tensors": {},
         "probe": probe,
     }

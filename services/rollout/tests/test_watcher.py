@@ -56,7 +56,7 @@ def write_version(folder: Path, version: int, *, has_probe: bool = True) -> type
     path = folder / f"v{version}" / "manifest.json"
     path.parent.mkdir(exist_ok=True)
     fields = {
-        "schema_version": 1,
+        "schema_version": 2,
         "kind": "full",
         "run_id": RUN_ID,
         "version": version,
@@ -64,7 +64,7 @@ def write_version(folder: Path, version: int, *, has_probe: bool = True) -> type
         "contract": "c0",
         "kernels": "k0",
         "config": {},
-        "shards": [],
+        "files": [],
         "tensors": {},
         "probe": probe if has_probe else None,
     }

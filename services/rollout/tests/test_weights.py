@@ -10,10 +10,10 @@ from pathlib import Path
 import blake3
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from forklight.v1 import types_pb2
 from forklight_core.errors import UnavailableError, WeightsError
+from forklight_model.checkpoint import published_tensors
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_rollout.adapters.native import NativeEngine
@@ -23,20 +23,15 @@ from forklight_rollout.generation.engine_thread import EngineThread
 from forklight_rollout.generation.generator import Generator
 from forklight_rollout.generation.groups import FinishedSample, GroupWork
 from forklight_rollout.problems import Problems
-from forklight_rollout.weights.manifest import PublishedWeights, verify_weights
+from forklight_rollout.weights.manifest import PublishedWeights
 from forklight_rollout.weights.probe import ProbeOutcome
 from forklight_rollout.weights.swap_policy import SwapRules, swap_weights
 from forklight_rollout.weights.watcher import WeightsWatcher
+from services.rollout.tests.versions import verify, write_version
 from services.rollout.tests.waiting import eventually
 
 RUN_ID = "test-run"
 Publish = Callable[[int], types_pb2.WeightsRef]
-
-
-def verify(reference: types_pb2.WeightsRef) -> PublishedWeights:
-    return verify_weights(
-        Path(reference.manifest), reference.manifest_id, version=reference.version, run_id=RUN_ID
-    )
 
 
 def rewrite(reference: types_pb2.WeightsRef, **changes: object) -> types_pb2.WeightsRef:
@@ -50,22 +45,21 @@ def rewrite(reference: types_pb2.WeightsRef, **changes: object) -> types_pb2.Wei
     )
 
 
-def rewrite_tensors(
-    reference: types_pb2.WeightsRef, change: Callable[[dict[str, torch.Tensor]], None]
+Tensors = dict[str, torch.Tensor]
+
+
+def publish_changed(
+    root: Path, model: HybridModel, change: Callable[[Tensors], object]
 ) -> types_pb2.WeightsRef:
-    """Change the tensors of a version, with hashes that fit."""
-    path = next(Path(reference.manifest).parent.glob("*.safetensors"))
-    tensors = load_file(path)
+    """A version of other tensors than its configuration says, or of other values, with hashes that fit."""
+    tensors = {name: tensor.clone() for name, tensor in published_tensors(model)}
     change(tensors)
-    save_file(tensors, path)
-    data = path.read_bytes()
-    shards = [{"file": path.name, "size_bytes": len(data), "blake3": blake3.blake3(data).hexdigest()}]
-    return rewrite(reference, shards=shards)
+    return write_version(root, tensors, model.config.to_published(), 0)
 
 
-def flip_byte(path: Path) -> None:
+def flip_byte(path: Path, at: int | None = None) -> None:
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[len(data) // 2 if at is None else at] ^= 1
     path.write_bytes(data)
 
 
@@ -90,6 +84,7 @@ def test_weights_of_kernels_that_round_otherwise_are_refused(publish: Publish) -
     ("damage", "reason"),
     [
         (lambda folder: flip_byte(next(folder.glob("*.safetensors"))), "hashes to"),
+        (lambda folder: flip_byte(next(folder.glob("*.safetensors")), at=9), "head hashes to"),
         (lambda folder: next(folder.glob("*.safetensors")).write_bytes(b"short"), "has 5 bytes"),
         (lambda folder: next(folder.glob("*.safetensors")).unlink(), "cannot be read"),
         (lambda folder: flip_byte(folder / "manifest.json"), "hashes to"),
@@ -100,19 +95,23 @@ def test_torn_files_are_refused(publish: Publish, damage: Callable[[Path], None]
     reference = publish(0)
     damage(Path(reference.manifest).parent)
     with pytest.raises(WeightsError, match=reason):
-        verify(reference)
+        load_weights(verify(reference), dtype=torch.float32)
 
 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"schema_version": 2},
+        {"schema_version": 1},
+        {"schema_version": 3},
         {"kind": "delta"},
+        {"kind": "other"},
+        {"base": {"version": 0, "manifest_id": "b3:0", "folder": "v00000000", "mirror": ""}},
         {"version": 7},
         {"run_id": "other"},
-        {"shards": [{"file": "../escape", "size_bytes": 1, "blake3": ""}]},
+        {"files": [{"file": "../escape", "size_bytes": 1, "head_bytes": 0}]},
+        {"files": []},
         {"tensors": 3},
-        {"config": None, "shards": None},
+        {"config": None, "files": None},
     ],
 )
 def test_a_manifest_that_cannot_be_meant_is_refused(publish: Publish, changes: dict[str, object]) -> None:
@@ -124,20 +123,43 @@ def test_a_manifest_that_cannot_be_meant_is_refused(publish: Publish, changes: d
     ("change", "reason"),
     [
         (lambda tensors: tensors.pop("lm_head.weight"), "lm_head.weight is missing"),
-        (lambda tensors: tensors.update(extra=torch.ones(1)), "extra is not in the manifest"),
+        (lambda tensors: tensors.update(extra=torch.ones(1)), "extra is not in the model"),
         (
             lambda tensors: tensors.update({"model.norm.weight": torch.ones(3)}),
-            "model.norm.weight is float32",
+            r"model.norm.weight is \(3,\), the model has",
         ),
         (lambda tensors: tensors["lm_head.weight"][0].fill_(torch.nan), "not finite"),
     ],
 )
 def test_tensors_other_than_promised_are_refused(
-    publish: Publish, change: Callable[[dict[str, torch.Tensor]], None], reason: str
+    tmp_path: Path, models: dict[int, HybridModel], change: Callable[[Tensors], object], reason: str
 ) -> None:
-    reference = rewrite_tensors(publish(0), change)
+    reference = publish_changed(tmp_path, models[0], change)
     with pytest.raises(WeightsError, match=reason):
         load_weights(verify(reference), dtype=torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reason"),
+    [
+        ("blake3", "0" * 64, "tensor model.norm.weight is torn"),
+        ("length", 3, "its shape needs"),
+        ("offset", 2**40, "beyond the end"),
+        ("offset", -1, "no count"),
+        ("shape", [-1], "no count"),
+        ("dtype", "float12", "unknown type"),
+        ("encoding", "changes", "in a full version|stored_blake3"),
+        ("file", "other.safetensors", "other.safetensors"),
+    ],
+)
+def test_a_tensor_that_lies_elsewhere_than_promised_is_refused(
+    publish: Publish, field: str, value: object, reason: str
+) -> None:
+    reference = publish(0)
+    tensors = json.loads(Path(reference.manifest).read_text())["tensors"]
+    tensors["model.norm.weight"][field] = value
+    with pytest.raises(WeightsError, match=reason):
+        load_weights(verify(rewrite(reference, tensors=tensors)), dtype=torch.float32)
 
 
 def test_another_architecture_is_refused_when_one_runs(

@@ -12,12 +12,13 @@ from forklight_trainer.settings import TrainerSettings
 async def run_in_thread(settings: TrainerSettings, stop: asyncio.Event) -> None:
     """The loop is plain synchronous code; signals reach it as a threading event."""
     from forklight_trainer.app import run
+    from forklight_trainer.engines import follow, is_follower
 
     thread_stop = threading.Event()
     relay = asyncio.create_task(stop.wait())
     relay.add_done_callback(lambda _: thread_stop.set())
     try:
-        await asyncio.to_thread(run, settings, thread_stop)
+        await asyncio.to_thread(follow if is_follower() else run, settings, thread_stop)
     finally:
         relay.cancel()
 

@@ -1,22 +1,26 @@
 """The trainer, wired, and its loop.
 
-                       .------------------------------ not yet, or paused ----.
-                       v                                                      |
-    start --> lease --> fetch --> learn --> checkpoint --> commit --> publish --> record --.
-      |         ^                   |        (atomic,      (until the  (at a version       |
-      |         |                   |         with the      buffer      boundary:          |
-      |         |                refused:     samples       says so)    write, verify,     |
-      |         |                pause the    learned                   announce)          |
-      |         |                run          from)                                        |
-      |         '--------------------------------------------------------------------------'
-      '-- newest sound checkpoint, else initial weights; publish and announce its version; open an epoch
+                .-----------------------------------------------------------.
+                v                                                           |
+    start --> lease --> fetch --> learn ------> copy ------> record --> publish
+      ^         |                   |             |                         |
+      |     not yet, or          refused:         |             (at a version boundary:
+      |     paused: asked        the run          |              written and verified)
+      |     again                pauses           |                         |
+      |                                           v                         v
+      |    beside it, one after another:        write --> commit --> prune --> announce
+      |
+      '-- newest sound checkpoint, else initial weights; tell the buffer, announce its version; open an epoch.
+          To go back is to begin again from an older one.
 
     lease    waits for: a complete batch of the next step        unblocked by: the buffer
+    learn    waits for: the disk, when the next update would put more steps at risk than the run file allows
+    copy     waits for: the write and commit of the checkpoint before
     commit   waits for: the buffer's ledger                      unblocked by: the buffer coming back
     paused   waits for: a person                                 unblocked by: SetRunPhase(RUNNING)
 
-Told to stop, it finishes the step it is in, saves, commits and returns. A newer trainer fences it: then it
-raises.
+What goes wrong beside the loop comes out in it. Told to stop, it finishes the step it is in, saves, commits
+and returns. A newer trainer fences it: then it raises.
 """
 
 from __future__ import annotations
@@ -32,13 +36,16 @@ from forklight_core.retry import TRANSIENT
 from forklight_core.runfile import RunFile, load_run_file
 from forklight_model.device import choose_device
 from forklight_trainer.adapters.grpc_buffer import GrpcBuffer
-from forklight_trainer.adapters.torch_plain import TorchEngine, optimizer_settings
+from forklight_trainer.assembly import LoopParts
+from forklight_trainer.checkpoints.retention import Retention
 from forklight_trainer.checkpoints.store import CheckpointStore
-from forklight_trainer.initial import DTYPES, initial_model, initial_tokenizer
-from forklight_trainer.loop import LoopParts, TrainingLoop
+from forklight_trainer.engines import open_engine
+from forklight_trainer.initial import initial_tokenizer
+from forklight_trainer.loop import TrainingLoop
 from forklight_trainer.numerics import announce_numeric_mode
 from forklight_trainer.ports import BufferPort
 from forklight_trainer.publishing.contract import contract_hash
+from forklight_trainer.publishing.sending import open_sender
 from forklight_trainer.publishing.versions import WeightsStore
 from forklight_trainer.recipe import check_recipe
 from forklight_trainer.servicer import TrainerServicer, open_door
@@ -61,6 +68,7 @@ def run(settings: TrainerSettings, stop: threading.Event, *, buffer: BufferPort 
         log.warning("the run deviates from MiniMax-M1", extra={"deviation": deviation})
     if run_file.trainer.threads:
         torch.set_num_threads(run_file.trainer.threads)
+    torch.manual_seed(run_file.run.seed)
     board = StatusBoard()
     port = buffer or GrpcBuffer(settings.buffer_address, settings.run_id, deadline_s=settings.call_deadline_s)
     servicer = TrainerServicer(board, settings.run_folder / STEPS_FILE)
@@ -68,6 +76,7 @@ def run(settings: TrainerSettings, stop: threading.Event, *, buffer: BufferPort 
         with open_door(settings.listen, servicer):
             parts = assemble(settings, run_file, board=board, buffer=port, stop=stop)
             TrainingLoop(parts).run()
+            parts.engine.close()
     except TRANSIENT as error:
         if not stop.is_set():
             raise
@@ -86,13 +95,12 @@ def assemble(
     stop: threading.Event,
 ) -> LoopParts:
     """The loop's parts for this run."""
-    model = initial_model(run_file)
     tokenizer = initial_tokenizer(run_file)
     dtype, device = run_file.model.dtype, choose_device(settings.device)
     mode = announce_numeric_mode(run_file, device)
     board.set_numeric_mode(mode)
-    engine = TorchEngine(model, optimizer_settings(run_file.trainer), dtype=DTYPES[dtype], device=device)
-    folder = settings.run_folder
+    engine = open_engine(run_file, device, settings.run_folder / CHECKPOINTS_FOLDER)
+    folder, kept = settings.run_folder, run_file.checkpoints
     return LoopParts(
         run_id=settings.run_id,
         run_file=run_file,
@@ -103,8 +111,9 @@ def assemble(
         checkpoints=CheckpointStore(
             folder=folder / CHECKPOINTS_FOLDER,
             run_file=Path(settings.run_file),
+            config=engine.config,
             tokenizer=tokenizer,
-            num_kept=run_file.trainer.keep_checkpoints,
+            retention=Retention(keep_last=kept.keep_last, keep_every_steps=kept.keep_every_steps),
         ),
         weights=WeightsStore(
             folder=folder / WEIGHTS_FOLDER,
@@ -113,6 +122,8 @@ def assemble(
             dtype=dtype,
             contract=contract_hash(engine.config, dtype),
             mode=mode,
+            publication=run_file.publication,
+            sender=open_sender(run_file.publication, device),
         ),
         steps_file=folder / STEPS_FILE,
         export_folder=folder / EXPORT_FOLDER,

@@ -1,72 +1,45 @@
-"""The loop of the trainer: one method a stage, in the order that makes a crash cost at most one step.
+"""The loop of the trainer: one method a stage, in the order that makes a crash cost at most a few steps.
 
-A step is learned, then durable in a checkpoint together with the samples it learned from, then committed, and
-only then may its weights become a version. A crash between any two of these is mended at the next start.
+A step is learned, copied, and made durable with the samples it learned from while the next one is computed;
+then it is committed, and only then may its weights become a version (`saver.py`). Before an update the loop
+makes sure that no more than `trainer.checkpoint_every_steps` steps are at risk. A crash between any two of
+these is mended at the next start (`restart.py`), and so is going back.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
 
 from forklight.v1 import buffer_pb2, types_pb2
-from forklight_core.blobs import BlobStore
-from forklight_core.errors import InvalidInputError, PreconditionError, WeightsError
-from forklight_core.runfile import RunFile
+from forklight_core.errors import InvalidInputError, PreconditionError
 from forklight_core.telemetry import span, traceparent_of
 from forklight_trainer import metrics
+from forklight_trainer.assembly import LoopParts
 from forklight_trainer.batches.batch import TrainingBatch
 from forklight_trainer.batches.fetch import LostSample, fetch_batch
-from forklight_trainer.checkpoints.store import CheckpointState, CheckpointStore
+from forklight_trainer.checkpoints.contents import CheckpointState
+from forklight_trainer.checkpoints.roll_backs import RollBack
 from forklight_trainer.durable import staged_folder
 from forklight_trainer.patience import Patience
-from forklight_trainer.ports import BufferPort, RestorePoint, TrainEngine
-from forklight_trainer.publishing.versions import WeightsStore
-from forklight_trainer.status import Stage, StatusBoard
+from forklight_trainer.ports import Snapshot
+from forklight_trainer.position import Position
+from forklight_trainer.publishing.folders import export_model
+from forklight_trainer.restart import take_over, write_weights
+from forklight_trainer.saver import News, Saver
+from forklight_trainer.status import Stage
+from forklight_trainer.steering.events import LEVELS, ActionKind
+from forklight_trainer.steering.figures import read_figures
+from forklight_trainer.steering.messages import run_events
+from forklight_trainer.steering.steering import Steering
 from forklight_trainer.steps.parity import Parity
-from forklight_trainer.steps.records import append_record, build_record, truncate_records
-from forklight_trainer.steps.step import PolicyState, StepOutcome, StepSettings, train_step
+from forklight_trainer.steps.records import append_record, build_record, record_content
+from forklight_trainer.steps.step import PolicyState, StepOutcome, train_step
 from forklight_trainer.tracing import STEP_SPAN, trace_samples
 
 log = logging.getLogger(__name__)
 
 PAUSED_POLL_S = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopParts:
-    """What the loop is put together from."""
-
-    run_id: str
-    run_file: RunFile
-    step_settings: StepSettings
-    engine: TrainEngine
-    buffer: BufferPort
-    blobs: BlobStore
-    checkpoints: CheckpointStore
-    weights: WeightsStore
-    steps_file: Path
-    export_folder: Path
-    board: StatusBoard
-    stop: threading.Event
-    lease_wait_s: float
-
-
-@dataclass(slots=True, kw_only=True)
-class Position:
-    """Where the weights in memory stand."""
-
-    step: int = 0
-    lineage: str = ""
-    is_published: bool = False
-    """The weights are exactly the newest version."""
-    pending: list[types_pb2.CommitRecord] = field(default_factory=list)
-    """Learned, not yet acknowledged by the buffer."""
-    num_unsaved: int = 0
-    """Steps learned since the last checkpoint."""
 
 
 class TrainingLoop:
@@ -75,25 +48,37 @@ class TrainingLoop:
     def __init__(self, parts: LoopParts) -> None:
         self._parts = parts
         self._patience = Patience(parts.stop)
-        self._at = Position()
+        self._saver = Saver(parts)
+        self._at = Position(updates_per_version=parts.run_file.trainer.updates_per_version)
+        self._steering = Steering(parts.run_file)
+        self._wanted: tuple[int, str] | None = None
         self._is_over = False
-        self._restored_version = 0
-        self._newest_before = 0
 
     @property
     def version(self) -> int:
         """Version these weights belong to."""
-        return self._at.step // self._parts.run_file.trainer.updates_per_version
+        return self._at.version
 
     def run(self) -> None:
         """Start, go through the steps, leave everything durable."""
-        self._start()
-        while not self._is_over and not self._parts.stop.is_set():
-            if self._at.step < self._parts.run_file.trainer.steps:
-                self._advance()
-            else:
-                self._is_over = True  # the buffer finishes the run with the last step's commit
-        self._finish()
+        try:
+            self._start()
+            while not self._is_over and not self._parts.stop.is_set():
+                self._saver.check()
+                if self._wanted is not None:
+                    self._roll_back(*self._wanted)
+                elif self._at.step < self._parts.run_file.trainer.steps:
+                    self._advance()
+                else:
+                    self._is_over = True  # the buffer finishes the run with the last step's commit
+            self._finish()
+        finally:
+            self._saver.close()
+
+    def request_roll_back(self, step: int, reason: str) -> None:
+        """Go on from the newest checkpoint up to `step`, before the next step begins. From any thread."""
+        self._saver.pinned_step = step
+        self._wanted = (step, reason)
 
     def _advance(self) -> None:
         """One step, or one attempt at it."""
@@ -102,80 +87,50 @@ class TrainingLoop:
         outcome = self._learn(batch) if batch is not None else None
         if outcome is None:
             return
-        if self._must_save():
-            self._save()
-            self._commit()
-        if self._is_boundary():
-            self._publish()
+        snapshot = self._copy() if self._must_save() else None
         self._record(outcome)
+        if snapshot is not None:
+            self._save(snapshot)
+        if self._at.is_boundary:
+            self._publish()
+        self._act()
 
     def _start(self) -> None:
-        """Take over the newest checkpoint, tell the buffer what it knows, announce its version."""
-        parts = self._parts
-        restored = parts.checkpoints.restore_latest(parts.engine, parts.run_id)
-        commits: tuple[types_pb2.CommitRecord, ...] = ()
-        if restored is not None:
-            self._at.step, self._at.lineage, commits = (
-                restored.state.step,
-                restored.state.lineage,
-                restored.commits,
-            )
-            self._compare_contract(restored.state)
-        truncate_records(parts.steps_file, self._at.step)
-        self._restored_version = self.version
-        self._newest_before = max(parts.weights.list_versions(), default=0)
-        weights = self._current_weights()
-        point = RestorePoint(
-            lineage=self._at.lineage, step=self._at.step, version=self.version, commits=commits
-        )
-        reply = self._patience.call(
-            "restore the trainer at the buffer", lambda: parts.buffer.restore_trainer(point)
-        )
-        self._at.lineage = reply.lineage
-        self._announce(weights)
+        """Take over the newest checkpoint and what belongs to it."""
+        self._at = take_over(self._parts, self._patience, self._steering)
+        self._saver.begin_at(self._at.step, live_step=self._at.live_step)
         self._report()
-        position = {
-            "step": self._at.step,
-            "version": self.version,
-            "lineage": reply.lineage,
-            "epoch": reply.epoch,
-        }
-        counts = {"redelivered": reply.num_redelivered, "recovered": reply.num_recovered}
-        log.info("trainer started", extra=position | counts)
+        self._act()
 
-    def _compare_contract(self, state: CheckpointState) -> None:
-        """A newer release may compute otherwise; what rollout made under the old contract is refused then."""
-        contract = self._parts.weights.contract
-        if state.contract != contract:
-            log.warning(
-                "checkpoint comes from another numeric contract",
-                extra={"checkpoint": state.contract, "trainer": contract, "step": state.step},
-            )
+    def _act(self) -> None:
+        """What an alarm asks for, now or before a crash came in between."""
+        action = self._steering.take_action()
+        if action.kind is ActionKind.PAUSE:
+            self._pause(PreconditionError(action.reason))
+        elif action.kind is ActionKind.ROLL_BACK:
+            self.request_roll_back(action.step, action.reason)
 
-    def _current_weights(self) -> types_pb2.WeightsRef:
-        """The published version in memory; between two versions that is an older step's, on disk."""
-        if not self._is_boundary():
-            try:
-                return self._parts.weights.reference(self.version)
-            except WeightsError as error:
-                log.warning(
-                    "published weights are gone, newer ones take their place", extra={"reason": str(error)}
+    def _roll_back(self, step: int, reason: str) -> None:
+        """Give up what was learned since an older checkpoint; the buffer delivers it again on a new line."""
+        self._wanted = None
+        self._saver.wait()
+        checkpoints, here = self._parts.checkpoints, self._at.step
+        target = checkpoints.find_sound(most=step)
+        if target is None:
+            self._saver.pinned_step = None
+            self._pause(
+                PreconditionError(
+                    f"asked to go back to step {step} ({reason}), and no sound checkpoint is as old: the "
+                    f"oldest is {min(checkpoints.list_steps(), default='none')}; set "
+                    "checkpoints.keep_every_steps or keep_last so that there is one"
                 )
-                return self._write_weights()
-        self._at.is_published = True
-        return self._write_weights()
-
-    def _write_weights(self) -> types_pb2.WeightsRef:
-        parts = self._parts
-        return self._patience.call(
-            "publish weights",
-            lambda: parts.weights.publish(parts.engine, version=self.version, step=self._at.step),
-        )
-
-    def _announce(self, weights: types_pb2.WeightsRef) -> None:
-        self._patience.call(
-            "announce the version at the buffer", lambda: self._parts.buffer.announce_version(weights)
-        )
+            )
+            return
+        log.warning("going back", extra={"from_step": here, "to_step": target, "reason": reason})
+        metrics.count_roll_back()
+        roll_back = RollBack(from_step=here, to_step=target, reason=reason, at=round(time.time(), 3))
+        checkpoints.go_back(roll_back)
+        self._start()
 
     def _lease(self) -> types_pb2.Batch | None:
         """The next step's batch; None when there is none yet or the run is paused or over."""
@@ -231,17 +186,21 @@ class TrainingLoop:
         parts.board.enter(Stage.TRAIN)
         policy = PolicyState(
             version=self.version,
-            is_published=self._at.is_published and not self._is_doubtful(self.version),
+            is_published=self._at.is_published and self.version not in self._at.doubtful,
             contract=parts.weights.contract,
             find_version=lambda version: (
-                None if self._is_doubtful(version) else parts.weights.find_version(version)
+                None if version in self._at.doubtful else parts.weights.find_version(version)
             ),
+            window=self._steering.window,
         )
         start_s = time.time()
         with span(STEP_SPAN, attributes={"rl.step": batch.step, "rl.version": self.version}) as running:
             try:
-                outcome = train_step(parts.engine, batch, parts.step_settings, policy)
+                outcome = train_step(
+                    parts.engine, batch, parts.step_settings, policy, before_update=self._limit_risk
+                )
             except (InvalidInputError, PreconditionError) as error:
+                self._saver.check()  # what went wrong there is nothing of the batch
                 self._pause(error)
                 return None
             trace_samples(
@@ -251,29 +210,21 @@ class TrainingLoop:
                 end_s=time.time(),
                 step_traceparent=traceparent_of(running),
             )
-        self._take_note(batch)
+        self._at.take_note(batch)
         return outcome
 
-    def _is_doubtful(self, version: int) -> bool:
-        """Whether samples may carry this number for weights that were lost with a torn checkpoint."""
-        return self._restored_version < version <= self._newest_before
-
-    def _take_note(self, batch: TrainingBatch) -> None:
-        """The weights now contain this batch."""
-        self._at.step = batch.step
-        self._at.is_published = False
-        self._at.num_unsaved += 1
-        sample_ids = [sample.sample_id for sample in batch.samples]
-        self._at.pending.append(
-            types_pb2.CommitRecord(
-                lineage=self._at.lineage, step=batch.step, batch_id=batch.batch_id, sample_ids=sample_ids
-            )
-        )
+    def _limit_risk(self) -> None:
+        """With the update that follows, a crash may take `checkpoint_every_steps` steps and no more."""
+        num_at_risk = self._at.step + 1 - self._saver.durable_step
+        if num_at_risk > self._parts.run_file.trainer.checkpoint_every_steps:
+            self._saver.wait()
 
     def _pause(self, error: Exception) -> None:
         """Stop stepping until a person says RUNNING again; the batch stays leased and is tried again then."""
         log.error("run paused", extra={"error_type": type(error).__name__, "reason": str(error)})
         metrics.count_pause(error)
+        if self._at.step >= self._parts.run_file.trainer.steps:
+            return  # an alarm rang at the last step: nothing is left to pause
         self._parts.board.set_problem(f"{type(error).__name__}: {error}")
         self._parts.board.enter(Stage.PAUSED)
         reason = f"trainer at step {self._at.step + 1}: {error}"
@@ -282,53 +233,69 @@ class TrainingLoop:
             lambda: self._parts.buffer.set_phase(buffer_pb2.RUN_PHASE_PAUSED, reason),
         )
 
-    def _is_boundary(self) -> bool:
-        return self._at.step % self._parts.run_file.trainer.updates_per_version == 0
-
     def _must_save(self) -> bool:
         """Every so many steps, at the last one, and before a version: a version must be restorable."""
         trainer = self._parts.run_file.trainer
-        is_due = self._at.num_unsaved >= trainer.checkpoint_every_steps or self._at.step >= trainer.steps
-        return is_due or self._is_boundary() or self._parts.stop.is_set()
+        is_due = len(self._at.pending) >= trainer.checkpoint_every_steps or self._at.step >= trainer.steps
+        return is_due or self._at.is_boundary or self._parts.stop.is_set()
 
-    def _save(self) -> None:
-        parts = self._parts
-        parts.board.enter(Stage.CHECKPOINT)
+    def _copy(self) -> Snapshot:
+        """The state as it is now, in host memory; the checkpoint before must be written first."""
+        self._parts.board.enter(Stage.CHECKPOINT)
+        self._saver.wait()
+        return self._parts.engine.snapshot()
+
+    def _save(self, snapshot: Snapshot) -> None:
+        """Have the copy written and its samples committed, while the loop goes on."""
+        parts, at = self._parts, self._at
         state = CheckpointState(
             run_id=parts.run_id,
-            lineage=self._at.lineage,
-            step=self._at.step,
-            version=self.version,
+            lineage=at.lineage,
+            step=at.step,
+            version=at.version,
             contract=parts.weights.contract,
+            steering=self._steering.state(),
+            schedule=at.schedule,
         )
-        self._patience.call(
-            "write a checkpoint", lambda: parts.checkpoints.save(parts.engine, state, self._at.pending)
+        events = run_events(
+            self._steering.take_events(),
+            lineage=at.lineage,
+            updates_per_version=at.updates_per_version,
+            at=time.time(),
         )
-        self._at.num_unsaved = 0
-
-    def _commit(self) -> None:
-        """Until the buffer has entered it; a stop may end the wait, then the next start enters it."""
-        self._parts.board.enter(Stage.COMMIT)
-        self._patience.call(
-            "commit steps at the buffer", lambda: self._parts.buffer.commit_steps(self._at.pending)
-        )
-        self._at.pending.clear()
+        news = News(records=at.take_pending(), window_tokens=self._steering.window, events=events)
+        self._saver.save(snapshot, state, news)
+        self._wait_if_asked()
 
     def _publish(self) -> None:
+        """Write the version; rollout hears of it when its checkpoint is durable and committed."""
         self._parts.board.enter(Stage.PUBLISH)
-        self._announce(self._write_weights())
+        weights = write_weights(self._parts, self._patience, self._at)
+        self._saver.announce(weights, step=self._at.step)
         self._at.is_published = True
+        self._wait_if_asked()
+
+    def _wait_if_asked(self) -> None:
+        if not self._parts.run_file.checkpoints.asynchronous:
+            self._saver.wait()
 
     def _record(self, outcome: StepOutcome) -> None:
-        """The line of this step, and its metrics."""
+        """The line of this step, its metrics, and what they say to the window and the alarms."""
         self._parts.board.enter(Stage.LEASE)
         self._report()
         record = build_record(
-            outcome, step=self._at.step, version=self.version, seconds=self._parts.board.take_seconds()
+            outcome,
+            step=self._at.step,
+            version=self.version,
+            window=self._steering.window,
+            seconds=self._parts.board.take_seconds(),
         )
         append_record(self._parts.steps_file, record)
         metrics.record_step(record)
         self._note_parity(outcome.parity)
+        for event in self._steering.observe(read_figures(record_content(record))).events:
+            log.log(LEVELS[event.severity], event.title, extra={"step": event.step, **event.evidence})
+        metrics.record_alarms(self._steering.ringing)
 
     def _note_parity(self, parity: Parity) -> None:
         """Unequal log-probs belong to tolerance mode; in parity mode somebody should look."""
@@ -353,10 +320,9 @@ class TrainingLoop:
 
     def _finish(self) -> None:
         """Leave nothing that only memory knows; a run that is over leaves its model."""
-        if self._at.num_unsaved:
-            self._save()
         if self._at.pending:
-            self._commit()
+            self._save(self._copy())
+        self._saver.wait()
         if self._is_over:
             self._patience.call("export the final model", self._export)
         self._parts.board.enter(Stage.DONE)
@@ -368,5 +334,5 @@ class TrainingLoop:
     def _export(self) -> None:
         parts = self._parts
         with staged_folder(parts.export_folder) as staging:
-            parts.engine.save_published(staging)
+            export_model(parts.engine, staging)
             parts.weights.tokenizer.save(staging)

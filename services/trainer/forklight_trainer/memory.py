@@ -17,18 +17,24 @@ from forklight_model.model import Recomputation
 from forklight_model.planning.assumptions import Rates
 from forklight_model.planning.layout import Recompute, TrainLayout
 from forklight_model.planning.training_memory import TrainMemory, plan_train_memory
+from forklight_model.policy import PolicyConfig
 
 log = logging.getLogger(__name__)
 
 GB = 1e9
 
 
-def plan_recomputation(trainer: TrainerSection, config: ModelConfig, device: str) -> Recomputation | None:
-    """As the run file says; with `auto` the quickest that fits this GPU. ConfigError where none does."""
+def plan_recomputation(trainer: TrainerSection, config: PolicyConfig, device: str) -> Recomputation | None:
+    """As the run file says; with `auto` the quickest that fits this GPU. ConfigError where none does.
+
+    What another model than ours needs is not known: `auto` recomputes all of it on a GPU.
+    """
     if trainer.recompute != "auto":
         return _chosen(trainer)
     if device != "cuda":
         return None
+    if not isinstance(config, ModelConfig):
+        return Recomputation()
     return choose_recomputation(trainer, config, torch.cuda.get_device_properties(0).total_memory)
 
 

@@ -28,6 +28,17 @@ CORRELATION = "forklight.trainer.correlation"
 MEAN_KL = "forklight.trainer.mean_kl"
 UNEQUAL_TOKENS = "forklight.trainer.unequal_tokens"
 ROUTER_LOSS = "forklight.trainer.router_auxiliary_loss"
+CHECKPOINT_WRITE = "forklight.trainer.checkpoint.write"
+CHECKPOINT_WAIT = "forklight.trainer.checkpoint.wait"
+ROLL_BACKS = "forklight.trainer.roll_backs"
+WINDOW = "forklight.trainer.window"
+PERPLEXITY = "forklight.trainer.perplexity"
+TAIL_RATIO = "forklight.trainer.tail_ratio"
+REPEATED_SHARE = "forklight.trainer.repeated_share"
+STOPPED_SHARE = "forklight.trainer.stopped_share"
+LENGTH_P99 = "forklight.trainer.response_length_p99"
+LENGTH_BY_SIGN = "forklight.trainer.response_length_by_advantage"
+ALARM = "forklight.trainer.alarm"
 
 
 def record_step(record: StepRecord) -> None:
@@ -51,9 +62,29 @@ def record_step(record: StepRecord) -> None:
         (CORRELATION, record.correlation),
         (MEAN_KL, record.mean_kl),
         (ROUTER_LOSS, record.router_auxiliary_loss),
+        (WINDOW, record.window),
+        (PERPLEXITY, record.perplexity),
+        (TAIL_RATIO, record.tail_ratio),
+        (REPEATED_SHARE, record.repeated_share),
+        (LENGTH_P99, record.length_p99),
     ):
-        if value is not None and math.isfinite(value):
-            gauge(name).set(value)
+        _set(name, value)
+    _set(STOPPED_SHARE, record.window_stops, reason="length")
+    _set(STOPPED_SHARE, record.repetition_stops, reason="repetition")
+    _set(LENGTH_BY_SIGN, record.length_mean_positive, advantage="positive")
+    _set(LENGTH_BY_SIGN, record.length_mean_negative, advantage="negative")
+
+
+def record_alarms(ringing: Mapping[str, bool]) -> None:
+    """Which alarms ring after a step."""
+    for name, rings in ringing.items():
+        gauge(ALARM).set(int(rings), {"alarm": name})
+
+
+def _set(name: str, value: float | None, **labels: str) -> None:
+    """What was not measured leaves the gauge as it is."""
+    if value is not None and math.isfinite(value):
+        gauge(name).set(value, labels)
 
 
 def record_stages(seconds: Mapping[str, float]) -> None:
@@ -68,3 +99,17 @@ def count_pause(error: Exception) -> None:
 
 def count_lost_sample() -> None:
     counter(SAMPLES_LOST).add(1)
+
+
+def record_checkpoint_write(seconds: float) -> None:
+    """From the copy to a durable folder, in the background."""
+    histogram(CHECKPOINT_WRITE).record(seconds)
+
+
+def record_checkpoint_wait(seconds: float) -> None:
+    """The loop stood still for what the background had to do."""
+    histogram(CHECKPOINT_WAIT).record(seconds)
+
+
+def count_roll_back() -> None:
+    counter(ROLL_BACKS).add(1)

@@ -14,10 +14,12 @@ from typing import Protocol
 from torch import Tensor
 
 from forklight.v1 import buffer_pb2, types_pb2
-from forklight_model.config import ModelConfig
+from forklight_core.weights.manifest import TensorEntry
 from forklight_model.logprobs import TokenStats
+from forklight_model.policy import PolicyConfig
 from forklight_trainer.batches.packing import Pack
 from forklight_trainer.loss.objective import Objective, PackOutcome
+from forklight_trainer.publishing.plan import SinkPlan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,9 @@ class RestorePoint:
     step: int
     version: int
     commits: tuple[types_pb2.CommitRecord, ...]
+    window_tokens: int = 0
+    """Length window of groups opened from now on; 0: the run file's first."""
+    events: tuple[types_pb2.RunEvent, ...] = ()
 
 
 class BufferPort(Protocol):
@@ -41,8 +46,16 @@ class BufferPort(Protocol):
         """The batch of a step, waiting up to `wait_s` for it; the same one until the step is committed."""
         ...
 
-    def commit_steps(self, records: Sequence[types_pb2.CommitRecord]) -> buffer_pb2.CommitStepsReply:
-        """These steps are durable. Saying so twice is harmless."""
+    def commit_steps(
+        self,
+        records: Sequence[types_pb2.CommitRecord],
+        *,
+        window_tokens: int = 0,
+        events: Sequence[types_pb2.RunEvent] = (),
+    ) -> buffer_pb2.CommitStepsReply:
+        """These steps are durable, this is the window from now on (0: the run file's first), this happened.
+        Saying so twice is harmless.
+        """
         ...
 
     def announce_version(self, weights: types_pb2.WeightsRef) -> int:
@@ -62,6 +75,21 @@ class BufferPort(Protocol):
         ...
 
 
+class Snapshot(Protocol):
+    """What a checkpoint needs of an engine, as it was between two steps; steps may follow meanwhile."""
+
+    def write(self, folder: Path) -> None:
+        """Put every rank's part into a folder, each durable with its hash beside it; from any thread.
+
+        May be called again, with another folder, after a failure. Makes no collective call.
+        """
+        ...
+
+    def release(self) -> None:
+        """Give the memory free for the next one."""
+        ...
+
+
 class TrainEngine(Protocol):
     """Weights and optimizer of one process or of many ranks.
 
@@ -70,8 +98,8 @@ class TrainEngine(Protocol):
     """
 
     @property
-    def config(self) -> ModelConfig:
-        """Architecture of the model."""
+    def config(self) -> PolicyConfig:
+        """What is known of the model without its weights."""
         ...
 
     @property
@@ -99,18 +127,19 @@ class TrainEngine(Protocol):
         """One update; returns the gradient norm before clipping. Refuses NaN before it begins."""
         ...
 
-    def save_master(self, folder: Path) -> None:
-        """Write the fp32 weights as a model folder."""
-        ...
-
-    def save_optimizer(self, folder: Path) -> None:
-        """Write optimizer and random state into an existing folder."""
+    def snapshot(self) -> Snapshot:
+        """A copy of weights, optimizer and random state in host memory; the one before must be released."""
         ...
 
     def restore(self, folder: Path) -> None:
-        """Take over weights, optimizer and random state of a checkpoint folder."""
+        """Take over the state in a checkpoint folder, whatever number of ranks wrote it."""
         ...
 
-    def save_published(self, folder: Path) -> None:
-        """Write the weights as rollout computes with them, as a model folder."""
+    def publish(self, plan: SinkPlan) -> list[TensorEntry]:
+        """Put the weights as rollout computes with them into the plan's sinks, each tensor once; every rank's
+        entries."""
+        ...
+
+    def close(self) -> None:
+        """Let other processes go, after an orderly end."""
         ...

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from forklight_core import ids
 from forklight_core.blobs import MemoryBlobStore
 from forklight_core.runfile import RunFile, dump_run_file
 from forklight_core.wire import SCHEMA_VERSION, TrajectoryArrays, pack_payload
+from forklight_model.checkpoint import save_model
 from forklight_model.config import ModelConfig
 from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.tokenizer import build_character_tokenizer
 from forklight_trainer.publishing.contract import contract_hash
-from forklight_trainer.sft.stage import write_model_folder
 
 RUN_ID = "test-run"
 TINY = ModelConfig(
@@ -114,21 +114,24 @@ class SampleMaker:
         return types_pb2.BatchSample(trajectory=trajectory, reward=float(place % 2))
 
 
-def tiny_run_file(folder: Path, **trainer: object) -> Path:
+def tiny_run_file(
+    folder: Path, *, checkpoints: Mapping[str, object] | None = None, **trainer: object
+) -> Path:
     """A model folder and a run file that starts from it."""
-    write_model_folder(tiny_model(), build_character_tokenizer(), folder / "start")
+    build_character_tokenizer().save(folder / "start")
+    save_model(tiny_model(), folder / "start")
     run_file = RunFile.model_validate(
         {
             "model": {"path": str(folder / "start")},
             "sampling": {"max_new_tokens": 64, "group_size": 4},
             "recipe": {"overlong_tokens": 16},
+            "checkpoints": checkpoints or {},
             "trainer": {
                 "steps": 6,
                 "groups_per_step": 3,
                 "updates_per_version": 2,
                 "learning_rate": 1e-3,
                 "pack_tokens": 96,
-                "keep_checkpoints": 3,
                 "threads": 1,
             }
             | trainer,

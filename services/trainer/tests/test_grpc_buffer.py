@@ -14,8 +14,14 @@ from forklight_trainer.adapters.grpc_buffer import GrpcBuffer
 from forklight_trainer.ports import RestorePoint
 
 SERVICE = buffer_pb2.DESCRIPTOR.services_by_name["Buffer"].full_name
+EVENT = types_pb2.RunEvent(id="window/4", kind="window_advanced", step=4)
 POINT = RestorePoint(
-    lineage="l1", step=4, version=2, commits=(types_pb2.CommitRecord(step=4, sample_ids=["s"]),)
+    lineage="l1",
+    step=4,
+    version=2,
+    commits=(types_pb2.CommitRecord(step=4, sample_ids=["s"]),),
+    window_tokens=40960,
+    events=(EVENT,),
 )
 
 
@@ -59,7 +65,7 @@ def use_every_call(address: str) -> None:
     assert buffer.restore_trainer(POINT).lineage == "l2"
     reply = buffer.lease_batch(5, 0.1)
     assert (reply.phase, reply.reason, reply.HasField("batch")) == (2, "because", False)
-    assert buffer.commit_steps(POINT.commits).num_trained == 1
+    assert buffer.commit_steps(POINT.commits, window_tokens=49152, events=[EVENT]).num_trained == 1
     assert buffer.announce_version(types_pb2.WeightsRef(version=3)) == 3
     buffer.report_lost_sample("s", "gone")
     buffer.set_phase(buffer_pb2.RUN_PHASE_PAUSED, "why")
@@ -74,6 +80,8 @@ async def test_grpc_buffer_when_used_carries_run_and_epoch() -> None:
     assert {request.run_id for request in recording.requests} == {"test-run"}
     fenced, restored, leased, committed, announced, lost, phase = recording.requests
     assert (restored.lineage, restored.step, restored.version, restored.commits[0].step) == ("l1", 4, 2, 4)
+    assert (restored.window_tokens, list(restored.events)) == (40960, [EVENT])
+    assert (committed.window_tokens, list(committed.events)) == (49152, [EVENT])
     assert [fenced.epoch, leased.epoch, committed.epoch, announced.epoch, lost.epoch] == [0, 7, 7, 7, 7]
     assert (leased.step, phase.reason, lost.sample_id) == (5, "why", "s")
 

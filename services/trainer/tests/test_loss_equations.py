@@ -34,9 +34,13 @@ def random_tokens(seed: int, num_tokens: int = 97, spread: float = 1.5) -> tuple
     return logprobs, behaviour, advantages
 
 
+def uniform(num_tokens: int) -> Tensor:
+    return torch.full((num_tokens,), 1.0 / num_tokens, dtype=torch.float64)
+
+
 def gradient(settings: LossSettings, tokens: tuple[Tensor, Tensor, Tensor]) -> tuple[float, Tensor]:
     logprobs = tokens[0].clone().requires_grad_()
-    parts = policy_loss(logprobs, tokens[1], tokens[2], settings=settings, num_step_tokens=len(logprobs))
+    parts = policy_loss(logprobs, tokens[1], tokens[2], settings=settings, weights_R=uniform(len(logprobs)))
     parts.loss.backward()  # type: ignore[no-untyped-call]
     assert logprobs.grad is not None
     return float(parts.loss.detach()), logprobs.grad
@@ -166,7 +170,7 @@ def test_policy_loss_when_split_into_packs_adds_up() -> None:
     tokens = random_tokens(7)
     whole, _ = gradient(CISPO_PLAIN, tokens)
     parts = [
-        policy_loss(*(t[place] for t in tokens), settings=CISPO_PLAIN, num_step_tokens=97).loss
+        policy_loss(*(t[place] for t in tokens), settings=CISPO_PLAIN, weights_R=uniform(97)[place]).loss
         for place in (slice(0, 10), slice(10, 11), slice(11, 97))
     ]
     assert float(sum(parts)) == pytest.approx(whole, rel=1e-12)

@@ -46,7 +46,7 @@ def settings(tmp_path: Path, maker: Maker, write_run_file: Write) -> TrainerSett
 def in_parity_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if this device had passed the self-test."""
     found = replace(check_numeric_mode("cpu", torch.float32), is_parity=True, reason="all equal")
-    monkeypatch.setattr(numerics, "check_numeric_mode", lambda device, dtype: found)
+    monkeypatch.setattr(numerics, "numeric_mode_of", lambda config, device, dtype: found)
 
 
 def require_equal(settings: TrainerSettings) -> None:

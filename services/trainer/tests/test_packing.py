@@ -17,7 +17,7 @@ from forklight_model.model import HybridModel
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
 from forklight_trainer.batches.batch import TrainingBatch, expand_versions
 from forklight_trainer.batches.fetch import fetch_batch
-from forklight_trainer.batches.packing import assign_bins, pack_samples
+from forklight_trainer.batches.packing import pack_samples
 from forklight_trainer.steps.step import accumulate, batch_advantages, step_settings
 
 Maker = Any
@@ -76,20 +76,15 @@ def test_pack_when_built_places_every_response_token(maker: Maker) -> None:
     assert sorted(seen) == list(range(len(samples)))
 
 
-def test_assign_bins_when_lengths_vary_fills_bins_and_repeats_itself() -> None:
-    lengths = [5, 9, 3, 8, 2, 7, 1, 6]
-    bins = assign_bins(lengths, 10, [str(i) for i in range(8)])
-    assert sorted(index for members in bins for index in members) == list(range(8))
-    assert all(sum(lengths[i] for i in members) <= 10 for members in bins)
-    assert len(bins) == 5
-    assert bins == assign_bins(lengths, 10, [str(i) for i in range(8)])
-
-
-def test_assign_bins_when_a_sample_is_too_long_names_it() -> None:
+def test_pack_when_a_sample_is_too_long_names_it(maker: Maker) -> None:
+    samples = fetched(maker).samples
+    longest = max(samples, key=lambda sample: sample.num_tokens)
+    capacity = longest.num_tokens - 1
     with pytest.raises(
-        InvalidInputError, match=r"sample r/g1/s000 has 11 tokens, a pack holds 10.*pack_tokens"
+        InvalidInputError,
+        match=rf"{longest.sample_id} has {capacity + 1} tokens, a pack holds {capacity}.*pack_tokens",
     ):
-        assign_bins([3, 11], 10, ["r/g0/s000", "r/g1/s000"])
+        pack_samples(samples, [0.0] * len(samples), pack_tokens=capacity)
 
 
 def test_expand_versions_when_spans_are_ordered_gives_each_token_its_version() -> None:

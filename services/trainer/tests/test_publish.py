@@ -21,12 +21,16 @@ from forklight_model.logprobs import token_logprobs
 from forklight_model.model import HybridModel
 from forklight_model.tokenizer import build_character_tokenizer, load_tokenizer
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
-from forklight_trainer.publishing import contract
 from forklight_trainer.publishing.contract import contract_hash
 from forklight_trainer.publishing.probe import PROBE_TOKENS, probe_ids
 from forklight_trainer.publishing.versions import WeightsStore
 
 ADAM = OptimizerSettings(betas=(0.9, 0.95), eps=1e-15, weight_decay=0.0)
+
+
+def hash_of(tensor: torch.Tensor) -> str:
+    data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return blake3.blake3(data).hexdigest()
 
 
 @pytest.fixture
@@ -58,13 +62,16 @@ def test_publish_when_read_back_is_what_the_engine_holds(
     )
     assert ModelConfig.from_published(manifest["config"]) == model.config
     tensors: dict[str, torch.Tensor] = {}
-    for shard in manifest["shards"]:
-        tensors |= load_file(path.parent / shard["file"])
+    for file in manifest["files"]:
+        tensors |= load_file(path.parent / file["file"])
     assert tensors.keys() == manifest["tensors"].keys() == model.state_dict().keys()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensors[name], tensor)
         assert manifest["tensors"][name]["shape"] == list(tensor.shape)
         assert manifest["tensors"][name]["dtype"] == "float32"
+        assert manifest["tensors"][name]["blake3"] == hash_of(tensor)
+    loaded = load_model(path.parent)
+    assert all(torch.equal(loaded.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
     assert load_tokenizer(path.parent).vocab_size == 103
 
 
@@ -96,7 +103,8 @@ def test_publish_when_versions_pile_up_keeps_four(
 ) -> None:
     engine = TorchEngine(make_model(0), ADAM)
     for version in range(6):
-        store.publish(engine, version=version, step=version)
+        reference = store.publish(engine, version=version, step=version)
+        assert json.loads(Path(reference.manifest).read_bytes())["kind"] == "full"  # fp32 changes everywhere
     assert sorted(path.name for path in store.folder.iterdir()) == [f"v{v:08d}" for v in (2, 3, 4, 5)]
 
 
@@ -133,7 +141,7 @@ def test_contract_when_the_kernels_round_otherwise_is_another(
 ) -> None:
     config = make_model(0).config
     before = contract_hash(config, "bfloat16")
-    monkeypatch.setattr(contract, "kernels_contract", lambda: "other")
+    monkeypatch.setattr(ModelConfig, "numerics", property(lambda config: "other"))
     assert contract_hash(config, "bfloat16") != before
 
 

@@ -91,7 +91,6 @@ def test_the_gradient_is_the_transcription_s_that_leaves_put_in_tokens_out(
         return
     generator = torch.Generator().manual_seed(seed)
     packs = pack_samples(samples, advantages, pack_tokens=pack_tokens)
-    num_tokens = sum(len(pack.behaviour_R) for pack in packs)
     values: dict[int, list[float]] = {}
     gradients: dict[int, list[float]] = {}
     loss = 0.0
@@ -103,7 +102,7 @@ def test_the_gradient_is_the_transcription_s_that_leaves_put_in_tokens_out(
             pack.behaviour_R.double(),
             pack.advantages_R.double(),
             settings=SETTINGS.loss,
-            num_step_tokens=num_tokens,
+            weights_R=pack.weights_R,
         )
         parts.loss.backward()  # type: ignore[no-untyped-call]
         loss += float(parts.loss.detach())

@@ -29,7 +29,7 @@ def test_record_when_written_has_every_figure_and_null_for_nan(
         version=0, is_published=True, contract=batch.samples[0].contract, find_version=lambda version: None
     )
     outcome = train_step(engine, batch, step_settings(RunFile()), policy)
-    record = build_record(outcome, step=1, version=0, seconds={"train": 0.5, "lease": 0.1})
+    record = build_record(outcome, step=1, version=0, window=40, seconds={"train": 0.5, "lease": 0.1})
     record_step(record)
     append_record(tmp_path / "steps.jsonl", record)
     line = json.loads((tmp_path / "steps.jsonl").read_text())

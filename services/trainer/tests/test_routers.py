@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -141,7 +142,7 @@ def test_auxiliary_loss_when_off_changes_no_bit(config: ModelConfig, samples: li
         pack.behaviour_R,
         pack.advantages_R,
         settings=settings.loss,
-        num_step_tokens=len(pack.behaviour_R),
+        weights_R=pack.weights_R,
     )
     parts.loss.backward()  # type: ignore[no-untyped-call]
     for name, parameter in bare.named_parameters():
@@ -170,9 +171,35 @@ def test_replay_when_routers_moved_repeats_rollouts_experts_and_teaches_the_rout
     torch.testing.assert_close(scored.logprobs_T, stats.logprobs_T.detach(), rtol=0, atol=1e-5)
     # Only the routers moved: with their choices replayed, the trainer's log-probs are rollout's again.
     torch.testing.assert_close(scored.logprobs_T[pack.response_index_R], pack.behaviour_R, rtol=0, atol=1e-5)
-    engine.accumulate([pack], LikelihoodObjective(num_step_tokens=1))
+    engine.accumulate([pack], LikelihoodObjective())
     gradients = [block.block_sparse_moe.gate.weight.grad for block in model.model.layers]
     assert all(gradient is not None and float(gradient.abs().max()) > 0 for gradient in gradients)
+
+
+def test_replay_when_only_routers_moved_gives_what_follows_them_rollouts_gradient(
+    config: ModelConfig, samples: list[TrainingSample]
+) -> None:
+    moved, settings = routed_model(config), settings_of()
+    with torch.no_grad():
+        for block in moved.model.layers:
+            gate_ED = block.block_sparse_moe.gate.weight
+            gate_ED.add_(0.05 * torch.randn(gate_ED.shape, generator=torch.Generator().manual_seed(1)))
+    free = copy.deepcopy(moved)
+    plain = pack_samples(samples, ADVANTAGES, pack_tokens=30)
+    packs = replay_routing(plain, samples, moved.config)
+    expected_tally, expected = accumulated(routed_model(config), plain, settings)
+    tally, found = accumulated(moved, packs, settings)
+    _, strayed = accumulated(free, plain, settings)
+    assert tally.loss == pytest.approx(expected_tally.loss, rel=1e-4)
+    assert expected.keys() == found.keys()
+    # What stands before a router gets a part of its gradient through the router as it is now.
+    behind = [n for n in expected if "layers.1.block_sparse_moe.experts" in n or "layers" not in n]
+    behind.remove("model.embed_tokens.weight")
+    assert len(behind) >= 3
+    for name in behind:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-3, atol=1e-6, msg=name)
+        assert not torch.allclose(strayed[name], expected[name], rtol=1e-3, atol=1e-6), name
+    assert all(bool(gradient.any()) for gradient in found.values())
 
 
 def test_replay_when_samples_share_a_pack_puts_every_choice_at_its_token(

@@ -38,6 +38,7 @@ def list_checks() -> Iterator[Callable[[], Finding]]:
     yield from (machine.check_disk, machine.check_fsync, machine.check_open_files, machine.check_ports)
     yield from (machine.check_clock, neighbours.check_redis, neighbours.check_sandbox)
     yield from (packages.check_torch, packages.check_gpu, packages.check_numerics)
+    yield packages.check_transformers
     yield neighbours.check_telemetry
 
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from forklight.v1 import buffer_pb2
     from forklight_cli.run_folder import RunFolder
 
+EVENTS_SHOWN = 5
+
 
 @click.command()
 @click.argument("run_folder", type=click.Path(path_type=Path))
@@ -70,10 +72,12 @@ def ask_buffer(folder: RunFolder) -> buffer_pb2.GetStatusReply | None:
 def print_status(reply: buffer_pb2.GetStatusReply) -> None:
     """The reply in words."""
     from forklight.v1 import buffer_pb2, types_pb2
+    from forklight_cli.up.events import describe_event
 
     phase = buffer_pb2.RunPhase.Name(reply.phase).removeprefix("RUN_PHASE_").lower()
     click.echo(f"  phase      {phase}{f' ({reply.reason})' if reply.reason else ''}")
     click.echo(f"  step       {reply.step}, version {reply.version}")
+    click.echo(f"  window     {reply.window_tokens} tokens")
     click.echo(f"  groups     {reply.num_open_groups} open, {reply.num_ready_groups} ready")
     for count in reply.counts:
         state = types_pb2.SampleState.Name(count.state).removeprefix("SAMPLE_STATE_").lower()
@@ -82,10 +86,25 @@ def print_status(reply: buffer_pb2.GetStatusReply) -> None:
         age = f", oldest {queue.oldest_age_s:.0f} s" if queue.oldest_age_s else ""
         click.echo(f"  queue      {queue.name}: {queue.num_waiting} waiting, {queue.num_leased} leased{age}")
     for result in reply.evaluations:
-        done = "" if result.complete else " (not complete)"
-        click.echo(f"  held-out   {result.mean_reward:.3f} at version {result.version}{done}")
+        click.echo(f"  held-out   {describe_round(result)}")
+    if reply.num_skipped_evaluations:
+        click.echo(f"  held-out   {reply.num_skipped_evaluations} rounds skipped: two others were open")
+    for event in list(reply.events)[-EVENTS_SHOWN:]:
+        click.echo(f"  event      {describe_event(event)}")
     if reply.num_dead_letters:
         click.echo(f"  dead       {reply.num_dead_letters} letters: `forklight queue dead`")
     for sample in reply.stuck:
         since = time.strftime("%H:%M:%S", time.localtime(sample.since))
         click.echo(f"  stuck      {sample.sample_id} in {sample.where} since {since}")
+
+
+def describe_round(result: buffer_pb2.EvaluationResult) -> str:
+    """A round on held-out prompts in words."""
+    from forklight_cli.up.evaluations import round_of
+
+    asked = f"{result.num_prompts} prompts x {result.samples_per_prompt}"
+    failed = f", {result.num_failed} without a score" if result.num_failed else ""
+    text = f"version {result.version}: reward {round_of(result)} ({asked}{failed})"
+    if result.complete:
+        return text
+    return f"{text}, {'the run ended first' if result.cut else 'not complete'}"

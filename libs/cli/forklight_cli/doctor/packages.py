@@ -69,6 +69,18 @@ def check_torch() -> Finding:
     return judged("torch", good, detail, fix="make setup", otherwise=Level.FAIL)
 
 
+def check_transformers() -> Finding:
+    """Only run files with model.hf need it: then in a release that our code is written for."""
+    from forklight_model.hf.install import INSTALL, fits
+
+    release = installed("transformers")
+    if release is None:
+        return Finding(
+            name="transformers", level=Level.PASS, detail=f"not installed; model.hf needs it: {INSTALL}"
+        )
+    return judged("transformers", fits(release), f"{release}, for model.hf", fix=INSTALL)
+
+
 def check_gpu() -> Finding:
     """A GPU, when there is one; a tiny model runs without."""
     if installed("torch") is None:

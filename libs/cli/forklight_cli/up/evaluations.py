@@ -14,13 +14,36 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PassAtK:
+    """The share of prompts of which one of k samples passes."""
+
+    k: int
+    value: float
+    low: float
+    high: float
+    num_prompts: int
+
+    def __str__(self) -> str:
+        return f"pass@{self.k} {self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Round:
-    """One complete round on held-out prompts."""
+    """One complete round on held-out prompts. Intervals are over the choice of prompts."""
 
     version: int
     num_samples: int
     num_failed: int
     mean_reward: float
+    reward_low: float | None = None
+    reward_high: float | None = None
+    pass_at: tuple[PassAtK, ...] = ()
+
+    def __str__(self) -> str:
+        reward = f"{self.mean_reward:.3f}"
+        if self.reward_low is not None and self.reward_high is not None:
+            reward += f" [{self.reward_low:.3f}, {self.reward_high:.3f}]"
+        return ", ".join([reward, *map(str, self.pass_at)])
 
 
 class EvaluationLog:
@@ -38,12 +61,7 @@ class EvaluationLog:
     def add(self, status: buffer_pb2.GetStatusReply) -> list[Round]:
         """Write down the rounds that are complete now and were not before."""
         fresh = [
-            Round(
-                version=result.version,
-                num_samples=result.num_samples,
-                num_failed=result.num_failed,
-                mean_reward=result.mean_reward,
-            )
+            round_of(result)
             for result in status.evaluations
             if result.complete and result.version not in self._rounds
         ]
@@ -54,5 +72,27 @@ class EvaluationLog:
         return fresh
 
 
+def round_of(result: buffer_pb2.EvaluationResult) -> Round:
+    """A round as the buffer tells it."""
+    has_interval = result.HasField("reward_low") and result.HasField("reward_high")
+    return Round(
+        version=result.version,
+        num_samples=result.num_samples,
+        num_failed=result.num_failed,
+        mean_reward=result.mean_reward,
+        reward_low=result.reward_low if has_interval else None,
+        reward_high=result.reward_high if has_interval else None,
+        pass_at=tuple(
+            PassAtK(k=each.k, value=each.value, low=each.low, high=each.high, num_prompts=each.num_prompts)
+            for each in result.pass_at
+        ),
+    )
+
+
 def _read(lines: Iterable[object]) -> list[Round]:
-    return [Round(**line) for line in lines if isinstance(line, dict)]
+    rounds = []
+    for line in lines:
+        if isinstance(line, dict):
+            passes = tuple(PassAtK(**each) for each in line.get("pass_at", ()))
+            rounds.append(Round(**(line | {"pass_at": passes})))
+    return rounds

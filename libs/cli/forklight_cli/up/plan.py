@@ -74,7 +74,7 @@ def plan_system(run_file: RunFile, folder: RunFolder, run_id: str, redis_url: st
         ProcessPlan(
             name=name,
             kind=Kind(name.partition("-")[0]),
-            arguments=_arguments(name),
+            arguments=_arguments(name, run_file),
             address=address,
             essential=name not in dispensable,
             environment={
@@ -100,9 +100,23 @@ def is_free(port: int) -> bool:
     return True
 
 
-def _arguments(name: str) -> tuple[str, ...]:
+def _arguments(name: str, run_file: RunFile) -> tuple[str, ...]:
     service, _, role = name.partition("-")
-    return ("-m", f"forklight_{service}", *([role] if service == "reward" else []))
+    module = ("-m", f"forklight_{service}", *([role] if service == "reward" else []))
+    if service == "trainer" and run_file.trainer.engine == "deepspeed":
+        return ("-m", *gang_arguments(run_file.trainer.processes), *module)
+    return module
+
+
+def gang_arguments(num_processes: int) -> tuple[str, ...]:
+    """torchrun on this machine. With its own rendezvous a restarted process could read an old address."""
+    (port,) = free_ports(1)
+    return (
+        "torch.distributed.run",
+        f"--nproc-per-node={num_processes}",
+        "--master-addr=127.0.0.1",
+        f"--master-port={port}",
+    )
 
 
 def _shared_environment(

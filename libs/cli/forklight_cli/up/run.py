@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forklight_cli.buffer_client import BufferClient
-from forklight_cli.cold_start import run_cold_start
+from forklight_cli.cold_start import SftEvent, run_cold_start
+from forklight_cli.cold_start_report import describe_event, is_worth_telling
 from forklight_cli.run_folder import RunFolder, lock_run_folder, read_system, write_atomically
 from forklight_cli.up.evaluations import EvaluationLog
+from forklight_cli.up.events import EventWatch
 from forklight_cli.up.plan import Kind, plan_system
 from forklight_cli.up.ready import ReadyWatch
 from forklight_cli.up.shutdown import shut_down
@@ -47,6 +49,7 @@ class Watched:
     buffer: BufferClient
     steps: StepReader
     evaluations: EvaluationLog
+    events: EventWatch
     view: View
 
 
@@ -118,7 +121,7 @@ def watch(watched: Watched, stops: StopSignals) -> str:
             status = _status(watched)
             if _is_finished(status):
                 return _reason(status)
-            if status is not None:
+            if status is not None and not status.is_last_evaluation:
                 system.revive_trainer()
         elif finished and time.monotonic() - finished > FINISH_DEADLINE_S:
             return _reason(status)
@@ -128,22 +131,22 @@ def watch(watched: Watched, stops: StopSignals) -> str:
 def prepare_model(folder: RunFolder, stops: StopSignals, announce: Announce) -> RunFile:
     """The run file, with the result of the cold start as its model when it asks for one."""
     run_file = load_run_file(folder.run_file)
-    if not run_file.sft.demonstrations or run_file.model.path == str(folder.cold_start):
+    kind = "hf" if run_file.model.hf else "path"
+    if not run_file.sft.demonstrations or getattr(run_file.model, kind) == str(folder.cold_start):
         return run_file
-    announce(f"cold start: {run_file.sft.steps} steps on {run_file.sft.demonstrations}")
-    every = max(1, run_file.sft.steps // 10)
 
-    def progress(step: Mapping[str, float]) -> None:
+    def progress(event: SftEvent) -> None:
         if stops.requested:
             raise KeyboardInterrupt
-        if int(step["step"]) % every == 0:
-            announce(f"cold start: step {step['step']}/{step['num_steps']}, loss {step['loss']:.3f}")
+        for line in describe_event(event).splitlines() if is_worth_telling(event) else ():
+            announce(f"cold start: {line}")
 
+    log = folder.log_of("sft")
     try:
-        run_cold_start(folder.run_file, folder.cold_start, log=folder.log_of("sft"), progress=progress)
+        run_cold_start(folder.run_file, folder.cold_start, log=log, progress=progress, resume=True)
     except KeyboardInterrupt:
         return run_file
-    model = run_file.model.model_copy(update={"path": str(folder.cold_start)})
+    model = run_file.model.model_copy(update={kind: str(folder.cold_start)})
     run_file = run_file.model_copy(update={"model": model})
     write_atomically(folder.run_file, dump_run_file(run_file))
     return run_file
@@ -175,13 +178,17 @@ def _open_watched(stack: ExitStack, system: System, evaluations: EvaluationLog) 
     stack.callback(view.close)
     system.report = view.event
     steps = StepReader(plan.folder.steps, skip_existing=True)
-    return Watched(system=system, buffer=buffer, steps=steps, evaluations=evaluations, view=view)
+    return Watched(
+        system=system, buffer=buffer, steps=steps, evaluations=evaluations, events=EventWatch(), view=view
+    )
 
 
 def _show(watched: Watched, status: buffer_pb2.GetStatusReply | None) -> None:
     if status is not None:
         for each in watched.evaluations.add(status):
-            watched.view.event(f"held-out reward {each.mean_reward:.3f} at version {each.version}")
+            watched.view.event(f"held-out reward {each} at version {each.version}")
+        for text in watched.events.find_new(status):
+            watched.view.event(text)
     for step in watched.steps.read_new():
         watched.view.step(step)
     watched.view.state(status, list(watched.system.processes.values()))

@@ -62,9 +62,9 @@ def _learned(outcome: Outcome) -> str:
     if not outcome.rounds:
         return "no complete evaluation round"
     first, last = outcome.rounds[0], outcome.rounds[-1]
-    text = f"held-out reward {first.mean_reward:.3f} (version {first.version})"
+    text = f"held-out reward {first} (version {first.version})"
     if last is not first:
-        text += f" -> {last.mean_reward:.3f} (version {last.version})"
+        text += f" -> {last} (version {last.version})"
     goal = outcome.run_file.evaluation.goal_reward
     if goal is not None:
         text += f"; goal {goal:g} {'reached' if outcome.goal_reached else 'not reached'}"

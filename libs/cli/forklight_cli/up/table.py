@@ -123,7 +123,7 @@ def _phase_line(status: buffer_pb2.GetStatusReply | None, idle: str) -> str:
     if status is None:
         return "the buffer does not answer"
     queues = "  ".join(f"{queue.name} {queue.num_waiting}+{queue.num_leased}" for queue in status.queues)
-    parts = [_phase_text(status), f"version {status.version}"]
+    parts = [_phase_text(status), f"version {status.version}", f"window {status.window_tokens}"]
     parts += [f"queues {queues}", f"open {status.num_open_groups}", f"ready {status.num_ready_groups}"]
     return " | ".join(filter(None, [*parts, idle, _stuck_text(status)]))
 

@@ -116,18 +116,22 @@ class SubmitVerdictRequest(_message.Message):
     def __init__(self, verdict: _Optional[_Union[_types_pb2.Verdict, _Mapping]] = ..., lease: _Optional[_Union[_types_pb2.Lease, _Mapping]] = ...) -> None: ...
 
 class RestoreTrainerRequest(_message.Message):
-    __slots__ = ("run_id", "lineage", "step", "version", "commits")
+    __slots__ = ("run_id", "lineage", "step", "version", "commits", "window_tokens", "events")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_FIELD_NUMBER: _ClassVar[int]
     STEP_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     COMMITS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     lineage: str
     step: int
     version: int
     commits: _containers.RepeatedCompositeFieldContainer[_types_pb2.CommitRecord]
-    def __init__(self, run_id: _Optional[str] = ..., lineage: _Optional[str] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., commits: _Optional[_Iterable[_Union[_types_pb2.CommitRecord, _Mapping]]] = ...) -> None: ...
+    window_tokens: int
+    events: _containers.RepeatedCompositeFieldContainer[_types_pb2.RunEvent]
+    def __init__(self, run_id: _Optional[str] = ..., lineage: _Optional[str] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., commits: _Optional[_Iterable[_Union[_types_pb2.CommitRecord, _Mapping]]] = ..., window_tokens: _Optional[int] = ..., events: _Optional[_Iterable[_Union[_types_pb2.RunEvent, _Mapping]]] = ...) -> None: ...
 
 class RestoreTrainerReply(_message.Message):
     __slots__ = ("epoch", "lineage", "num_redelivered", "num_recovered")
@@ -164,14 +168,18 @@ class LeaseBatchReply(_message.Message):
     def __init__(self, batch: _Optional[_Union[_types_pb2.Batch, _Mapping]] = ..., phase: _Optional[_Union[RunPhase, str]] = ..., reason: _Optional[str] = ...) -> None: ...
 
 class CommitStepsRequest(_message.Message):
-    __slots__ = ("run_id", "epoch", "records")
+    __slots__ = ("run_id", "epoch", "records", "window_tokens", "events")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     EPOCH_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     epoch: int
     records: _containers.RepeatedCompositeFieldContainer[_types_pb2.CommitRecord]
-    def __init__(self, run_id: _Optional[str] = ..., epoch: _Optional[int] = ..., records: _Optional[_Iterable[_Union[_types_pb2.CommitRecord, _Mapping]]] = ...) -> None: ...
+    window_tokens: int
+    events: _containers.RepeatedCompositeFieldContainer[_types_pb2.RunEvent]
+    def __init__(self, run_id: _Optional[str] = ..., epoch: _Optional[int] = ..., records: _Optional[_Iterable[_Union[_types_pb2.CommitRecord, _Mapping]]] = ..., window_tokens: _Optional[int] = ..., events: _Optional[_Iterable[_Union[_types_pb2.RunEvent, _Mapping]]] = ...) -> None: ...
 
 class CommitStepsReply(_message.Message):
     __slots__ = ("num_trained", "num_duplicates")
@@ -241,19 +249,49 @@ class StateCount(_message.Message):
     num_samples: int
     def __init__(self, state: _Optional[_Union[_types_pb2.SampleState, str]] = ..., reason: _Optional[str] = ..., num_samples: _Optional[int] = ...) -> None: ...
 
+class PassAtK(_message.Message):
+    __slots__ = ("k", "value", "low", "high", "num_prompts")
+    K_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    LOW_FIELD_NUMBER: _ClassVar[int]
+    HIGH_FIELD_NUMBER: _ClassVar[int]
+    NUM_PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    k: int
+    value: float
+    low: float
+    high: float
+    num_prompts: int
+    def __init__(self, k: _Optional[int] = ..., value: _Optional[float] = ..., low: _Optional[float] = ..., high: _Optional[float] = ..., num_prompts: _Optional[int] = ...) -> None: ...
+
 class EvaluationResult(_message.Message):
-    __slots__ = ("version", "num_samples", "num_failed", "mean_reward", "complete")
+    __slots__ = ("version", "num_samples", "num_failed", "mean_reward", "complete", "pass_at", "reward_low", "reward_high", "confidence", "num_prompts", "samples_per_prompt", "num_scored_prompts", "cut")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
     NUM_FAILED_FIELD_NUMBER: _ClassVar[int]
     MEAN_REWARD_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    PASS_AT_FIELD_NUMBER: _ClassVar[int]
+    REWARD_LOW_FIELD_NUMBER: _ClassVar[int]
+    REWARD_HIGH_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    NUM_PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_PER_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    NUM_SCORED_PROMPTS_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
     version: int
     num_samples: int
     num_failed: int
     mean_reward: float
     complete: bool
-    def __init__(self, version: _Optional[int] = ..., num_samples: _Optional[int] = ..., num_failed: _Optional[int] = ..., mean_reward: _Optional[float] = ..., complete: bool = ...) -> None: ...
+    pass_at: _containers.RepeatedCompositeFieldContainer[PassAtK]
+    reward_low: float
+    reward_high: float
+    confidence: float
+    num_prompts: int
+    samples_per_prompt: int
+    num_scored_prompts: int
+    cut: bool
+    def __init__(self, version: _Optional[int] = ..., num_samples: _Optional[int] = ..., num_failed: _Optional[int] = ..., mean_reward: _Optional[float] = ..., complete: bool = ..., pass_at: _Optional[_Iterable[_Union[PassAtK, _Mapping]]] = ..., reward_low: _Optional[float] = ..., reward_high: _Optional[float] = ..., confidence: _Optional[float] = ..., num_prompts: _Optional[int] = ..., samples_per_prompt: _Optional[int] = ..., num_scored_prompts: _Optional[int] = ..., cut: bool = ...) -> None: ...
 
 class QueueStatus(_message.Message):
     __slots__ = ("name", "num_waiting", "num_leased", "oldest_age_s")
@@ -280,7 +318,7 @@ class StuckSample(_message.Message):
     def __init__(self, sample_id: _Optional[str] = ..., state: _Optional[_Union[_types_pb2.SampleState, str]] = ..., since: _Optional[float] = ..., where: _Optional[str] = ...) -> None: ...
 
 class GetStatusReply(_message.Message):
-    __slots__ = ("run_id", "phase", "reason", "version", "weights", "step", "counts", "queues", "evaluations", "num_open_groups", "num_ready_groups", "credit_tokens", "credit_bytes", "num_dead_letters", "stuck", "lineage")
+    __slots__ = ("run_id", "phase", "reason", "version", "weights", "step", "counts", "queues", "evaluations", "num_open_groups", "num_ready_groups", "credit_tokens", "credit_bytes", "num_dead_letters", "stuck", "lineage", "window_tokens", "events", "is_last_evaluation", "num_skipped_evaluations")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
@@ -297,6 +335,10 @@ class GetStatusReply(_message.Message):
     NUM_DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
     STUCK_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    IS_LAST_EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    NUM_SKIPPED_EVALUATIONS_FIELD_NUMBER: _ClassVar[int]
     run_id: str
     phase: RunPhase
     reason: str
@@ -313,7 +355,31 @@ class GetStatusReply(_message.Message):
     num_dead_letters: int
     stuck: _containers.RepeatedCompositeFieldContainer[StuckSample]
     lineage: str
-    def __init__(self, run_id: _Optional[str] = ..., phase: _Optional[_Union[RunPhase, str]] = ..., reason: _Optional[str] = ..., version: _Optional[int] = ..., weights: _Optional[_Union[_types_pb2.WeightsRef, _Mapping]] = ..., step: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[StateCount, _Mapping]]] = ..., queues: _Optional[_Iterable[_Union[QueueStatus, _Mapping]]] = ..., evaluations: _Optional[_Iterable[_Union[EvaluationResult, _Mapping]]] = ..., num_open_groups: _Optional[int] = ..., num_ready_groups: _Optional[int] = ..., credit_tokens: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., num_dead_letters: _Optional[int] = ..., stuck: _Optional[_Iterable[_Union[StuckSample, _Mapping]]] = ..., lineage: _Optional[str] = ...) -> None: ...
+    window_tokens: int
+    events: _containers.RepeatedCompositeFieldContainer[_types_pb2.RunEvent]
+    is_last_evaluation: bool
+    num_skipped_evaluations: int
+    def __init__(self, run_id: _Optional[str] = ..., phase: _Optional[_Union[RunPhase, str]] = ..., reason: _Optional[str] = ..., version: _Optional[int] = ..., weights: _Optional[_Union[_types_pb2.WeightsRef, _Mapping]] = ..., step: _Optional[int] = ..., counts: _Optional[_Iterable[_Union[StateCount, _Mapping]]] = ..., queues: _Optional[_Iterable[_Union[QueueStatus, _Mapping]]] = ..., evaluations: _Optional[_Iterable[_Union[EvaluationResult, _Mapping]]] = ..., num_open_groups: _Optional[int] = ..., num_ready_groups: _Optional[int] = ..., credit_tokens: _Optional[int] = ..., credit_bytes: _Optional[int] = ..., num_dead_letters: _Optional[int] = ..., stuck: _Optional[_Iterable[_Union[StuckSample, _Mapping]]] = ..., lineage: _Optional[str] = ..., window_tokens: _Optional[int] = ..., events: _Optional[_Iterable[_Union[_types_pb2.RunEvent, _Mapping]]] = ..., is_last_evaluation: bool = ..., num_skipped_evaluations: _Optional[int] = ...) -> None: ...
+
+class ListEventsRequest(_message.Message):
+    __slots__ = ("run_id", "limit", "after", "newest_first")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    NEWEST_FIRST_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    limit: int
+    after: str
+    newest_first: bool
+    def __init__(self, run_id: _Optional[str] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ..., newest_first: bool = ...) -> None: ...
+
+class ListEventsReply(_message.Message):
+    __slots__ = ("events", "next")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[_types_pb2.RunEvent]
+    next: str
+    def __init__(self, events: _Optional[_Iterable[_Union[_types_pb2.RunEvent, _Mapping]]] = ..., next: _Optional[str] = ...) -> None: ...
 
 class ListSamplesRequest(_message.Message):
     __slots__ = ("run_id", "state", "group_id", "limit", "after")

@@ -94,6 +94,11 @@ class BufferStub(object):
                 request_serializer=forklight_dot_v1_dot_buffer__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=forklight_dot_v1_dot_buffer__pb2.GetStatusReply.FromString,
                 _registered_method=True)
+        self.ListEvents = channel.unary_unary(
+                '/forklight.v1.Buffer/ListEvents',
+                request_serializer=forklight_dot_v1_dot_buffer__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=forklight_dot_v1_dot_buffer__pb2.ListEventsReply.FromString,
+                _registered_method=True)
         self.ListSamples = channel.unary_unary(
                 '/forklight.v1.Buffer/ListSamples',
                 request_serializer=forklight_dot_v1_dot_buffer__pb2.ListSamplesRequest.SerializeToString,
@@ -198,9 +203,15 @@ class BufferServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def ListSamples(self, request, context):
+    def ListEvents(self, request, context):
         """Inspection.
         """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListSamples(self, request, context):
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -279,6 +290,11 @@ def add_BufferServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=forklight_dot_v1_dot_buffer__pb2.GetStatusRequest.FromString,
                     response_serializer=forklight_dot_v1_dot_buffer__pb2.GetStatusReply.SerializeToString,
+            ),
+            'ListEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvents,
+                    request_deserializer=forklight_dot_v1_dot_buffer__pb2.ListEventsRequest.FromString,
+                    response_serializer=forklight_dot_v1_dot_buffer__pb2.ListEventsReply.SerializeToString,
             ),
             'ListSamples': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSamples,
@@ -620,6 +636,33 @@ class Buffer(object):
             '/forklight.v1.Buffer/GetStatus',
             forklight_dot_v1_dot_buffer__pb2.GetStatusRequest.SerializeToString,
             forklight_dot_v1_dot_buffer__pb2.GetStatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/forklight.v1.Buffer/ListEvents',
+            forklight_dot_v1_dot_buffer__pb2.ListEventsRequest.SerializeToString,
+            forklight_dot_v1_dot_buffer__pb2.ListEventsReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -92,11 +92,16 @@ class BufferStub:
         forklight.v1.buffer_pb2.GetStatusReply,
     ]
 
+    ListEvents: grpc.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.ListEventsRequest,
+        forklight.v1.buffer_pb2.ListEventsReply,
+    ]
+    """Inspection."""
+
     ListSamples: grpc.UnaryUnaryMultiCallable[
         forklight.v1.buffer_pb2.ListSamplesRequest,
         forklight.v1.buffer_pb2.ListSamplesReply,
     ]
-    """Inspection."""
 
     ListDeadLetters: grpc.UnaryUnaryMultiCallable[
         forklight.v1.buffer_pb2.ListDeadLettersRequest,
@@ -182,11 +187,16 @@ class BufferAsyncStub:
         forklight.v1.buffer_pb2.GetStatusReply,
     ]
 
+    ListEvents: grpc.aio.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.ListEventsRequest,
+        forklight.v1.buffer_pb2.ListEventsReply,
+    ]
+    """Inspection."""
+
     ListSamples: grpc.aio.UnaryUnaryMultiCallable[
         forklight.v1.buffer_pb2.ListSamplesRequest,
         forklight.v1.buffer_pb2.ListSamplesReply,
     ]
-    """Inspection."""
 
     ListDeadLetters: grpc.aio.UnaryUnaryMultiCallable[
         forklight.v1.buffer_pb2.ListDeadLettersRequest,
@@ -297,12 +307,19 @@ class BufferServicer(metaclass=abc.ABCMeta):
     ) -> typing.Union[forklight.v1.buffer_pb2.GetStatusReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.GetStatusReply]]: ...
 
     @abc.abstractmethod
+    def ListEvents(
+        self,
+        request: forklight.v1.buffer_pb2.ListEventsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[forklight.v1.buffer_pb2.ListEventsReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.ListEventsReply]]:
+        """Inspection."""
+
+    @abc.abstractmethod
     def ListSamples(
         self,
         request: forklight.v1.buffer_pb2.ListSamplesRequest,
         context: _ServicerContext,
-    ) -> typing.Union[forklight.v1.buffer_pb2.ListSamplesReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.ListSamplesReply]]:
-        """Inspection."""
+    ) -> typing.Union[forklight.v1.buffer_pb2.ListSamplesReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.ListSamplesReply]]: ...
 
     @abc.abstractmethod
     def ListDeadLetters(

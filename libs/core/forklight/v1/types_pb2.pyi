@@ -44,6 +44,13 @@ class VerdictStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     VERDICT_STATUS_UNVERIFIABLE: _ClassVar[VerdictStatus]
     VERDICT_STATUS_ABSTAIN: _ClassVar[VerdictStatus]
     VERDICT_STATUS_INFRA_ERROR: _ClassVar[VerdictStatus]
+
+class Severity(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SEVERITY_UNSPECIFIED: _ClassVar[Severity]
+    SEVERITY_INFO: _ClassVar[Severity]
+    SEVERITY_WARNING: _ClassVar[Severity]
+    SEVERITY_ALERT: _ClassVar[Severity]
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
@@ -71,6 +78,10 @@ VERDICT_STATUS_LIMIT: VerdictStatus
 VERDICT_STATUS_UNVERIFIABLE: VerdictStatus
 VERDICT_STATUS_ABSTAIN: VerdictStatus
 VERDICT_STATUS_INFRA_ERROR: VerdictStatus
+SEVERITY_UNSPECIFIED: Severity
+SEVERITY_INFO: Severity
+SEVERITY_WARNING: Severity
+SEVERITY_ALERT: Severity
 
 class BlobRef(_message.Message):
     __slots__ = ("id", "size_bytes")
@@ -235,16 +246,18 @@ class TrajectoryPayload(_message.Message):
     def __init__(self, schema_version: _Optional[int] = ..., sample_id: _Optional[str] = ..., prompt_ids: _Optional[bytes] = ..., response_ids: _Optional[bytes] = ..., logprobs: _Optional[bytes] = ..., raw_logprobs: _Optional[bytes] = ..., text: _Optional[str] = ..., contract: _Optional[str] = ..., routing_experts: _Optional[bytes] = ..., routing_weights: _Optional[bytes] = ..., routing_layers: _Optional[int] = ..., routing_top_k: _Optional[int] = ..., start: _Optional[int] = ..., drawn: _Optional[bytes] = ..., version_spans: _Optional[_Iterable[_Union[VersionSpan, _Mapping]]] = ...) -> None: ...
 
 class ScoringTask(_message.Message):
-    __slots__ = ("envelope", "trajectory", "kind", "spec")
+    __slots__ = ("envelope", "trajectory", "kind", "spec", "window_tokens")
     ENVELOPE_FIELD_NUMBER: _ClassVar[int]
     TRAJECTORY_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_TOKENS_FIELD_NUMBER: _ClassVar[int]
     envelope: Envelope
     trajectory: Trajectory
     kind: str
     spec: BlobRef
-    def __init__(self, envelope: _Optional[_Union[Envelope, _Mapping]] = ..., trajectory: _Optional[_Union[Trajectory, _Mapping]] = ..., kind: _Optional[str] = ..., spec: _Optional[_Union[BlobRef, _Mapping]] = ...) -> None: ...
+    window_tokens: int
+    def __init__(self, envelope: _Optional[_Union[Envelope, _Mapping]] = ..., trajectory: _Optional[_Union[Trajectory, _Mapping]] = ..., kind: _Optional[str] = ..., spec: _Optional[_Union[BlobRef, _Mapping]] = ..., window_tokens: _Optional[int] = ...) -> None: ...
 
 class TaskSpec(_message.Message):
     __slots__ = ("schema_version", "kind", "prompt", "gold", "spec_json")
@@ -333,6 +346,28 @@ class CommitRecord(_message.Message):
     batch_id: str
     sample_ids: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, lineage: _Optional[str] = ..., step: _Optional[int] = ..., batch_id: _Optional[str] = ..., sample_ids: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class RunEvent(_message.Message):
+    __slots__ = ("id", "kind", "severity", "step", "version", "at", "title", "evidence_json", "undone")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SEVERITY_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    TITLE_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_JSON_FIELD_NUMBER: _ClassVar[int]
+    UNDONE_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    kind: str
+    severity: Severity
+    step: int
+    version: int
+    at: float
+    title: str
+    evidence_json: str
+    undone: bool
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., severity: _Optional[_Union[Severity, str]] = ..., step: _Optional[int] = ..., version: _Optional[int] = ..., at: _Optional[float] = ..., title: _Optional[str] = ..., evidence_json: _Optional[str] = ..., undone: bool = ...) -> None: ...
 
 class NumericMode(_message.Message):
     __slots__ = ("is_parity", "reason", "contract", "device", "torch", "triton")

@@ -23,8 +23,13 @@ class RunKeys:
 
     @property
     def tasks(self) -> str:
-        """Work queue of GenerationTask, taken by rollout."""
+        """Work queue of GenerationTask to train on, taken by rollout."""
         return self.own("tasks")
+
+    @property
+    def evaluate(self) -> str:
+        """Work queue of GenerationTask of evaluation rounds, taken by rollout beside `tasks`."""
+        return self.own("evaluate")
 
     @property
     def scoring(self) -> str:

@@ -14,6 +14,8 @@ class Lease:
     entry_id: str
     consumer: str
     fence: int
+    queue: str = ""
+    """Name of the queue, set by who takes from several: ids of entries are unique in one queue only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -123,6 +124,8 @@ def _where(key: str, given: Mapping[str, str]) -> str:
 def nearest_key(key: str) -> str:
     """The known key or section most like an unknown one; empty when nothing is near."""
     keys = known_keys()
+    if any(part.isdigit() for part in key.split(".")):
+        return _nearest_of_entry(key.split("."))
     if "." not in key:
         sections = list(dict.fromkeys(known.partition(".")[0] for known in keys))
         near = difflib.get_close_matches(key, sections, n=1)
@@ -133,6 +136,20 @@ def nearest_key(key: str) -> str:
     near = elsewhere or difflib.get_close_matches(key, same_section, n=1, cutoff=0.75)
     candidates = near or difflib.get_close_matches(key, keys, n=1, cutoff=0.75)
     return candidates[0] if candidates else ""
+
+
+def _nearest_of_entry(parts: Sequence[str]) -> str:
+    """The same for a key of an entry of an array of tables, such as recipe.schedule.0.eps_high."""
+    model: object = RunFile
+    for part in parts[:-1]:
+        if part.isdigit():
+            model = next(iter(get_args(model)), None)
+        elif isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = model.model_fields[part].annotation
+    if not (isinstance(model, type) and issubclass(model, BaseModel)):
+        return ""
+    near = difflib.get_close_matches(parts[-1], model.model_fields, n=1, cutoff=0.75)
+    return ".".join([*parts[:-1], *near]) if near else ""
 
 
 def _field_tree(model: type[BaseModel]) -> dict[str, object]:

@@ -9,14 +9,20 @@ Path = tuple[str, ...]
 
 
 def key_lines(text: str) -> dict[Path, int]:
-    """Line of every key and section of a valid TOML text, by path; lines count from 1."""
+    """Line of every key and section of a valid TOML text, by path; lines count from 1. Entries of an array
+    of tables have their index, counted from 0, in the path."""
     found: dict[Path, int] = {}
+    num_entries: dict[Path, int] = {}
     prefix: Path = ()
     for line, statement in _statements(text):
         paths = list(leaf_paths(tomllib.loads(statement)))
         if statement.lstrip().startswith("["):
             prefix = paths[0] if paths else ()
             found.setdefault(prefix, line)
+            if statement.lstrip().startswith("[["):
+                num_entries[prefix] = num_entries.get(prefix, 0) + 1
+                prefix += (str(num_entries[prefix] - 1),)
+                found[prefix] = line
         else:
             for path in paths:
                 for end in range(len(path)):

@@ -47,10 +47,31 @@ METRICS: tuple[MetricSpec, ...] = (
         "forklight.buffer.dead_letters", C, "{entry}", "Queue entries delivered too often, by queue", "buffer"
     ),
     MetricSpec(
+        "forklight.buffer.evaluation.pass",
+        G,
+        "1",
+        "pass@k of the last complete evaluation round, by k",
+        "buffer",
+    ),
+    MetricSpec(
         "forklight.buffer.evaluation.reward",
         G,
         "1",
         "Mean reward of the last complete evaluation round",
+        "buffer",
+    ),
+    MetricSpec(
+        "forklight.buffer.evaluation.skipped",
+        C,
+        "{round}",
+        "Evaluation rounds not held because two others were open",
+        "buffer",
+    ),
+    MetricSpec(
+        "forklight.buffer.events",
+        C,
+        "{event}",
+        "Events reported by the trainer, by kind and severity",
         "buffer",
     ),
     MetricSpec("forklight.buffer.groups", G, "{group}", "Live groups by status", "buffer"),
@@ -104,6 +125,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "Versions between a trained sample's oldest token and the newest policy",
         "buffer",
     ),
+    MetricSpec("forklight.buffer.window", G, "{token}", "Length window of groups opened now", "buffer"),
     MetricSpec("forklight.console.request_duration", H, "s", "Time to answer a request, by path", "console"),
     MetricSpec(
         "forklight.console.requests", C, "{request}", "Requests answered, by path and status", "console"
@@ -188,6 +210,21 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec("forklight.rpc.calls", C, "{call}", "Calls answered, by method and status", "core"),
     MetricSpec("forklight.rpc.duration", H, "s", "Time to answer a call, by method", "core"),
+    MetricSpec("forklight.trainer.alarm", G, "1", "1 while an alarm rings, by alarm", "trainer"),
+    MetricSpec(
+        "forklight.trainer.checkpoint.wait",
+        H,
+        "s",
+        "Time the trainer stood still for a checkpoint, a commit or an announcement",
+        "trainer",
+    ),
+    MetricSpec(
+        "forklight.trainer.checkpoint.write",
+        H,
+        "s",
+        "Time from a checkpoint's copy in memory to a durable folder, beside the next step",
+        "trainer",
+    ),
     MetricSpec(
         "forklight.trainer.clip_share", G, "1", "Share of tokens whose weight met the ceiling", "trainer"
     ),
@@ -210,11 +247,46 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "forklight.trainer.pauses", C, "{pause}", "Times the trainer paused the run, by error", "trainer"
     ),
+    MetricSpec(
+        "forklight.trainer.perplexity",
+        G,
+        "1",
+        "Perplexity of the step's responses under the trainer's weights",
+        "trainer",
+    ),
     MetricSpec("forklight.trainer.ratio_max", G, "1", "Largest importance ratio of the step", "trainer"),
+    MetricSpec(
+        "forklight.trainer.repeated_share",
+        G,
+        "1",
+        "Share of tokens in stretches their response has had before",
+        "trainer",
+    ),
     MetricSpec(
         "forklight.trainer.response_length", G, "{token}", "Mean response length of the step", "trainer"
     ),
+    MetricSpec(
+        "forklight.trainer.response_length_by_advantage",
+        G,
+        "{token}",
+        "Mean response length, by sign of the advantage",
+        "trainer",
+    ),
+    MetricSpec(
+        "forklight.trainer.response_length_p99",
+        G,
+        "{token}",
+        "99th percentile of the step's response lengths",
+        "trainer",
+    ),
     MetricSpec("forklight.trainer.reward", G, "1", "Mean reward of the step's samples", "trainer"),
+    MetricSpec(
+        "forklight.trainer.roll_backs",
+        C,
+        "{time}",
+        "Times the run went back to an older checkpoint",
+        "trainer",
+    ),
     MetricSpec(
         "forklight.trainer.router_auxiliary_loss",
         G,
@@ -231,6 +303,20 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec("forklight.trainer.step", G, "{step}", "Last finished optimizer step", "trainer"),
     MetricSpec("forklight.trainer.steps", C, "{step}", "Optimizer steps done by this process", "trainer"),
+    MetricSpec(
+        "forklight.trainer.stopped_share",
+        G,
+        "1",
+        "Share of responses cut off, by reason: window or repetition",
+        "trainer",
+    ),
+    MetricSpec(
+        "forklight.trainer.tail_ratio",
+        G,
+        "1",
+        "Perplexity of long responses' last quarters over that of the first",
+        "trainer",
+    ),
     MetricSpec("forklight.trainer.tokens", C, "{token}", "Response tokens learned from", "trainer"),
     MetricSpec(
         "forklight.trainer.unequal_tokens",
@@ -240,6 +326,9 @@ METRICS: tuple[MetricSpec, ...] = (
         "trainer",
     ),
     MetricSpec("forklight.trainer.version", G, "{version}", "Newest published policy version", "trainer"),
+    MetricSpec(
+        "forklight.trainer.window", G, "{token}", "Length window of responses opened in the step", "trainer"
+    ),
 )
 
 

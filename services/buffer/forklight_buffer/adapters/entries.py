@@ -1,4 +1,4 @@
-"""The two work queues as the buffer sees them: who holds an entry, how often it came, what is in it."""
+"""The work queues as the buffer sees them: who holds an entry, how often it came, what is in it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ class RedisEntries:
 
     def __init__(self, redis: Redis, keys: RunKeys, *, lease_s: float) -> None:
         self._redis = redis
-        self._streams = {QueueName.TASKS: keys.tasks, QueueName.SCORING: keys.scoring}
+        self._streams = {
+            QueueName.TASKS: keys.tasks,
+            QueueName.EVALUATE: keys.evaluate,
+            QueueName.SCORING: keys.scoring,
+        }
         self._queues = {
             name: RedisWorkQueue(redis, stream, lease_s=lease_s) for name, stream in self._streams.items()
         }

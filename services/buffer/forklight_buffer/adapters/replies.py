@@ -111,6 +111,7 @@ def live_group(group_id: str, found: dict[str, bytes]) -> LiveGroup:
         position=number("position"),
         opened_version=number("version"),
         opened_at=float(found["at"]),
+        queue=found.get("queue", b"tasks").decode(),
         task_entry=found.get("entry", b"").decode(),
         step=int(step) if step else None,
         samples=tuple(_live_sample(found, index) for index in range(number("size"))),
@@ -152,4 +153,5 @@ def standing(found: dict[str, bytes]) -> Standing:
         evaluating_groups=number("evaluating_groups"),
         held_tokens=number("tokens"),
         held_bytes=number("bytes"),
+        window=number("window"),
     )

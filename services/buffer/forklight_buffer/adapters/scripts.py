@@ -82,10 +82,12 @@ class ScriptRunner:
     async def load(self) -> None:
         """Put the scripts and the consumer groups on the server."""
 
+        shared = self._keys.shared
+
         async def load_all() -> None:
             for source in self._sources.values():
                 await self._redis.script_load(source)
-            for stream in (self._keys.shared.tasks, self._keys.shared.scoring):
+            for stream in (shared.tasks, shared.evaluate, shared.scoring):
                 await create_group(self._redis, stream)
 
         await guard_redis(load_all, what="load the buffer's scripts")

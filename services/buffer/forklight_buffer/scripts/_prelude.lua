@@ -1,10 +1,10 @@
 -- Put before every script. KEYS come in the order of keys.py, so scripts find them by name; WORKERS is set by the loader.
--- Group hash: size kind prompt purpose version at spec spec_bytes window entry status queued undecided terminal oldest,
+-- Group hash: size kind prompt purpose version at spec spec_bytes window queue entry status queued undecided terminal oldest,
 --   and per sample i: s<i> state|since|min_version|tokens|bytes|reason, t<i> Trajectory, v<i> Verdict, r<i> reward, e<i> scoring entry.
 -- Segments, only of queued samples: g<i> start|tokens|blob|bytes|min_version, one a line; h<i> tokens it had before some were dropped;
 --   moved: 1 when segments were saved under the present task entry; trash blob|tokens|reason, one a line: blobs nobody needs any more.
 -- Credit (RUN tokens, bytes) is held by samples that are not terminal.
-local RUN, LIVE, READY, UNJOURNALLED, COUNTS, TASKS, SCORING, WEIGHTS, DEAD, BATCHES, SAVED, GROUP = unpack(KEYS)
+local RUN, LIVE, READY, UNJOURNALLED, COUNTS, TASKS, EVALUATIONS, SCORING, WEIGHTS, DEAD, BATCHES, SAVED, GROUP = unpack(KEYS)
 local QUEUED, GENERATED, SCORED, IS_READY, LEASED = 1, 2, 3, 4, 5
 local TRAINED, FILTERED, STALE, REWARD_FAILED, INFRA_FAILED, CANCELLED = 10, 11, 12, 13, 14, 15
 local TRAIN, EVALUATE = '1', '2'
@@ -95,10 +95,15 @@ local function other_holder(stream, entry, consumer, fence)
   return held[1][2] .. ' (delivery ' .. held[1][4] .. ')'
 end
 
+-- The queue that a group's task went to. Ids of entries are unique in one queue only.
+local function tasks_of(key)
+  return redis.call('HGET', key, 'queue') == 'evaluate' and EVALUATIONS or TASKS
+end
+
 -- One sample fewer waits for its trajectory; with the last one the task entry is settled.
 local function leave_queue(key)
   if redis.call('HINCRBY', key, 'queued', -1) == 0 then
-    settle(TASKS, redis.call('HGET', key, 'entry'))
+    settle(tasks_of(key), redis.call('HGET', key, 'entry'))
     redis.call('HSET', key, 'entry', '')
   end
 end

@@ -1,4 +1,4 @@
--- Opens a group and puts its task on the queue. Nothing happens when the group is there.
+-- Opens a group and puts its task on the queue of its purpose. Nothing happens when the group is there.
 -- ARGV: group, now, purpose, size, window, bytes_per_token, task, number of meta pairs, meta pairs,
 --       then index, state, reason of samples that are terminal already. Returns 1 when opened.
 local group, now, purpose = ARGV[1], ARGV[2], ARGV[3]
@@ -25,8 +25,10 @@ for index = 0, size - 1 do
   write_sample(key, sample)
 end
 for at = 9, 8 + 2 * num_meta, 2 do redis.call('HSET', key, ARGV[at], ARGV[at + 1]) end
-local entry = redis.call('XADD', TASKS, '*', 'body', task)
-redis.call('HSET', key, 'purpose', purpose, 'size', size, 'window', window, 'at', now, 'entry', entry,
+local queue, stream = 'tasks', TASKS
+if purpose == EVALUATE then queue, stream = 'evaluate', EVALUATIONS end
+local entry = redis.call('XADD', stream, '*', 'body', task)
+redis.call('HSET', key, 'purpose', purpose, 'size', size, 'window', window, 'at', now, 'queue', queue, 'entry', entry,
   'queued', num_open, 'undecided', num_open, 'terminal', size - num_open, 'oldest', 0)
 place_group(key, group, 'open')
 redis.call('ZADD', LIVE, now, group)

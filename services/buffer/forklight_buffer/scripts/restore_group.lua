@@ -12,7 +12,7 @@ for _, sample in ipairs(open_samples(key)) do
   discard_segments(key, group, sample.index, '')
 end
 local trash = redis.call('HGET', key, 'trash') or ''
-settle(TASKS, redis.call('HGET', key, 'entry'))
+settle(tasks_of(key), redis.call('HGET', key, 'entry'))
 if redis.call('EXISTS', key) == 1 then place_group(key, group, 'closed') end
 redis.call('DEL', key)
 

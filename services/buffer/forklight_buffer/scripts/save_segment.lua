@@ -5,7 +5,7 @@ local key = GROUP .. group
 local sample = read_sample(key, index)
 if not sample then return {'unknown'} end
 if sample.state ~= QUEUED then return {'dropped'} end
-local holder = other_holder(TASKS, entry, ARGV[4], ARGV[5])
+local holder = other_holder(tasks_of(key), entry, ARGV[4], ARGV[5])
 if holder or redis.call('HGET', key, 'entry') ~= entry then return {'fenced', holder or 'another entry'} end
 
 local found = redis.call('HMGET', key, 'g' .. index, 'h' .. index, 'window', 'purpose')

@@ -7,7 +7,7 @@ local sample = read_sample(key, index)
 if not sample then return {'unknown'} end
 if sample.state >= TRAINED then return {'dropped'} end
 if sample.state ~= QUEUED then return {'duplicate'} end
-local holder = other_holder(TASKS, entry, consumer, fence)
+local holder = other_holder(tasks_of(key), entry, consumer, fence)
 if holder or redis.call('HGET', key, 'entry') ~= entry then return {'fenced', holder or 'another entry'} end
 
 hold_credit(tonumber(ARGV[8]) - sample.tokens, tonumber(ARGV[9]) - sample.bytes)

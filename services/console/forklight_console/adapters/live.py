@@ -37,6 +37,13 @@ class LiveRunView:
         request = buffer_pb2.ListSamplesRequest(run_id=self._run_id, after=after, limit=limit, state=state)
         return await self._buffer.ListSamples(request, timeout=CALL_DEADLINE_S)
 
+    async def events(self, *, after: str, limit: int, newest_first: bool) -> buffer_pb2.ListEventsReply:
+        """Ask the buffer."""
+        request = buffer_pb2.ListEventsRequest(
+            run_id=self._run_id, after=after, limit=limit, newest_first=newest_first
+        )
+        return await self._buffer.ListEvents(request, timeout=CALL_DEADLINE_S)
+
     async def steps(self, *, after: int, limit: int) -> Sequence[StepRecord]:
         """Read the file."""
         return await asyncio.to_thread(read_steps, self._steps_path, after=after, limit=limit)

@@ -16,6 +16,7 @@ class MemoryRunView:
 
     reply: buffer_pb2.GetStatusReply = field(default_factory=buffer_pb2.GetStatusReply)
     records: list[buffer_pb2.SampleRecord] = field(default_factory=list)
+    run_events: list[types_pb2.RunEvent] = field(default_factory=list)
     step_records: list[StepRecord] = field(default_factory=list)
     error: ForklightError | None = None
 
@@ -36,6 +37,18 @@ class MemoryRunView:
         ]
         following = found[limit - 1].sample_id if len(found) > limit else ""
         return buffer_pb2.ListSamplesReply(samples=found[:limit], next=following)
+
+    async def events(self, *, after: str, limit: int, newest_first: bool) -> buffer_pb2.ListEventsReply:
+        """A page of the given events."""
+        if self.error:
+            raise self.error
+        numbered = list(enumerate(self.run_events, start=1))
+        if newest_first:
+            numbered = [each for each in reversed(numbered) if not after or each[0] < int(after)]
+        else:
+            numbered = [each for each in numbered if each[0] > int(after or 0)]
+        following = str(numbered[limit - 1][0]) if len(numbered) > limit else ""
+        return buffer_pb2.ListEventsReply(events=[event for _, event in numbered[:limit]], next=following)
 
     async def steps(self, *, after: int, limit: int) -> Sequence[StepRecord]:
         """The last of the given records."""

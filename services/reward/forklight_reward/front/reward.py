@@ -5,26 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from forklight_core.errors import ConfigError
-from forklight_core.runfile import RunFile
+from forklight_core.runfile import RunFile, first_window, largest_window
 from forklight_reward.ports import Outcome, Part
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Length:
-    """What the overlong penalty looks at: tokens of the response, and whether it counts for this sample."""
+    """What the overlong penalty looks at: tokens of the response, the window it was generated under (0: the
+    run file's first), and whether it counts for this sample.
+    """
 
     num_response_tokens: int
+    window_tokens: int = 0
     counts: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardPolicy:
-    """Weights and the overlong zone. `window_tokens` of 0 means no overlong penalty."""
+    """Weights and the overlong zone, which is at the end of whatever window a sample was generated under."""
 
     correct_weight: float = 1.0
     format_weight: float = 0.0
     window_tokens: int = 0
+    """The run file's first, for samples that name none."""
     zone_tokens: int = 0
+    """0: no overlong penalty."""
 
     def compose(self, outcome: Outcome, length: Length) -> tuple[float, dict[Part, float]]:
         """The reward of a scored outcome, and all its unweighted parts."""
@@ -33,12 +38,19 @@ class RewardPolicy:
         score = self.correct_weight * right
         if right > 0.0:
             score += self.format_weight * parts.get(Part.FORMAT, 0.0)
-        if self.window_tokens and length.counts:
-            parts[Part.OVERLONG] = overlong_penalty(
-                length.num_response_tokens, self.window_tokens, self.zone_tokens
-            )
+        if self.zone_tokens and length.counts:
+            window = length.window_tokens or self.window_tokens
+            zone = zone_of(window, self.zone_tokens)
+            parts[Part.OVERLONG] = overlong_penalty(length.num_response_tokens, window, zone)
             score += parts[Part.OVERLONG]
         return score, parts
+
+
+def zone_of(window_tokens: int, zone_tokens: int) -> int:
+    """The soft zone of a window: as long as the run file says, but never more than half of the window. A zone
+    made for a large window must not reach over all of a small one, where it would punish every answer.
+    """
+    return min(zone_tokens, window_tokens // 2)
 
 
 def overlong_penalty(num_tokens: int, window_tokens: int, zone_tokens: int) -> float:
@@ -53,16 +65,17 @@ def overlong_penalty(num_tokens: int, window_tokens: int, zone_tokens: int) -> f
 
 def policy_of(run_file: RunFile) -> RewardPolicy:
     """The policy a run file asks for."""
-    recipe, window = run_file.recipe, run_file.sampling.max_new_tokens
-    if recipe.overlong_penalty and recipe.overlong_tokens > window:
+    recipe, largest = run_file.recipe, largest_window(run_file)
+    if recipe.overlong_penalty and recipe.overlong_tokens > largest:
+        name = "the largest of length.windows" if run_file.length.windows else "sampling.max_new_tokens"
         raise ConfigError(
-            f"recipe.overlong_tokens ({recipe.overlong_tokens}) must not exceed sampling.max_new_tokens "
-            f"({window}): every response would be punished; lower it (DAPO takes a fifth of the window) or "
-            "set recipe.overlong_penalty = false"
+            f"recipe.overlong_tokens ({recipe.overlong_tokens}) must not exceed {name} ({largest}): it is "
+            "the end of a window; lower it (DAPO takes a fifth of the window) or set "
+            "recipe.overlong_penalty = false"
         )
     return RewardPolicy(
         correct_weight=run_file.reward.correct_weight,
         format_weight=run_file.reward.format_weight,
-        window_tokens=window if recipe.overlong_penalty else 0,
+        window_tokens=first_window(run_file),
         zone_tokens=recipe.overlong_tokens if recipe.overlong_penalty else 0,
     )

@@ -64,6 +64,7 @@ class Scorer:
         """
         length = Length(
             num_response_tokens=task.trajectory.num_response_tokens,
+            window_tokens=task.window_tokens,
             counts=task.trajectory.purpose != types_pb2.PURPOSE_EVALUATE,
         )
         subject = Subject(envelope=task.envelope, attempt=attempt, kind=task.kind, length=length)

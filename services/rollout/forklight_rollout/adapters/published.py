@@ -1,26 +1,24 @@
-"""From verified files to a model: names, shapes and values of all tensors checked against the manifest.
+"""From published files to a model: names and shapes checked before, bytes while they are read, values behind.
 
-A process that holds one part of the model reads, and checks the values of, its part alone.
+A process that holds one part of the model checks the values of its part, and proves its share of the bytes.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 import torch
-from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from forklight_core.errors import CheckpointError, ConfigError, WeightsError
+from forklight_core.errors import ConfigError, WeightsError
 from forklight_kernels.contract import contract_hash
-from forklight_model.checkpoint import load_published_files
 from forklight_model.config import ModelConfig
 from forklight_model.model import HybridModel
 from forklight_model.parallel import Gather
 from forklight_model.shard import WHOLE, Shard
+from forklight_rollout.adapters.filling import fill_tensors
 from forklight_rollout.weights.manifest import PublishedWeights
-
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-"""Safetensors' names of types, and torch's."""
 
 
 def read_config(weights: PublishedWeights) -> ModelConfig:
@@ -48,16 +46,24 @@ def load_weights(
             f"version {weights.version} in {weights.folder} is another architecture than the one that runs: "
             "restart the rollout pods to change the model"
         )
-    _check_headers(weights)
     with torch.device("meta"):  # tensors without memory, which gets them in their type and place at once
         model = HybridModel(config, is_initialized=False, shard=shard, gather=gather)
-    model.to(dtype).to_empty(device=device)
-    try:
-        load_published_files(model, [weights.folder / each.file for each in weights.manifest.shards])
-    except CheckpointError as error:
-        raise WeightsError(f"version {weights.version} in {weights.folder}: {error}") from error
-    _check_values(weights, model)
+    model.to(dtype)
+    _check_names(weights, model)
+    model.to_empty(device=device)
+    fill_tensors(weights, model.state_dict(), shard)
+    check_values(weights, model.state_dict())
     return model.requires_grad_(False)
+
+
+def read_tensors(weights: PublishedWeights) -> dict[str, Tensor]:
+    """Every tensor of the version in host memory, proven: for models that are built from tensors."""
+    tensors = {
+        name: torch.empty(entry.shape, dtype=getattr(torch, entry.dtype))
+        for name, entry in weights.manifest.tensors.items()
+    }
+    fill_tensors(weights, tensors)
+    return tensors
 
 
 def _check_kernels(weights: PublishedWeights) -> None:
@@ -70,40 +76,23 @@ def _check_kernels(weights: PublishedWeights) -> None:
         )
 
 
-def _check_headers(weights: PublishedWeights) -> None:
-    """Names, shapes and types of all tensors, before any of them is read."""
-    promised, found = weights.manifest.tensors, _read_headers(weights)
-    problems = [f"{name} is missing" for name in sorted(promised.keys() - found.keys())]
-    problems += [f"{name} is not in the manifest" for name in sorted(found.keys() - promised.keys())]
-    for name in sorted(promised.keys() & found.keys()):
-        dtype, shape = found[name]
-        if (shape, dtype) != (promised[name].shape, promised[name].dtype):
-            problems.append(
-                f"{name} is {dtype} {shape}, promised {promised[name].dtype} {promised[name].shape}"
-            )
+def _check_names(weights: PublishedWeights, model: HybridModel) -> None:
+    """Names and shapes of all tensors, before any of them is read."""
+    wanted = {name: model.shard.whole_shape(name, part.shape) for name, part in model.state_dict().items()}
+    promised = weights.manifest.tensors
+    problems = [f"{name} is missing" for name in sorted(wanted.keys() - promised.keys())]
+    problems += [f"{name} is not in the model" for name in sorted(promised.keys() - wanted.keys())]
+    problems += [
+        f"{name} is {promised[name].shape}, the model has {wanted[name]}"
+        for name in sorted(promised.keys() & wanted.keys())
+        if promised[name].shape != wanted[name]
+    ]
     _refuse(weights, problems)
 
 
-def _read_headers(weights: PublishedWeights) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Type and shape of every tensor in the files."""
-    found: dict[str, tuple[str, tuple[int, ...]]] = {}
-    for file in weights.manifest.shards:
-        path = weights.folder / file.file
-        try:
-            with safe_open(path, framework="pt") as opened:
-                for name in opened.keys():  # noqa: SIM118
-                    part = opened.get_slice(name)
-                    dtype = str(part.get_dtype())
-                    found[name] = (DTYPES.get(dtype, dtype), tuple(part.get_shape()))
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"weights file {path} is no readable safetensors file: {error}") from error
-    return found
-
-
 @torch.no_grad()
-def _check_values(weights: PublishedWeights, model: HybridModel) -> None:
-    """Of this process's part."""
-    tensors = model.state_dict()
+def check_values(weights: PublishedWeights, tensors: Mapping[str, Tensor]) -> None:
+    """WeightsError for values that are not finite: of this process's part."""
     # Asked once for all: each answer would wait for a GPU.
     is_sound = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()]).tolist()
     sound = zip(tensors, is_sound, strict=True)
@@ -115,7 +104,7 @@ def _check_values(weights: PublishedWeights, model: HybridModel) -> None:
 def _refuse(weights: PublishedWeights, problems: list[str]) -> None:
     if problems:
         raise WeightsError(
-            f"version {weights.version} in {weights.folder} is not what its manifest promises: "
+            f"version {weights.version} in {weights.folder} is not what this pod can use: "
             + "; ".join(problems[:4])
             + (f" and {len(problems) - 4} more" if len(problems) > 4 else "")
         )

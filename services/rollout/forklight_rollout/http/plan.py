@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from forklight_core.errors import InvalidInputError
+from forklight_model.chat import ChatFormat
 from forklight_model.tokenizer import Tokenizer
 from forklight_rollout.admission import check_prompt, check_rules, check_window
 from forklight_rollout.generation.engine_thread import EngineThread
-from forklight_rollout.http.chat import ChatFormat
+from forklight_rollout.http.chat import encode_messages
 from forklight_rollout.http.refusals import RefusalError, bad_request
 from forklight_rollout.http.requests import ChatRequest, CompletionRequest, GenerationRequest
 from forklight_rollout.ports import DrawRules, EndRules, EngineLimits
@@ -107,7 +108,7 @@ def plan_chat(request: ChatRequest, backend: Backend, bounds: RequestBounds) -> 
             "top_logprobs",
             f"is {request.top_logprobs}: only the drawn token's log-prob is kept, no alternatives; ask for 0",
         )
-    prompts = [backend.chat.encode(request.messages)]
+    prompts = [encode_messages(backend.chat, request.messages)]
     return _plan(request, Endpoint.CHAT, prompts, backend, bounds, gives_logprobs=bool(request.logprobs))
 
 

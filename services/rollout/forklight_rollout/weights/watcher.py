@@ -12,17 +12,17 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from forklight.v1 import types_pb2
-from forklight_core.errors import UnavailableError, WeightsError
+from forklight_core.errors import BusyError, UnavailableError, WeightsError
 from forklight_core.lifecycle import sleep_or_stop
 from forklight_rollout import metrics
 from forklight_rollout.generation.engine_thread import EngineThread
 from forklight_rollout.ports import Engine, EngineFactory
 from forklight_rollout.problems import Area, Problems
-from forklight_rollout.weights.manifest import PublishedWeights, verify_weights
+from forklight_rollout.weights.manifest import PublishedWeights
 from forklight_rollout.weights.probe import ProbeOutcome, ProbeResult, run_probe
+from forklight_rollout.weights.source import SharedFolder, WeightsSource
 from forklight_rollout.weights.swap_policy import (
     SavedTokens,
     SwapPolicy,
@@ -62,6 +62,7 @@ class WeightsWatcher:
         problems: Problems,
         poll_s: float,
         rules: SwapRules | None = None,
+        source: WeightsSource | None = None,
     ) -> None:
         self.rules = rules or SwapRules()
         self.last_swap_s = 0.0
@@ -70,7 +71,7 @@ class WeightsWatcher:
         """Staged, and held up by samples that end first."""
         self.saved: SavedTokens | None = None
         """Who is told of samples that begin anew."""
-        self._read = read
+        self._read, self._source = read, source or SharedFolder()
         self._run_id = run_id
         self._problems = problems
         self._poll_s = poll_s
@@ -105,7 +106,7 @@ class WeightsWatcher:
         try:
             engine = await asyncio.to_thread(make_engine, weights)
         except WeightsError as error:
-            self._refuse(weights.manifest_id, Area.WEIGHTS, str(error))
+            await self._refuse_torn(weights, error)
             return None
         probe = await asyncio.to_thread(run_probe, engine, weights, self.rules.probe_tolerance)
         return engine if self._judge(weights, probe) else None
@@ -151,14 +152,8 @@ class WeightsWatcher:
 
     async def _verify(self, announced: types_pb2.WeightsRef) -> PublishedWeights | None:
         try:
-            return await asyncio.to_thread(
-                verify_weights,
-                Path(announced.manifest),
-                announced.manifest_id,
-                version=announced.version,
-                run_id=self._run_id,
-            )
-        except WeightsError as error:
+            return await asyncio.to_thread(self._source.open, announced, self._run_id)
+        except (WeightsError, UnavailableError, BusyError) as error:
             self._refuse(announced.manifest_id, Area.WEIGHTS, str(error))
             return None
 
@@ -168,7 +163,10 @@ class WeightsWatcher:
         try:
             self._require_same_text(weights)
             await asyncio.to_thread(engine.stage, weights)
-        except (WeightsError, UnavailableError) as error:
+        except WeightsError as error:
+            await self._refuse_torn(weights, error)
+            return False
+        except UnavailableError as error:
             self._refuse(weights.manifest_id, Area.WEIGHTS, str(error))
             return False
         self._stage_s = time.monotonic() - started
@@ -250,6 +248,11 @@ class WeightsWatcher:
         self._problems.clear(Area.WEIGHTS)
         self._problems.clear(Area.PROBE)
         return True
+
+    async def _refuse_torn(self, weights: PublishedWeights, error: WeightsError) -> None:
+        """A copy that turned out to be torn is made anew at the next try."""
+        await asyncio.to_thread(self._source.discard, weights)
+        self._refuse(weights.manifest_id, Area.WEIGHTS, str(error))
 
     def _refuse(self, manifest_id: str, area: Area, reason: str) -> None:
         is_probe = area is Area.PROBE

@@ -14,11 +14,11 @@ import httpx
 import pytest
 
 from forklight_core.ports import free_ports
+from forklight_model.chat import TurnFormat
 from forklight_model.tokenizer import build_character_tokenizer
 from forklight_rollout.adapters.memory import MemoryEngine
 from forklight_rollout.generation.engine_thread import EngineThread
 from forklight_rollout.generation.generator import Generator
-from forklight_rollout.http.chat import TurnFormat
 from forklight_rollout.http.plan import Backend, RequestBounds
 from forklight_rollout.http.server import HttpAddress, serve_http
 from forklight_rollout.http.service import GenerationService, ServiceLimits

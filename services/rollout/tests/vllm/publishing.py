@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import blake3
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from forklight_kernels.contract import contract_hash
 from forklight_model.checkpoint import published_tensors
 from forklight_model.model import HybridModel
 from forklight_model.sizes import SIZES
-from forklight_rollout.weights.manifest import PublishedWeights, verify_weights
+from forklight_rollout.weights.manifest import PublishedWeights
+from services.rollout.tests.versions import SHARD, verify, write_version
 
-RUN_ID = "test-run"
-SHARD = "model-00001-of-00001.safetensors"
+__all__ = ["SHARD", "nano_model", "publish", "publish_tensors"]
 
 
 def nano_model(seed: int) -> HybridModel:
@@ -37,34 +33,12 @@ def publish(root: Path, model: HybridModel, version: int) -> PublishedWeights:
 
 
 def publish_tensors(
-    root: Path, tensors: Mapping[str, Tensor], config: Mapping[str, object], version: int
+    root: Path,
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, object],
+    version: int,
+    *,
+    kernels: str | None = None,
 ) -> PublishedWeights:
     """One version of any model, read back through its manifest."""
-    folder = root / f"v{version:08d}"
-    folder.mkdir(parents=True)
-    save_file(dict(tensors), folder / SHARD)
-    data = (folder / SHARD).read_bytes()
-    manifest = {
-        "schema_version": 1,
-        "run_id": RUN_ID,
-        "version": version,
-        "step": version,
-        "kind": "full",
-        "contract": "test-contract",
-        "kernels": contract_hash(),
-        "config": dict(config),
-        "shards": [{"file": SHARD, "size_bytes": len(data), "blake3": blake3.blake3(data).hexdigest()}],
-        "tensors": {
-            name: {
-                "shape": list(tensor.shape),
-                "dtype": str(tensor.dtype).removeprefix("torch."),
-                "shard": SHARD,
-            }
-            for name, tensor in tensors.items()
-        },
-        "probe": None,
-    }
-    path = folder / "manifest.json"
-    path.write_text(json.dumps(manifest, sort_keys=True, separators=(",", ":")))
-    manifest_id = "b3:" + blake3.blake3(path.read_bytes()).hexdigest()
-    return verify_weights(path, manifest_id, version=version, run_id=RUN_ID)
+    return verify(write_version(root, tensors, config, version, kernels=kernels))

@@ -163,7 +163,7 @@ def test_a_swap_that_fails_in_the_middle_ends_the_engine(golden_engine: VllmEngi
     """The last test of this file: some weights may be new and others old, so nothing is drawn from them."""
     weights = publish_golden(tmp_path, 2)
     golden_engine.stage(weights)
-    for shard in weights.manifest.shards:
+    for shard in weights.manifest.files:
         (weights.folder / shard.file).unlink()
     with pytest.raises(UnavailableError, match="update_weights"):
         golden_engine.swap()

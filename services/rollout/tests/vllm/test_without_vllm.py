@@ -10,16 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from forklight_core.errors import ConfigError, UnavailableError, WeightsError
 from forklight_model.sizes import SIZES
 from forklight_rollout.adapters.vllm import VllmOptions, vllm_engine_factory
 from forklight_rollout.adapters.vllm.launch import engine_arguments
-from forklight_rollout.adapters.vllm.model_folder import make_model_folder
+from forklight_rollout.adapters.vllm.model_folder import make_model_folder, shard_paths
 from forklight_rollout.adapters.vllm.outbox import Delta, Outbox
 from forklight_rollout.adapters.vllm.requests import read_deltas, read_scores, sampling_values
 from forklight_rollout.adapters.vllm.staging import check_successor, check_values
 from forklight_rollout.ports import DrawRules, EndRules, FinishReason, PromptStart, SequenceStart
+from services.rollout.tests.versions import verify, write_delta
 from services.rollout.tests.vllm.publishing import SHARD, nano_model, publish, publish_tensors
 
 OPTIONS = VllmOptions(dtype="float32", num_sequences=4, max_tokens=200)
@@ -190,14 +192,30 @@ def test_a_successor_has_the_same_names_and_finite_values(tmp_path: Path) -> Non
         check_successor(publish_tensors(tmp_path, {"a": torch.ones(2, 3)}, {"x": 1}, 9), running)
 
 
-def test_a_shard_that_is_not_as_promised_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_as_promised_is_refused(tmp_path: Path) -> None:
     weights = publish_tensors(tmp_path, {"a": torch.ones(2), "b": torch.ones(2)}, {}, 0)
-    promised = replace(weights.manifest, tensors={"a": weights.manifest.tensors["a"]})
-    with pytest.raises(WeightsError, match="not what its manifest promises: b"):
-        check_values(replace(weights, manifest=promised))
-    more = replace(weights.manifest, tensors={**weights.manifest.tensors, "c": weights.manifest.tensors["a"]})
-    with pytest.raises(WeightsError, match="c missing from its shards"):
-        check_values(replace(weights, manifest=more))
-    (weights.folder / SHARD).write_bytes(b"torn")
-    with pytest.raises(WeightsError, match="no readable safetensors file"):
+    path = weights.folder / SHARD
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    with pytest.raises(WeightsError, match="tensor b is torn"):
         check_values(weights)
+    path.unlink()
+    with pytest.raises(WeightsError, match="cannot be read"):
+        check_values(weights)
+
+
+def test_a_delta_is_put_together_for_vllm(tmp_path: Path) -> None:
+    old = {"a": torch.ones(2, 3), "b": torch.arange(5, dtype=torch.bfloat16)}
+    new = {"a": torch.ones(2, 3), "b": torch.arange(5, dtype=torch.bfloat16)}
+    new["b"][3] = -0.0
+    full = publish_tensors(tmp_path, old, {}, 0)
+    delta = verify(write_delta(full, new, old, 1))
+    check_successor(delta, full)
+    with make_model_folder(delta) as name:
+        (path,) = shard_paths(name)
+        found = load_file(path)
+    assert found.keys() == new.keys()
+    for each, tensor in new.items():
+        assert torch.equal(found[each].view(torch.uint8), tensor.view(torch.uint8))
+    (full.folder / SHARD).write_bytes((full.folder / SHARD).read_bytes()[:-1] + b"!")
+    with pytest.raises(WeightsError, match="is torn"):
+        check_successor(delta, full)

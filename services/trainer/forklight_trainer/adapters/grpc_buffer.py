@@ -26,6 +26,8 @@ class GrpcBuffer:
             step=point.step,
             version=point.version,
             commits=point.commits,
+            window_tokens=point.window_tokens,
+            events=point.events,
         )
         reply = self._stub.RestoreTrainer(request, timeout=self._deadline_s)
         self._epoch = reply.epoch
@@ -37,8 +39,20 @@ class GrpcBuffer:
         )
         return self._stub.LeaseBatch(request, timeout=wait_s + self._deadline_s)
 
-    def commit_steps(self, records: Sequence[types_pb2.CommitRecord]) -> buffer_pb2.CommitStepsReply:
-        request = buffer_pb2.CommitStepsRequest(run_id=self._run_id, epoch=self._epoch, records=records)
+    def commit_steps(
+        self,
+        records: Sequence[types_pb2.CommitRecord],
+        *,
+        window_tokens: int = 0,
+        events: Sequence[types_pb2.RunEvent] = (),
+    ) -> buffer_pb2.CommitStepsReply:
+        request = buffer_pb2.CommitStepsRequest(
+            run_id=self._run_id,
+            epoch=self._epoch,
+            records=records,
+            window_tokens=window_tokens,
+            events=events,
+        )
         return self._stub.CommitSteps(request, timeout=self._deadline_s)
 
     def announce_version(self, weights: types_pb2.WeightsRef) -> int:

@@ -30,6 +30,10 @@ class MemoryBuffer:
         self.phase = buffer_pb2.RUN_PHASE_RUNNING
         self.reason = ""
         self.restores: list[RestorePoint] = []
+        self.window_tokens = 0
+        """As the trainer said last; 0: the run file's first."""
+        self.events: list[types_pb2.RunEvent] = []
+        """Every event that was reported, once; undone where its step was given up."""
 
     def connect(self) -> MemoryConnection:
         return MemoryConnection(self)
@@ -52,6 +56,9 @@ class MemoryConnection:
         redelivered = [sample for sample, step in buffer.ledger.items() if step > point.step]
         for sample in redelivered:
             del buffer.ledger[sample]
+        for event in buffer.events:
+            event.undone = event.undone or event.step > point.step
+        self._steer(point.window_tokens, point.events)
         return buffer_pb2.RestoreTrainerReply(
             epoch=self._epoch,
             lineage=buffer.lineage,
@@ -67,10 +74,17 @@ class MemoryConnection:
             time.sleep(min(wait_s, 0.01))
         return buffer_pb2.LeaseBatchReply(batch=batch, phase=buffer.phase, reason=buffer.reason)
 
-    def commit_steps(self, records: Sequence[types_pb2.CommitRecord]) -> buffer_pb2.CommitStepsReply:
+    def commit_steps(
+        self,
+        records: Sequence[types_pb2.CommitRecord],
+        *,
+        window_tokens: int = 0,
+        events: Sequence[types_pb2.RunEvent] = (),
+    ) -> buffer_pb2.CommitStepsReply:
         self._check_epoch()
         num_samples = sum(len(record.sample_ids) for record in records)
         num_trained = self._enter(records)
+        self._steer(window_tokens, events)
         return buffer_pb2.CommitStepsReply(num_trained=num_trained, num_duplicates=num_samples - num_trained)
 
     def announce_version(self, weights: types_pb2.WeightsRef) -> int:
@@ -93,6 +107,14 @@ class MemoryConnection:
             raise FencedError(
                 f"epoch {self._epoch} is over, epoch {self._buffer.epoch} runs: a newer trainer took over"
             )
+
+    def _steer(self, window_tokens: int, events: Sequence[types_pb2.RunEvent]) -> None:
+        self._buffer.window_tokens = window_tokens
+        standing = {event.id for event in self._buffer.events if not event.undone}
+        for event in events:
+            if event.id not in standing:
+                standing.add(event.id)
+                self._buffer.events.append(types_pb2.RunEvent.FromString(event.SerializeToString()))
 
     def _enter(self, records: Sequence[types_pb2.CommitRecord]) -> int:
         num_entered = 0

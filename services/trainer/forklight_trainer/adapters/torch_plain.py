@@ -7,32 +7,35 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from forklight_core.errors import CheckpointError, ConfigError, PreconditionError
+from forklight_core.errors import CheckpointError, ConfigError, PreconditionError, WeightsError
 from forklight_core.runfile.schema import TrainerSection
-from forklight_model.checkpoint import load_model, load_published_tensors, published_tensors, save_model
-from forklight_model.config import ModelConfig
+from forklight_core.weights.manifest import TensorEntry
+from forklight_model.checkpoint import check_shapes, published_tensors
 from forklight_model.logprobs import TokenStats, token_logprobs
-from forklight_model.model import HybridModel
+from forklight_model.parts import PartsReader, StateKey
+from forklight_model.policy import Policy, PolicyConfig
 from forklight_model.routing import RecordedRouting, Routing
-from forklight_model.sizes import num_parameters
 from forklight_trainer.batches.packing import Pack
+from forklight_trainer.checkpoints.parts import StatePart
+from forklight_trainer.checkpoints.random_state import restore_random_state, take_random_state
+from forklight_trainer.checkpoints.snapshot import HostBuffers, RankSnapshot
 from forklight_trainer.loss.objective import Objective, PackOutcome, PackScore
+from forklight_trainer.publishing.folders import load_version
+from forklight_trainer.publishing.plan import SinkPlan
 
 log = logging.getLogger(__name__)
 
-OPTIMIZER_FILE = "optimizer.safetensors"
-RANDOM_FILE = "random.safetensors"
+CLIP_SLACK = 1e-6
+"""What torch adds to a norm before it divides by it."""
 MOST_PROBED_PARAMETERS = 500_000_000  # a larger model is not held twice
-STATE_KEYS = ("step", "exp_avg", "exp_avg_sq")
+MOMENTS = (StateKey.EXP_AVG, StateKey.EXP_AVG_SQ)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,14 +60,15 @@ class TorchEngine:
 
     def __init__(
         self,
-        master: HybridModel,
+        master: Policy,
         optimizer: OptimizerSettings,
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
         self._device, self._dtype = torch.device(device), dtype
-        self._probe: tuple[Path, HybridModel] | None = None
+        self._probe: tuple[Path, Policy] | None = None
+        self._host = HostBuffers()
         self._master = master.to(self._device)
         self._compute = self._master if dtype == torch.float32 else copy.deepcopy(self._master).to(dtype)
         self._optimizer = torch.optim.AdamW(
@@ -76,7 +80,7 @@ class TorchEngine:
         )
 
     @property
-    def config(self) -> ModelConfig:
+    def config(self) -> PolicyConfig:
         return self._master.config
 
     @property
@@ -93,12 +97,12 @@ class TorchEngine:
 
     @torch.no_grad()
     def score_version(self, folder: Path, pack: Pack, temperature: float) -> Tensor | None:
-        if num_parameters(self.config) > MOST_PROBED_PARAMETERS:
+        if self._master.num_parameters > MOST_PROBED_PARAMETERS:
             return None
         if self._probe is None or self._probe[0] != folder:
             try:
-                self._probe = (folder, load_model(folder, self._dtype).to(self._device))
-            except (CheckpointError, ConfigError) as error:
+                self._probe = (folder, load_version(folder, self._dtype, device=self._device))
+            except (CheckpointError, ConfigError, WeightsError) as error:
                 log.warning(
                     "published weights cannot be read, parity is not gated", extra={"reason": str(error)}
                 )
@@ -118,37 +122,44 @@ class TorchEngine:
                 f"the gradient norm is {float(norm)}; the optimizer was not touched. Look at the largest "
                 "ratio of the step, lower trainer.learning_rate, or restore an older checkpoint"
             )
-        torch.nn.utils.clip_grads_with_norm_(self._master.parameters(), grad_clip, norm)
+        if float(norm) + CLIP_SLACK > grad_clip:  # else the factor is 1, and a pass over all gradients
+            torch.nn.utils.clip_grads_with_norm_(self._master.parameters(), grad_clip, norm)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         self._optimizer.step()
         self._refresh_compute()
         return float(norm)
 
-    def save_master(self, folder: Path) -> None:
-        save_model(self._master, folder)
+    def publish(self, plan: SinkPlan) -> list[TensorEntry]:
+        with plan.open() as sink:
+            for name, tensor in published_tensors(self._compute):
+                sink.put(name, tensor)
+            return sink.close()
 
-    def save_published(self, folder: Path) -> None:
-        save_model(self._compute, folder)
+    def close(self) -> None:
+        return None
 
-    def save_optimizer(self, folder: Path) -> None:
-        tensors = {
-            f"{name}.{key}": self._optimizer.state[parameter][key].detach().cpu().contiguous()
-            for name, parameter in self._master.named_parameters()
-            if parameter in self._optimizer.state
-            for key in STATE_KEYS
-        }
-        save_file(tensors, folder / OPTIMIZER_FILE)
-        save_file(_random_state(self._device), folder / RANDOM_FILE)
+    def snapshot(self) -> RankSnapshot:
+        adam_step = self._adam_step()
+        return RankSnapshot(
+            parts=self._host.hold(self._parts()),
+            adam_step=adam_step,
+            random=take_random_state(self._device),
+            buffers=self._host,
+        )
 
+    @torch.no_grad()
     def restore(self, folder: Path) -> None:
-        restored = load_model(folder, torch.float32)
-        load_published_tensors(self._master, dict(published_tensors(restored)))
-        self._restore_optimizer(_read(folder / OPTIMIZER_FILE))
-        random = _read(folder / RANDOM_FILE)
-        torch.set_rng_state(random["cpu"])
-        if "cuda" in random and self._device.type == "cuda":
-            torch.cuda.set_rng_state(random["cuda"], self._device)
+        with PartsReader(folder) as reader:
+            check_shapes(reader, self._master.parameter_shapes)
+            self.discard_gradients()
+            self._optimizer.state.clear()
+            for name, parameter in self._master.named_parameters():
+                parameter.copy_(reader.read(name, StateKey.WEIGHT).view_as(parameter))
+                if reader.has_moments:
+                    self._optimizer.state[parameter] = self._restored_moments(reader, name, parameter)
+            restore_random_state(reader, self._device)
+        self._probe = None
         self._refresh_compute()
 
     def _accumulate(self, pack: Pack, objective: Objective) -> PackOutcome:
@@ -162,10 +173,10 @@ class TorchEngine:
         return outcome
 
     def _token_stats(
-        self, model: HybridModel, pack: Pack, temperature: float, routing: Routing | None
+        self, policy: Policy, pack: Pack, temperature: float, routing: Routing | None
     ) -> TokenStats:
         ids_T, cu_seqlens = pack.input_ids_T.to(self._device), pack.cu_seqlens.to(self._device)
-        return token_logprobs(model, ids_T, cu_seqlens, temperature, routing)
+        return token_logprobs(policy, ids_T, cu_seqlens, temperature, routing)
 
     def _routing(self, pack: Pack, *, is_needed: bool) -> Routing | None:
         """Replays what the pack names; without that, only there when somebody wants to read it."""
@@ -178,19 +189,29 @@ class TorchEngine:
             )
         )
 
-    def _restore_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        names = [name for name, _ in self._master.named_parameters()]
-        expected = {f"{name}.{key}" for name in names for key in STATE_KEYS}
-        if tensors and set(tensors) != expected:
-            odd = sorted(set(tensors) ^ expected)[:4]
-            raise CheckpointError(
-                f"{OPTIMIZER_FILE} does not fit the model: {', '.join(odd)} is missing or unknown"
+    def _parts(self) -> Iterator[StatePart]:
+        """Each parameter whole, and its moments once there are any."""
+        for name, parameter in self._master.named_parameters():
+            moments = self._optimizer.state.get(parameter, {})
+            held = {StateKey.WEIGHT: parameter.detach()} | {key: moments[key] for key in MOMENTS if moments}
+            for key, tensor in held.items():
+                shape = tuple(parameter.shape)
+                yield StatePart(name=name, key=key, shape=shape, start=0, values=tensor.reshape(-1))
+
+    def _adam_step(self) -> int:
+        """How many steps the optimizer has made: as many for every parameter."""
+        states = [self._optimizer.state.get(parameter, {}) for parameter in self._master.parameters()]
+        steps = {int(state["step"]) if state else 0 for state in states}
+        if len(steps) != 1:
+            raise PreconditionError(
+                f"parameters have made {', '.join(map(str, sorted(steps)))} steps of the optimizer: some had "
+                "no gradient in some step, which no checkpoint can hold"
             )
-        self._optimizer.state.clear()
-        for name, parameter in self._master.named_parameters() if tensors else ():
-            self._optimizer.state[parameter] = {
-                key: tensors[f"{name}.{key}"].to(self._device, copy=True) for key in STATE_KEYS
-            }
+        return steps.pop()
+
+    def _restored_moments(self, reader: PartsReader, name: str, parameter: Tensor) -> dict[str, Tensor]:
+        moments = {str(key): reader.read(name, key).view_as(parameter).to(self._device) for key in MOMENTS}
+        return moments | {"step": torch.tensor(float(reader.adam_step), device=self._device)}
 
     def _move_gradients(self) -> None:
         """bf16 gradients of one pack are added up in fp32."""
@@ -202,25 +223,9 @@ class TorchEngine:
 
     @torch.no_grad()
     def _refresh_compute(self) -> None:
-        if self._compute is self._master:
-            return
-        for master, computed in zip(self._master.parameters(), self._compute.parameters(), strict=True):
-            computed.copy_(master)
+        if self._compute is not self._master:
+            torch._foreach_copy_(list(self._compute.parameters()), list(self._master.parameters()))
 
 
 def _on_cpu(stats: TokenStats) -> TokenStats:
     return TokenStats(logprobs_T=stats.logprobs_T.cpu(), entropy_T=stats.entropy_T.cpu())
-
-
-def _random_state(device: torch.device) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}; an older checkpoint will be tried") from error

@@ -34,6 +34,7 @@ class TrainingSample:
     traceparent: str = ""
     contract: str = ""
     pod: str = ""
+    finish_reason: types_pb2.FinishReason = types_pb2.FINISH_REASON_UNSPECIFIED
     routing: RoutingArrays | None = None  # of all tokens but the last
     drawn: BoolArray | None = None  # [R] False where the token was put in; None: all were drawn
 
@@ -101,6 +102,7 @@ def build_sample(message: types_pb2.BatchSample, arrays: TrajectoryArrays) -> Tr
         traceparent=trajectory.envelope.traceparent,
         contract=arrays.contract,
         pod=trajectory.pod,
+        finish_reason=trajectory.finish_reason,
         routing=arrays.routing,
         drawn=None if arrays.drawn is None else arrays.drawn.astype(np.bool_),
     )

@@ -1,7 +1,7 @@
 """Packing samples of any length into micro-batches of at most so many tokens, without padding.
 
 Legend: T packed tokens, N sequences, R response tokens among the T that the policy drew. What a tool put in
-is fed to the model and is in no R-vector: no loss, no normaliser, no figure knows it.
+is fed to the model and is in no R-vector: no loss, no weight, no figure knows it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from forklight_core.errors import InvalidInputError
 from forklight_model.routing import RecordedRouting
+from forklight_trainer.batches.balance import Cost, assign_packs
 from forklight_trainer.batches.batch import TrainingSample
+from forklight_trainer.loss.normalization import token_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,6 +29,7 @@ class Pack:
     response_index_R: Tensor  # places of the drawn response tokens among the T
     behaviour_R: Tensor
     advantages_R: Tensor
+    weights_R: Tensor  # float64: what each token weighs in the loss; those of a step sum to 1
     versions_R: Tensor
     sample_R: Tensor  # which sample of the step a token belongs to
     sample_indices: tuple[int, ...]
@@ -35,34 +38,35 @@ class Pack:
 
 
 def pack_samples(
-    samples: Sequence[TrainingSample], advantages: Sequence[float], *, pack_tokens: int
+    samples: Sequence[TrainingSample],
+    advantages: Sequence[float],
+    *,
+    pack_tokens: int,
+    weights: Sequence[float] | None = None,
+    num_lanes: int = 1,
+    cost: Cost = float,
 ) -> list[Pack]:
-    """All samples of a step in as few packs as first-fit-decreasing finds; always the same ones."""
-    bins = assign_bins([sample.num_tokens for sample in samples], pack_tokens, [s.sample_id for s in samples])
-    return [build_pack(samples, advantages, members) for members in bins]
-
-
-def assign_bins(lengths: Sequence[int], pack_tokens: int, names: Sequence[str]) -> list[list[int]]:
-    """Indices of the sequences of each bin; longest first, each into the first bin with room."""
-    bins: list[list[int]] = []
-    room: list[int] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if lengths[index] > pack_tokens:
+    """All samples of a step in packs of at most `pack_tokens`, round after round of `num_lanes`; always the
+    same ones. `weights`: what each drawn token of a sample weighs; None: every token of the step the same.
+    """
+    for sample in samples:
+        if sample.num_tokens > pack_tokens:
             raise InvalidInputError(
-                f"sample {names[index]} has {lengths[index]} tokens, a pack holds {pack_tokens}: "
+                f"sample {sample.sample_id} has {sample.num_tokens} tokens, a pack holds {pack_tokens}: "
                 "set trainer.pack_tokens to at least the longest prompt plus sampling.max_new_tokens"
             )
-        place = next((i for i, left in enumerate(room) if left >= lengths[index]), len(bins))
-        if place == len(bins):
-            bins.append([])
-            room.append(pack_tokens)
-        bins[place].append(index)
-        room[place] -= lengths[index]
-    return [sorted(members) for members in bins]
+    if weights is None:
+        weights = token_weights([sample.num_drawn for sample in samples])
+    lengths = [sample.num_tokens for sample in samples]
+    assigned = assign_packs(lengths, capacity=pack_tokens, num_lanes=num_lanes, cost=cost)
+    return [build_pack(samples, advantages, weights, members) for members in assigned]
 
 
 def build_pack(
-    samples: Sequence[TrainingSample], advantages: Sequence[float], members: Sequence[int]
+    samples: Sequence[TrainingSample],
+    advantages: Sequence[float],
+    weights: Sequence[float],
+    members: Sequence[int],
 ) -> Pack:
     """Lay these samples one behind the other."""
     chosen = [samples[index] for index in members]
@@ -84,6 +88,7 @@ def build_pack(
             ).astype(np.float32)
         ),
         advantages_R=torch.from_numpy(np.repeat([advantages[i] for i in members], counts).astype(np.float32)),
+        weights_R=torch.from_numpy(np.repeat(np.asarray([weights[i] for i in members]), counts)),
         versions_R=torch.from_numpy(
             np.concatenate([s.versions[places_D] for s, places_D in zip(chosen, drawn, strict=True)])
         ),

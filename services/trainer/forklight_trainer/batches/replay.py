@@ -16,9 +16,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from forklight_core.errors import ParityError
+from forklight_core.errors import ConfigError, ParityError
 from forklight_core.wire import RoutingArrays
 from forklight_model.config import ModelConfig
+from forklight_model.policy import PolicyConfig
 from forklight_model.routing import RecordedRouting
 from forklight_trainer.batches.batch import TrainingSample
 from forklight_trainer.batches.packing import Pack
@@ -48,9 +49,11 @@ def check_routing(sample: TrainingSample, config: ModelConfig) -> RoutingArrays:
 
 
 def replay_routing(
-    packs: Sequence[Pack], samples: Sequence[TrainingSample], config: ModelConfig
+    packs: Sequence[Pack], samples: Sequence[TrainingSample], config: PolicyConfig
 ) -> list[Pack]:
     """The same packs, each with the choices of its samples; `samples` are the step's."""
+    if not isinstance(config, ModelConfig):
+        raise ConfigError("parity.routing_replay needs a model of ours: set it to false with model.hf")
     return [
         replace(pack, routing=_lay_out([check_routing(samples[i], config) for i in pack.sample_indices]))
         for pack in packs

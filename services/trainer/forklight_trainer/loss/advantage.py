@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from forklight_core.errors import InvalidInputError
 
 SAME_REWARD = 1e-9  # a spread this small, relative to the rewards, is rounding and no signal
+LARGEST_REWARD = 1e100  # its square is still a number
 
 
 def group_advantages(
@@ -25,6 +26,11 @@ def group_advantages(
         return [(reward - mean) / std for reward in rewards]
     if equal_is_zero:
         return [0.0] * len(rewards)
+    if len(rewards) == 1:
+        raise InvalidInputError(
+            f"group {group_id or '?'} has one sample, and an advantage compares samples of a group: set "
+            "sampling.group_size and buffer.min_scored_samples to 2 or more"
+        )
     raise InvalidInputError(
         f"group {group_id or '?'}: all {len(rewards)} rewards are {rewards[0]!r}, so the standard deviation "
         "is 0 and the advantage undefined. Dynamic sampling filters such groups: set "
@@ -35,9 +41,9 @@ def group_advantages(
 def _check_rewards(rewards: Sequence[float], group_id: str) -> None:
     if not rewards:
         raise InvalidInputError(f"group {group_id or '?'} is empty: the buffer must not put it into a batch")
-    wrong = [reward for reward in rewards if not math.isfinite(reward)]
+    wrong = [reward for reward in rewards if not abs(reward) <= LARGEST_REWARD]
     if wrong:
         raise InvalidInputError(
-            f"group {group_id or '?'} has a reward of {wrong[0]}: rewards must be finite numbers; look at "
-            "its verdicts"
+            f"group {group_id or '?'} has a reward of {wrong[0]}: rewards must be finite numbers of at "
+            f"most {LARGEST_REWARD:g}; look at its verdicts"
         )

@@ -1,7 +1,7 @@
 """CISPO (MiniMax-M1, equations 4 and 5): clip the importance weight, never the update.
 
-    loss = - 1/N * sum over tokens of  sg(clip(r, 1 - eps_low, 1 + eps_high)) * A * log pi
-    r    = pi(token) / pi_behaviour(token)
+    loss = - sum over tokens of  w * sg(clip(r, 1 - eps_low, 1 + eps_high)) * A * log pi
+    r    = pi(token) / pi_behaviour(token);   w: what the token weighs in the step, see normalization.py
 
 `sg` stops the gradient, so every token keeps the gradient of its log pi, scaled by a bounded weight.
 Legend: T tokens.
@@ -37,5 +37,5 @@ def clip_weight(ratio_T: Tensor, bounds: WeightBounds) -> Tensor:
 
 
 def policy_terms(logprobs_T: Tensor, weight_T: Tensor, advantages_T: Tensor) -> Tensor:
-    """What each token adds to the loss before the normaliser (equation 4)."""
+    """What each token adds to the loss, before what it weighs in the step (equation 4)."""
     return -(weight_T.detach() * advantages_T * logprobs_T)

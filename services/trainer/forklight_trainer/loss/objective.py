@@ -1,6 +1,6 @@
 """What an engine minimises over a pack. An objective is plain data: it travels to every computing process.
 
-Contract: an objective divides by figures of the whole step, so how packs are cut, ordered and spread over
+Contract: what a token weighs is figured over the whole step, so how packs are cut, ordered and spread over
 processes does not change the sum of their losses.
 Legend: T packed tokens, R response tokens among them that the policy drew.
 """
@@ -67,10 +67,8 @@ class PolicyObjective:
 
     settings: LossSettings
     temperature: float
-    num_step_tokens: int
-    """Response tokens of the step that the policy drew: the normaliser."""
     num_fed_tokens: int
-    """Tokens that the step feeds to the model."""
+    """Tokens that the step feeds to the model: the normaliser of the router's loss."""
     router_coefficient: float | None = None
     """None: no load-balancing loss."""
 
@@ -86,7 +84,7 @@ class PolicyObjective:
             pack.behaviour_R,
             pack.advantages_R,
             settings=self.settings,
-            num_step_tokens=self.num_step_tokens,
+            weights_R=pack.weights_R,
         )
         loss, router_loss = parts.loss, None
         if score.router_loss is not None and self.router_coefficient is not None:
@@ -107,15 +105,14 @@ class PolicyObjective:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LikelihoodObjective:
-    """Mean negative log-likelihood of a step's response tokens: supervised training."""
+    """Negative log-likelihood of a step's response tokens, each by what it weighs: supervised training."""
 
-    num_step_tokens: int
     temperature: float = 1.0
     adds_router_loss: bool = False
 
     def evaluate(self, pack: Pack, score: PackScore) -> tuple[Tensor, PackOutcome]:
         logprobs_R = score.stats.logprobs_T[pack.response_index_R]
-        loss = -logprobs_R.sum() / self.num_step_tokens
+        loss = -(logprobs_R * pack.weights_R.to(logprobs_R)).sum()
         everywhere_R = torch.ones(len(logprobs_R), dtype=torch.bool)
         outcome = PackOutcome(
             loss=float(loss.detach()),

@@ -1,13 +1,13 @@
 """The loss of one packed micro-batch: CISPO, GRPO and DAPO are settings of this one function.
 
-The normaliser is the number of response tokens of the whole step, so a result does not depend on the packing.
+What a token weighs is known of the whole step beforehand, so a result does not depend on the packing.
 Legend: T packed tokens, R response tokens among them.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,15 +56,22 @@ def loss_settings(recipe: RecipeSection) -> LossSettings:
     return LossSettings(weight_bounds=bounds, mask_bounds=mask, kl_coefficient=recipe.kl_coefficient)
 
 
+def with_ceiling(settings: LossSettings, eps_high: float | None) -> LossSettings:
+    """The same with another ceiling of the weight; None: weights are not clipped, nothing changes."""
+    if eps_high is None:
+        return settings
+    return replace(settings, weight_bounds=replace(settings.weight_bounds, high=1.0 + eps_high))
+
+
 def policy_loss(
     logprobs_R: Tensor,
     behaviour_R: Tensor,
     advantages_R: Tensor,
     *,
     settings: LossSettings,
-    num_step_tokens: int,
+    weights_R: Tensor,
 ) -> PolicyLoss:
-    """Loss of these response tokens as a share of a step of `num_step_tokens` response tokens."""
+    """The share of the step's loss that is these response tokens', by what each weighs in the step."""
     ratio_R = importance_ratio(logprobs_R, behaviour_R)
     weight_R = clip_weight(ratio_R, settings.weight_bounds)
     terms_R = policy_terms(logprobs_R, weight_R, advantages_R)
@@ -75,7 +82,7 @@ def policy_loss(
     if settings.kl_coefficient > 0:
         terms_R = terms_R + settings.kl_coefficient * kl_terms(logprobs_R, behaviour_R)
     return PolicyLoss(
-        loss=terms_R.sum() / num_step_tokens,
+        loss=(terms_R * weights_R.to(terms_R)).sum(),
         ratio_R=ratio_R,
         keep_R=keep_R,
         clipped_high_R=ratio_R > settings.weight_bounds.high,

@@ -14,6 +14,7 @@ import torch
 
 from forklight.v1 import types_pb2
 from forklight_core.errors import PreconditionError
+from forklight_core.weights.manifest import Probe
 from forklight_trainer.batches.packing import Pack
 from forklight_trainer.ports import TrainEngine
 
@@ -33,7 +34,7 @@ def probe_ids(vocabulary_size: int, num_tokens: int = PROBE_TOKENS, *, seed: int
     ]
 
 
-def compute_probe(engine: TrainEngine, mode: types_pb2.NumericMode) -> dict[str, object]:
+def compute_probe(engine: TrainEngine, mode: types_pb2.NumericMode) -> Probe:
     """The manifest's field: ids, the log-probs of all after the first, and where they were computed.
 
     The engine scores with the weights as they are published, by the forward pass it trains with. Log-probs
@@ -50,17 +51,15 @@ def compute_probe(engine: TrainEngine, mode: types_pb2.NumericMode) -> dict[str,
             "be published: they are not given to rollout; go back to an older checkpoint"
         )
     log.info("probe computed", extra={"probe_s": round(time.perf_counter() - started, 4), "tokens": len(ids)})
-    return {
-        "ids": ids,
-        "logprobs": logprobs,
-        "mode": {
-            "is_parity": mode.is_parity,
-            "contract": mode.contract,
-            "device": mode.device,
-            "torch": mode.torch,
-            "triton": mode.triton,
-        },
-    }
+    return Probe(
+        ids=tuple(ids),
+        logprobs=tuple(logprobs),
+        is_parity=mode.is_parity,
+        contract=mode.contract,
+        device=mode.device,
+        torch=mode.torch,
+        triton=mode.triton,
+    )
 
 
 def _probe_pack(ids: list[int]) -> Pack:
@@ -72,6 +71,7 @@ def _probe_pack(ids: list[int]) -> Pack:
         response_index_R=none.long(),
         behaviour_R=none,
         advantages_R=none,
+        weights_R=none.double(),
         versions_R=none.long(),
         sample_R=none.long(),
         sample_indices=(),

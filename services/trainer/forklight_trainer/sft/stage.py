@@ -1,166 +1,143 @@
 """Cold start: supervised training on worked examples, so that reinforcement starts from a policy that is
 sometimes right.
 
-Only response tokens count. The result is a model folder in the published layout with its tokenizer; it
-appears whole.
-Legend: T packed tokens.
+    check the files --> newest checkpoint, or the beginning --> step, step, ... --> the result appears whole
+                                                                 |       |
+                                                       held-out loss   checkpoint
+
+Only what a policy would have drawn counts. The result is a model folder in the published layout with its
+tokenizer, and the weights as rollout would compute with them.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import random
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import tempfile
+import threading
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from forklight_core.errors import ConfigError
+from forklight_core.errors import PreconditionError
 from forklight_core.runfile.schema import RunFile
-from forklight_model.checkpoint import save_model
-from forklight_model.logprobs import token_logprobs
-from forklight_model.model import HybridModel
-from forklight_model.tokenizer import Tokenizer
-from forklight_trainer.initial import initial_model, initial_tokenizer
+from forklight_model.device import choose_device
+from forklight_trainer.checkpoints.reading import read_json
+from forklight_trainer.durable import canonical_json, staged_folder
+from forklight_trainer.engines import open_engine
+from forklight_trainer.publishing.folders import export_model
+from forklight_trainer.sft.data import StageData, open_data, report_data
+from forklight_trainer.sft.events import DataReport, Event, SftResult, Tell
+from forklight_trainer.sft.saves import Identity, StageFolder, StageState, hold_stage, identity_of, read_state
+from forklight_trainer.sft.schedule import Pace
+from forklight_trainer.sft.steps import StageSteps
 
-BETAS = (0.9, 0.95)
-ADAM_EPS = 1e-15
-GRAD_CLIP = 1.0
-WARMUP_SHARE = 0.1
-FINAL_SHARE = 0.1
+RESULT_FILE = "sft.json"
+SCHEMA_VERSION = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SftProgress:
-    """One finished step."""
-
-    step: int
-    num_steps: int
-    loss: float
-    num_tokens: int
-    seconds: float
+def tell_nobody(_: Event) -> None:
+    """Nothing is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SftResult:
-    """A finished cold start."""
+class SftOptions:
+    """How a stage is run; no number depends on it."""
 
-    folder: Path
-    num_steps: int
-    loss: float
-    num_tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demonstration:
-    """A worked example as token ids."""
-
-    prompt_ids: tuple[int, ...]
-    response_ids: tuple[int, ...]
+    device: str = "auto"
+    resume: bool = False
+    """Go on with what an earlier call left; begin when there is nothing."""
+    stop: threading.Event = field(default_factory=threading.Event)
+    """Once set: finish the step, save, return."""
 
 
 def run_sft(
-    run_file: RunFile, out_dir: Path | str, progress: Callable[[SftProgress], None] | None = None
+    run_file: RunFile, out: Path | str, tell: Tell = tell_nobody, options: SftOptions | None = None
 ) -> SftResult:
-    """Train on `sft.demonstrations` and write a model folder."""
-    start_s = time.monotonic()
+    """Train on `sft.demonstrations` and write a model folder, unless told to stop before."""
+    out, options = Path(out).absolute(), options or SftOptions()
     if run_file.trainer.threads:
         torch.set_num_threads(run_file.trainer.threads)
-    tokenizer = initial_tokenizer(run_file)
-    demonstrations = load_demonstrations(Path(run_file.sft.demonstrations), tokenizer)
-    model = initial_model(run_file)
-    optimizer = torch.optim.AdamW(model.parameters(), betas=BETAS, eps=ADAM_EPS, weight_decay=0.0, fused=True)
-    chance = random.Random(run_file.run.seed)
-    loss, num_tokens = math.nan, 0
-    for step in range(1, run_file.sft.steps + 1):
-        chosen = [chance.choice(demonstrations) for _ in range(run_file.sft.batch_size)]
-        rate = run_file.sft.learning_rate * learning_rate_share(step, run_file.sft.steps)
-        loss = _train_step(model, optimizer, chosen, rate)
-        num_tokens += sum(len(d.prompt_ids) + len(d.response_ids) for d in chosen)
-        if progress is not None:
-            seconds = time.monotonic() - start_s
-            progress(
-                SftProgress(
-                    step=step, num_steps=run_file.sft.steps, loss=loss, num_tokens=num_tokens, seconds=seconds
-                )
+    with hold_stage(out) as folder:
+        steps = folder.list_steps()
+        if steps and not options.resume:
+            raise PreconditionError(
+                f"{folder.path} holds a cold start that is not finished (a checkpoint of step {steps[-1]}): "
+                "go on with --resume, or remove the folder to start anew"
             )
-    folder = Path(out_dir)
-    write_model_folder(model, tokenizer, folder)
-    seconds = time.monotonic() - start_s
+        with open_data(run_file, folder.data, tell) as data:
+            identity = identity_of(run_file, data.train.key)
+            finished = _find_result(out, identity) if options.resume and not steps else None
+            result = finished or _train(run_file, out, folder, data, tell=tell, options=options)
+    tell(result)
+    return result
+
+
+def check_sft(run_file: RunFile, tell: Tell = tell_nobody) -> DataReport:
+    """What a stage would learn from, with the errors it would meet; nothing stays on disk."""
+    with tempfile.TemporaryDirectory() as folder, open_data(run_file, Path(folder), tell) as data:
+        report = report_data(run_file, data)
+    tell(report)
+    return report
+
+
+def follow_sft(run_file: RunFile, device: str) -> None:
+    """Any process but the first of several: compute what that one says, until it ends the stage."""
+    from forklight_trainer.adapters.deepspeed.start import follow_first
+
+    if run_file.trainer.threads:
+        torch.set_num_threads(run_file.trainer.threads)
+    follow_first(as_stage(run_file), choose_device(device))
+
+
+def as_stage(run_file: RunFile) -> RunFile:
+    """The run file with the stage's optimizer in the place of the trainer's: an engine is opened with it."""
+    names = ("weight_decay", "adam_beta1", "adam_beta2", "adam_eps")
+    optimizer = {name: getattr(run_file.sft, name) for name in names}
+    return run_file.model_copy(update={"trainer": run_file.trainer.model_copy(update=optimizer)})
+
+
+def _train(
+    run_file: RunFile, out: Path, folder: StageFolder, data: StageData, *, tell: Tell, options: SftOptions
+) -> SftResult:
+    """Restore, make the steps that are left, and write the result when they are made."""
+    pace, identity = Pace(), identity_of(run_file, data.train.key)
+    tell(report_data(run_file, data))
+    engine = open_engine(as_stage(run_file), choose_device(options.device), folder.checkpoints)
+    steps = StageSteps(
+        run_file.sft, data, engine, save=lambda state: folder.save(engine, state, identity), tell=tell
+    )
+    state = steps.run(folder.restore_latest(engine, identity), options.stop, pace)
+    is_finished = steps.is_over(state)
+    if is_finished:
+        with staged_folder(out) as staging:
+            export_model(engine, staging)
+            data.tokenizer.save(staging)
+            content = {"schema_version": SCHEMA_VERSION, "identity": identity, "num_steps": data.num_steps}
+            (staging / RESULT_FILE).write_bytes(canonical_json({**content, "state": asdict(state)}))
+        folder.remove()
+    engine.close()
+    return _result(out, state, data.num_steps, is_finished=is_finished, seconds=pace.seconds)
+
+
+def _result(
+    out: Path, state: StageState, num_steps: int, *, is_finished: bool, seconds: float = 0.0
+) -> SftResult:
     return SftResult(
-        folder=folder, num_steps=run_file.sft.steps, loss=loss, num_tokens=num_tokens, seconds=seconds
+        folder=out,
+        is_finished=is_finished,
+        step=state.step,
+        num_steps=num_steps,
+        loss=state.loss,
+        num_tokens=state.num_tokens,
+        seconds=seconds,
+        holdout_loss=state.holdout.loss if state.holdout else None,
     )
 
 
-def load_demonstrations(path: Path, tokenizer: Tokenizer) -> list[Demonstration]:
-    """Read JSON lines of {prompt, response}; the response ends with the stop token."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(
-            f"sft.demonstrations = {path}: {error}; give a file of JSON lines {{prompt, response}}"
-        ) from error
-    demonstrations = [
-        _parse_line(line, f"{path}:{i}", tokenizer) for i, line in enumerate(lines, 1) if line.strip()
-    ]
-    if not demonstrations:
-        raise ConfigError(
-            f"sft.demonstrations = {path} is empty: give at least one line {{prompt, response}}"
-        )
-    return demonstrations
-
-
-def learning_rate_share(step: int, num_steps: int) -> float:
-    """Linear warm-up over the first tenth, then cosine down to a tenth."""
-    warmup = max(1, round(num_steps * WARMUP_SHARE))
-    cosine = 0.5 * (1 + math.cos(math.pi * step / num_steps))
-    return min(1.0, step / warmup) * (FINAL_SHARE + (1 - FINAL_SHARE) * cosine)
-
-
-def write_model_folder(model: HybridModel, tokenizer: Tokenizer, folder: Path) -> None:
-    """The tokenizer first: the model's writer keeps it and swaps the whole folder in at once."""
-    tokenizer.save(folder)
-    save_model(model, folder)
-
-
-def _parse_line(line: str, where: str, tokenizer: Tokenizer) -> Demonstration:
-    try:
-        entry = json.loads(line)
-        prompt, response = str(entry["prompt"]), str(entry["response"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{where} is not a JSON object with prompt and response: {error!r}") from error
-    return Demonstration(
-        prompt_ids=tuple(tokenizer.encode_prompt(prompt)),
-        response_ids=(*tokenizer.encode(response), *sorted(tokenizer.stop_ids)[:1]),
-    )
-
-
-def _train_step(
-    model: HybridModel, optimizer: torch.optim.Optimizer, chosen: Sequence[Demonstration], rate: float
-) -> float:
-    input_ids_T, cu_seqlens, is_response_T = _pack(chosen)
-    logprobs_T = token_logprobs(model, input_ids_T, cu_seqlens).logprobs_T
-    loss = -logprobs_T[is_response_T].mean()
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), GRAD_CLIP)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
-    optimizer.step()
-    return float(loss.detach())
-
-
-def _pack(chosen: Sequence[Demonstration]) -> tuple[Tensor, Tensor, Tensor]:
-    ids: list[int] = []
-    is_response: list[bool] = []
-    ends = [0]
-    for demonstration in chosen:
-        ids += [*demonstration.prompt_ids, *demonstration.response_ids]
-        is_response += [False] * len(demonstration.prompt_ids) + [True] * len(demonstration.response_ids)
-        ends.append(len(ids))
-    return torch.tensor(ids), torch.tensor(ends, dtype=torch.int32), torch.tensor(is_response)
+def _find_result(out: Path, identity: Identity) -> SftResult | None:
+    """What an earlier call with the same identity left as its result."""
+    path = out / RESULT_FILE
+    content = read_json(path) if path.is_file() else {}
+    if content.get("identity") != identity:
+        return None
+    return _result(out, read_state(content, path), int(str(content["num_steps"])), is_finished=True)

@@ -31,6 +31,18 @@ class StepRecord:
     length_mean: float
     length_p50: float
     length_p99: float
+    length_mean_positive: float
+    length_p99_positive: float
+    length_mean_negative: float
+    length_p99_negative: float
+    window: int
+    """Tokens that a response opened in this step may have."""
+    window_stops: float
+    repetition_stops: float
+    repeated_share: float
+    perplexity: float
+    tail_perplexity: float
+    tail_ratio: float
     entropy: float
     loss: float
     router_auxiliary_loss: float | None
@@ -52,6 +64,12 @@ class StepRecord:
     parity_version: int | None
     """Version that sampled these tokens and scored them again: it gates. None: off-policy figures."""
     learning_rate: float
+    grad_clip: float
+    eps_high: float | None
+    """The ceiling of the weight is 1 more; None: the algorithm does not clip weights."""
+    normalization: str
+    token_share: float
+    """Share of the loss that goes by tokens and not by samples: 1 for token, 0 for sample."""
     seconds: Mapping[str, float]
     """By stage: lease, fetch, train, checkpoint, commit, publish."""
     tokens_per_s: float
@@ -59,7 +77,7 @@ class StepRecord:
 
 
 def build_record(
-    outcome: StepOutcome, *, step: int, version: int, seconds: Mapping[str, float]
+    outcome: StepOutcome, *, step: int, version: int, window: int, seconds: Mapping[str, float]
 ) -> StepRecord:
     """Join what a step measured with how long its stages took."""
     batch, tokens, parity = outcome.batch, outcome.tokens, outcome.parity
@@ -76,8 +94,10 @@ def build_record(
         length_mean=batch.length_mean,
         length_p50=batch.length_p50,
         length_p99=batch.length_p99,
+        window=window,
         staleness_mean=batch.staleness_mean,
         staleness_max=batch.staleness_max,
+        **asdict(outcome.sequences),
         **asdict(tokens),
         grad_norm=outcome.grad_norm,
         correlation=parity.correlation,
@@ -86,7 +106,11 @@ def build_record(
         parity_tokens=parity.num_tokens,
         unequal_tokens=parity.num_unequal,
         parity_version=parity.version,
-        learning_rate=outcome.learning_rate,
+        learning_rate=outcome.recipe.learning_rate,
+        grad_clip=outcome.recipe.grad_clip,
+        eps_high=outcome.recipe.eps_high,
+        normalization=outcome.recipe.normalization,
+        token_share=outcome.recipe.token_share,
         seconds={name: round(value, 4) for name, value in seconds.items()},
         tokens_per_s=round(batch.num_tokens / max(seconds.get("train", 0.0), 1e-9), 1),
     )
@@ -94,9 +118,14 @@ def build_record(
 
 def append_record(path: Path, record: StepRecord) -> None:
     """Add one line. A line lost with the power comes back when the step is redone."""
-    content = {name: _finite(value) for name, value in asdict(record).items()}
+    content = record_content(record)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(content, separators=(",", ":")) + "\n")
+
+
+def record_content(record: StepRecord) -> dict[str, object]:
+    """The JSON object of a line."""
+    return {name: _finite(value) for name, value in asdict(record).items()}
 
 
 def truncate_records(path: Path, step: int) -> int:

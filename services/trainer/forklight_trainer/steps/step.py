@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from forklight_core.errors import InvalidInputError, ParityError, PreconditionError
+from forklight_core.runfile import first_window, largest_window
 from forklight_core.runfile.schema import ParitySection, RunFile
+from forklight_trainer.batches.balance import length_cost
 from forklight_trainer.batches.batch import TrainingBatch, TrainingSample
 from forklight_trainer.batches.packing import Pack, pack_samples
 from forklight_trainer.batches.replay import replay_routing
 from forklight_trainer.loss.advantage import group_advantages
+from forklight_trainer.loss.normalization import token_weights
 from forklight_trainer.loss.objective import PolicyObjective
-from forklight_trainer.loss.policy_loss import LossSettings, loss_settings
+from forklight_trainer.loss.policy_loss import LossSettings, loss_settings, with_ceiling
+from forklight_trainer.loss.schedules import RecipeAt, Schedule, schedule_of, settings_at
 from forklight_trainer.ports import TrainEngine
 from forklight_trainer.steps.parity import (
     Parity,
@@ -26,6 +30,7 @@ from forklight_trainer.steps.parity import (
     measure_parity,
     whole_version_mask,
 )
+from forklight_trainer.steps.sequences import SequenceFigures, sequence_figures
 from forklight_trainer.steps.tally import BatchFigures, Tally, TokenFigures, batch_figures, token_figures
 
 LARGEST_LOGPROB = 1e-3  # a log-prob is at most 0, up to rounding
@@ -36,6 +41,12 @@ class StepSettings:
     """How every step of a run is done."""
 
     loss: LossSettings
+    """Its ceiling is the one that `schedule` begins with."""
+    schedule: Schedule
+    first_window: int
+    """The length window while nothing has moved it."""
+    largest_window: int
+    """No response of the run may be longer."""
     parity: ParitySection
     must_be_equal: bool
     """A single unequal log-prob refuses the batch."""
@@ -43,9 +54,6 @@ class StepSettings:
     temperature: float
     pack_tokens: int
     equal_is_zero: bool
-    peak_learning_rate: float
-    warmup_steps: int
-    grad_clip: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +67,8 @@ class PolicyState:
     contract: str
     find_version: Callable[[int], Path | None]
     """Folder of a version that is still on disk."""
+    window: int | None = None
+    """The length window of this step; None: the run's first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +77,11 @@ class StepOutcome:
 
     batch: BatchFigures
     tokens: TokenFigures
+    sequences: SequenceFigures
     parity: Parity
     grad_norm: float
-    learning_rate: float
+    recipe: RecipeAt
+    """What the schedule said for this step."""
     advantages: tuple[float, ...]
     """Of the batch's samples, in their order."""
 
@@ -78,48 +90,74 @@ def step_settings(run_file: RunFile, *, is_parity_mode: bool = False) -> StepSet
     """The parts of a run file that a step needs. Equal bits are only demanded where they can be had."""
     return StepSettings(
         loss=loss_settings(run_file.recipe),
+        schedule=schedule_of(run_file),
+        first_window=first_window(run_file),
+        largest_window=largest_window(run_file),
         parity=run_file.parity,
         must_be_equal=run_file.parity.require_equal and is_parity_mode,
         adds_router_loss=run_file.trainer.router_auxiliary_loss,
         temperature=run_file.sampling.temperature,
         pack_tokens=run_file.trainer.pack_tokens,
         equal_is_zero=not run_file.buffer.dynamic_sampling,
-        peak_learning_rate=run_file.trainer.learning_rate,
-        warmup_steps=run_file.trainer.warmup_steps,
-        grad_clip=run_file.trainer.grad_clip,
     )
 
 
-def learning_rate_at(step: int, settings: StepSettings) -> float:
-    """Linear warm-up to the peak; step 1 is the first."""
-    return settings.peak_learning_rate * min(1.0, step / max(1, settings.warmup_steps))
-
-
 def train_step(
-    engine: TrainEngine, batch: TrainingBatch, settings: StepSettings, policy: PolicyState
+    engine: TrainEngine,
+    batch: TrainingBatch,
+    settings: StepSettings,
+    policy: PolicyState,
+    *,
+    before_update: Callable[[], None] | None = None,
 ) -> StepOutcome:
-    """Advantage, pack, forward and backward, checks, update."""
+    """Advantage, pack, forward and backward, checks, update. `before_update` may wait until it may happen."""
     check_batch(batch, engine.config.vocab_size, policy.contract)
+    check_lengths(batch, settings.largest_window)
     advantages = batch_advantages(batch, equal_is_zero=settings.equal_is_zero)
-    packs = pack_samples(batch.samples, advantages, pack_tokens=settings.pack_tokens)
-    if settings.parity.routing_replay:
-        packs = replay_routing(packs, batch.samples, engine.config)
-    learning_rate = learning_rate_at(batch.step, settings)
+    recipe = settings_at(settings.schedule, step=batch.step, window=policy.window or settings.first_window)
+    settings = replace(settings, loss=with_ceiling(settings.loss, recipe.eps_high))
+    weights = token_weights([sample.num_drawn for sample in batch.samples], recipe.token_share)
+    packs = lay_out(engine, batch.samples, settings, advantages=advantages, weights=weights)
     try:
         tally = accumulate(engine, packs, settings)
         check_tally(tally, batch)
         parity = measure_agreement(engine, packs, tally, settings, policy)
-        grad_norm = engine.update(learning_rate=learning_rate, grad_clip=settings.grad_clip)
+        if before_update is not None:
+            before_update()
+        grad_norm = engine.update(learning_rate=recipe.learning_rate, grad_clip=recipe.grad_clip)
     finally:
         engine.discard_gradients()
     return StepOutcome(
         batch=batch_figures(batch, version=policy.version),
         tokens=token_figures(tally),
+        sequences=sequence_figures(
+            batch, advantages, tally.logprobs_by_sample(len(batch.samples))
+        ),
         parity=parity,
         grad_norm=grad_norm,
-        learning_rate=learning_rate,
+        recipe=recipe,
         advantages=tuple(advantages),
     )
+
+
+def lay_out(
+    engine: TrainEngine,
+    samples: Sequence[TrainingSample],
+    settings: StepSettings,
+    *,
+    advantages: Sequence[float],
+    weights: Sequence[float],
+) -> list[Pack]:
+    """The packs of a step, balanced for the engine, with rollout's experts where they are replayed."""
+    packs = pack_samples(
+        samples,
+        advantages,
+        pack_tokens=settings.pack_tokens,
+        weights=weights,
+        num_lanes=engine.num_lanes,
+        cost=length_cost(engine.config),
+    )
+    return replay_routing(packs, samples, engine.config) if settings.parity.routing_replay else packs
 
 
 def check_batch(batch: TrainingBatch, vocab_size: int, contract: str) -> None:
@@ -154,6 +192,18 @@ def _check_sample(sample: TrainingSample, vocab_size: int, contract: str) -> Non
         )
 
 
+def check_lengths(batch: TrainingBatch, largest_window: int) -> None:
+    """Refuse responses that no window of the run allowed. A window may have moved back since they were
+    opened, so the current one says nothing; a pack refuses what does not fit into it."""
+    for sample in batch.samples:
+        if len(sample.response_ids) > largest_window:
+            raise InvalidInputError(
+                f"sample {sample.sample_id} has a response of {len(sample.response_ids)} tokens, and the "
+                f"largest window of this run is {largest_window}: its rollout pod reads another run file; "
+                "restart it"
+            )
+
+
 def batch_advantages(batch: TrainingBatch, *, equal_is_zero: bool) -> list[float]:
     """Advantage of every sample, in the batch's order."""
     found: list[float] = []
@@ -163,11 +213,10 @@ def batch_advantages(batch: TrainingBatch, *, equal_is_zero: bool) -> list[float
 
 
 def accumulate(engine: TrainEngine, packs: Sequence[Pack], settings: StepSettings) -> Tally:
-    """Forward and backward over all packs; the normaliser is the step's drawn tokens."""
+    """Forward and backward over all packs; they say what each drawn token weighs in the step."""
     objective = PolicyObjective(
         settings=settings.loss,
         temperature=settings.temperature,
-        num_step_tokens=sum(len(pack.behaviour_R) for pack in packs),
         num_fed_tokens=sum(len(pack.input_ids_T) for pack in packs),
         router_coefficient=engine.config.router_aux_loss_coef if settings.adds_router_loss else None,
     )

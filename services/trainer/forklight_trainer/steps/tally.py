@@ -9,6 +9,7 @@ import statistics
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -46,6 +47,13 @@ class Tally:
     def column(self, name: str) -> Tensor:
         """One figure of every response token."""
         return torch.cat(self.columns[name])
+
+    def logprobs_by_sample(self, num_samples: int) -> list[npt.NDArray[np.float64]]:
+        """Log-probs of each sample's drawn tokens, in the order of the response."""
+        sample_R = self.column("sample").numpy()
+        order_R = np.argsort(sample_R, kind="stable")
+        ends_N = np.cumsum(np.bincount(sample_R, minlength=num_samples))
+        return np.split(self.column("logprobs").double().numpy()[order_R], ends_N[:-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,9 +25,13 @@ class ModelSection(Section):
     """The policy."""
 
     size: Literal["nano", "mini", "small", "minimax-m1"] = "nano"
-    """Architecture to start from when `path` is empty."""
+    """Architecture to start from when `path` and `hf` are empty."""
     path: str = ""
     """Folder of a checkpoint in the published layout to start from."""
+    hf: str = ""
+    """Folder of a causal language model of transformers to start from (the extra `hf`; tolerance mode)."""
+    chat: bool | None = None
+    """Put prompts through the tokenizer's chat template. None: if it has one, and no turn markup of ours."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of weights and activations; the LM head is fp32 on both sides in any case."""
 

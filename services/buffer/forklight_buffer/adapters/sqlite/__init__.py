@@ -7,12 +7,14 @@ from pathlib import Path
 from forklight_buffer.adapters.sqlite.commits import CommitTable
 from forklight_buffer.adapters.sqlite.database import Database
 from forklight_buffer.adapters.sqlite.groups import GroupTable
+from forklight_buffer.adapters.sqlite.reports import ReportTable
 from forklight_buffer.adapters.sqlite.rewind import RewindTable
+from forklight_buffer.adapters.sqlite.rounds import RoundTable
 from forklight_buffer.adapters.sqlite.runs import RunTable
 from forklight_buffer.adapters.sqlite.samples import SampleTable
 
 
-class SqliteLedger(GroupTable, SampleTable, CommitTable, RewindTable, RunTable):
+class SqliteLedger(GroupTable, SampleTable, CommitTable, RewindTable, RunTable, RoundTable, ReportTable):
     """Implements `Ledger`."""
 
     def __init__(self, path: Path | None) -> None:

@@ -78,10 +78,7 @@ class CommitTable:
         return [_commit(row) for row in self._db.rows("SELECT * FROM commits ORDER BY lineage, step")]
 
     def lineages(self) -> dict[str, Lineage]:
-        return {
-            row["lineage"]: Lineage(lineage=row["lineage"], parent=row["parent"], forked_at=row["forked_at"])
-            for row in self._db.rows("SELECT * FROM lineages")
-        }
+        return read_lineages(self._db)
 
     def head(self, lineage: str) -> int:
         return self._db.number(
@@ -137,6 +134,14 @@ class CommitTable:
                     (part.lineage, max(part.low, after)),
                 ),
             )
+
+
+def read_lineages(db: Database) -> dict[str, Lineage]:
+    """Every lineage."""
+    return {
+        row["lineage"]: Lineage(lineage=row["lineage"], parent=row["parent"], forked_at=row["forked_at"])
+        for row in db.rows("SELECT * FROM lineages")
+    }
 
 
 def write_commit(db: Database, commit: Commit, at: float) -> None:

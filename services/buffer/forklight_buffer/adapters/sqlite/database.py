@@ -8,11 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from forklight_buffer.adapters.sqlite.schema import SCHEMA
+from forklight_buffer.adapters.sqlite.schema import FORMAT, SCHEMA, UPGRADES
 from forklight_core.errors import BusyError, DataLossError, ForklightError
 
 Value = str | bytes | int | float | None
-FORMAT = 1
 
 
 class Database:
@@ -31,11 +30,14 @@ class Database:
 
     def _create(self, path: Path | None) -> None:
         found = self._connection.execute("PRAGMA user_version").fetchone()[0]
-        if found not in (0, FORMAT):
+        if found not in (0, FORMAT, *UPGRADES):
             raise DataLossError(
                 f"{path} has ledger format {found}, this build reads {FORMAT}: use the release that made it"
             )
         with self.transaction():
+            for older in range(found or FORMAT, FORMAT):
+                for statement in _statements(UPGRADES[older]):
+                    self._connection.execute(statement)
             for statement in _statements(SCHEMA):
                 self._connection.execute(statement)
             self._connection.execute(f"PRAGMA user_version = {FORMAT}")

@@ -20,6 +20,7 @@ def read_control(db: Database) -> Control:
         lineage=notes.get("lineage", ""),
         step=int(notes.get("step", "0")),
         version=int(notes.get("version", "0")),
+        window=int(notes.get("window", "0")),
     )
 
 

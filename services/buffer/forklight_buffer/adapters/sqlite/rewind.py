@@ -20,7 +20,7 @@ class RewindTable:
     _db: Database
 
     def apply_rewind(
-        self, rewind: Rewind, rows: Sequence[SampleRow], *, epoch: int, version: int, at: float
+        self, rewind: Rewind, rows: Sequence[SampleRow], *, epoch: int, version: int, window: int, at: float
     ) -> str:
         with self._db.transaction():
             for commit in rewind.new_commits:
@@ -34,10 +34,8 @@ class RewindTable:
             close_groups(self._db, {row.group_id for row in (*rewind.reverted, *rows)})
             self._place_groups(rewind, rows)
             lineage = self._fork(rewind, at)
-            write_notes(
-                self._db,
-                {"epoch": str(epoch), "lineage": lineage, "step": str(rewind.step), "version": str(version)},
-            )
+            notes = {"epoch": epoch, "step": rewind.step, "version": version, "window": window}
+            write_notes(self._db, {"lineage": lineage} | {name: str(note) for name, note in notes.items()})
         return lineage
 
     def _take_back(self, row: SampleRow, became: str, epoch: int, at: float) -> None:

@@ -1,4 +1,4 @@
-"""Control, versions, evaluation rounds, events and conflicts of the ledger."""
+"""Control, versions, events of the buffer itself and conflicts of the ledger."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from forklight_buffer.adapters.sqlite.database import Database
 from forklight_buffer.adapters.sqlite.notes import read_control, write_notes
-from forklight_buffer.records import Conflict, Control, Event, Round, Weights
+from forklight_buffer.records import Conflict, Control, Event, Weights
 from forklight_buffer.states import Phase, State
 
 
@@ -50,47 +50,6 @@ class RunTable:
     def _write(self, notes: Mapping[str, str]) -> None:
         with self._db.transaction():
             write_notes(self._db, notes)
-
-    def open_round(self, version: int, num_prompts: int, at: float) -> bool:
-        with self._db.transaction():
-            return (
-                self._db.execute(
-                    "INSERT INTO evaluations (version, num_prompts, due_at) "
-                    "VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
-                    (version, num_prompts, at),
-                )
-                == 1
-            )
-
-    def rounds(self, limit: int) -> list[Round]:
-        rows = self._db.rows("SELECT * FROM evaluations ORDER BY version DESC LIMIT ?", (limit,))
-        return [
-            Round(
-                version=row["version"],
-                num_prompts=row["num_prompts"],
-                num_scored=row["num_scored"],
-                num_failed=row["num_failed"],
-                mean_reward=row["mean_reward"],
-                complete=row["completed_at"] is not None,
-            )
-            for row in reversed(rows)
-        ]
-
-    def unopened_rounds(self) -> Mapping[int, int]:
-        rows = self._db.rows(
-            "SELECT e.version AS version, count(g.group_id) AS opened FROM evaluations e "
-            "LEFT JOIN groups g ON g.purpose = 2 AND g.opened_version = e.version "
-            "WHERE e.completed_at IS NULL GROUP BY e.version HAVING opened < e.num_prompts ORDER BY e.version"
-        )
-        return {row["version"]: row["opened"] for row in rows}
-
-    def close_round(self, finished: Round, at: float) -> None:
-        with self._db.transaction():
-            self._db.execute(
-                "UPDATE evaluations SET num_scored = ?, num_failed = ?, mean_reward = ?, completed_at = ? "
-                "WHERE version = ? AND completed_at IS NULL",
-                (finished.num_scored, finished.num_failed, finished.mean_reward, at, finished.version),
-            )
 
     def add_event(self, event: Event) -> None:
         with self._db.transaction():

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 
 from forklight_buffer.adapters.sqlite.database import Database, Value
 from forklight_buffer.ledger import Entered, SampleFilter
-from forklight_buffer.records import Conflict, Ending, SampleRow
+from forklight_buffer.records import Conflict, Ending, EvaluatedSample, SampleRow
 from forklight_buffer.states import Purpose, State
 from forklight_core import ids
 
 COLUMNS = (
     "sample_id", "group_id", "prompt_id", "purpose", "state", "reason", "reward", "num_response_tokens",
     "finish_reason", "min_version", "max_version", "lineage", "step", "payload_id", "payload_bytes",
-    "opened_at", "ended_at",
+    "opened_at", "ended_at", "correct",
 )  # fmt: skip
 INSERT = (
     f"INSERT INTO samples ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "
@@ -69,6 +69,22 @@ class SampleTable:
     def tallies(self) -> dict[tuple[State, str], int]:
         rows = self._db.rows("SELECT * FROM tallies WHERE num > 0 ORDER BY state, reason")
         return {(State(row["state"]), row["reason"]): row["num"] for row in rows}
+
+    def evaluated_samples(self, version: int) -> list[EvaluatedSample]:
+        rows = self._db.rows(
+            "SELECT s.group_id, s.reason, s.reward, s.correct FROM groups g JOIN samples s USING (group_id) "
+            "WHERE g.purpose = 2 AND g.opened_version = ? ORDER BY s.sample_id",
+            (version,),
+        )
+        return [
+            EvaluatedSample(
+                group_id=row["group_id"],
+                reason=row["reason"],
+                reward=row["reward"],
+                correct=row["correct"],
+            )
+            for row in rows
+        ]
 
     def evaluation_scores(self, version: int) -> tuple[int, int, float]:
         row = self._db.row(

@@ -18,7 +18,7 @@ CREATE TABLE IF NOT EXISTS samples (
   num_response_tokens INTEGER NOT NULL, finish_reason INTEGER NOT NULL,
   min_version INTEGER NOT NULL, max_version INTEGER NOT NULL, lineage TEXT NOT NULL, step INTEGER NOT NULL,
   payload_id TEXT NOT NULL, payload_bytes INTEGER NOT NULL, opened_at REAL NOT NULL, ended_at REAL NOT NULL,
-  kept INTEGER NOT NULL DEFAULT 1
+  kept INTEGER NOT NULL DEFAULT 1, correct REAL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS samples_group ON samples (group_id);
 CREATE INDEX IF NOT EXISTS samples_state ON samples (state, sample_id);
@@ -59,7 +59,8 @@ CREATE TABLE IF NOT EXISTS versions (
 CREATE TABLE IF NOT EXISTS evaluations (
   version INTEGER PRIMARY KEY, num_prompts INTEGER NOT NULL, num_scored INTEGER NOT NULL DEFAULT 0,
   num_failed INTEGER NOT NULL DEFAULT 0, mean_reward REAL NOT NULL DEFAULT 0, due_at REAL NOT NULL,
-  completed_at REAL );
+  completed_at REAL, samples_per_prompt INTEGER NOT NULL DEFAULT 1, state TEXT NOT NULL DEFAULT 'open',
+  estimates TEXT NOT NULL DEFAULT '' );
 CREATE TABLE IF NOT EXISTS conflicts (
   id INTEGER PRIMARY KEY, at REAL NOT NULL, sample_id TEXT NOT NULL, kept INTEGER NOT NULL, refused INTEGER
   NOT NULL, detail TEXT NOT NULL, UNIQUE (sample_id, refused, detail)
@@ -67,4 +68,22 @@ CREATE TABLE IF NOT EXISTS conflicts (
 CREATE TABLE IF NOT EXISTS events (
   id INTEGER PRIMARY KEY, at REAL NOT NULL, kind TEXT NOT NULL, detail TEXT NOT NULL
 );
+CREATE TABLE IF NOT EXISTS reported_events (
+  number INTEGER PRIMARY KEY, event_id TEXT NOT NULL, lineage TEXT NOT NULL, step INTEGER NOT NULL,
+  body BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS reported_events_id ON reported_events (event_id);
 """
+
+FORMAT = 2
+
+UPGRADES = {
+    1: """
+ALTER TABLE samples ADD COLUMN correct REAL;
+ALTER TABLE evaluations ADD COLUMN samples_per_prompt INTEGER NOT NULL DEFAULT 1;
+ALTER TABLE evaluations ADD COLUMN state TEXT NOT NULL DEFAULT 'open';
+ALTER TABLE evaluations ADD COLUMN estimates TEXT NOT NULL DEFAULT '';
+UPDATE evaluations SET state = 'complete' WHERE completed_at IS NOT NULL;
+""",
+}
+"""By the format they start from: what brings an older ledger one format further."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from forklight.v1 import types_pb2
@@ -52,7 +53,7 @@ class VllmEngine:
         check_values(weights)
         self._options, self._running = options, weights
         self._versions = [weights.version]  # by epoch
-        self._staged: PublishedWeights | None = None
+        self._staged: tuple[PublishedWeights, TemporaryDirectory[str]] | None = None
         self._staging = threading.Lock()
         self._model_s = 0.0
         self._outbox = Outbox()
@@ -134,15 +135,19 @@ class VllmEngine:
                 "and would go on with the old ones; restart the pod to load other weights"
             )
         check_successor(weights, self._running)
+        folder = make_model_folder(weights)
         with self._staging:
-            self._staged = weights
+            before, self._staged = self._staged, (weights, folder)
+        if before is not None:
+            before[1].cleanup()
 
     def swap(self) -> None:
         with self._staging:
-            weights, self._staged = self._staged, None
-        if weights is None:
+            staged, self._staged = self._staged, None
+        if staged is None:
             raise WeightsError("no weights are staged: call stage first")
-        paths = [str(path) for path in shard_paths(weights)]
+        weights, folder = staged
+        paths = [str(path) for path in shard_paths(folder.name)]
         update = self._served.update_weights(paths, epoch=len(self._versions))
         self._versions.append(weights.version)
         try:
@@ -151,12 +156,16 @@ class VllmEngine:
             # Some tensors may be new and others old: nothing may be drawn from them.
             self._outbox.fail(error)
             raise
+        finally:
+            folder.cleanup()
         self._running = weights
 
     def close(self) -> None:
         """End vLLM's processes; the engine cannot be used afterwards."""
         self._served.close()
         self._folder.cleanup()
+        if self._staged is not None:
+            self._staged[1].cleanup()
 
     def _start(self, max_model_tokens: int) -> Mapping[str, Any]:
         from vllm.platforms import current_platform

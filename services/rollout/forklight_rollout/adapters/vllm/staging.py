@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 
 from forklight_core.errors import WeightsError
-from forklight_rollout.adapters.vllm.model_folder import shard_paths
+from forklight_core.weights.reading import PIECE_BYTES, TensorProof, VersionReader
 from forklight_rollout.weights.manifest import PublishedWeights
 
 
@@ -30,24 +30,17 @@ def check_successor(weights: PublishedWeights, running: PublishedWeights) -> Non
 
 
 def check_values(weights: PublishedWeights) -> None:
-    """WeightsError unless the shards hold what the manifest promises, all of it finite. Tensor by tensor."""
-    promised = dict(weights.manifest.tensors)
-    for path in shard_paths(weights):
-        try:
-            with safe_open(path, framework="pt") as shard:
-                for name in shard.keys():  # noqa: SIM118  # not a mapping
-                    entry, tensor = promised.pop(name, None), shard.get_tensor(name)
-                    found = (tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
-                    if entry is None or found != (entry.shape, entry.dtype):
-                        raise _refused(
-                            weights, f"not what its manifest promises: {name} is {found[1]} {found[0]}"
-                        )
-                    if not bool(torch.isfinite(tensor).all()):
-                        raise _refused(weights, f"not usable: {name} holds values that are not finite")
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"weights file {path} is no readable safetensors file: {error}") from error
-    if promised:
-        raise _refused(weights, f"not complete: {', '.join(sorted(promised)[:4])} missing from its shards")
+    """WeightsError unless every tensor is what the manifest promises, and finite. Piece by piece."""
+    reader, buffer = VersionReader(weights.layers), np.empty(PIECE_BYTES, np.uint8)
+    for entry in weights.manifest.tensors.values():
+        proof, is_finite = TensorProof(entry), True
+        for _, piece in reader.open(entry.name).pieces(buffer):
+            proof.take(piece)
+            values = torch.from_numpy(np.array(piece)).view(getattr(torch, entry.dtype))
+            is_finite &= bool(torch.isfinite(values).all())
+        proof.check()
+        if not is_finite:
+            raise _refused(weights, f"not usable: {entry.name} holds values that are not finite")
 
 
 def _refused(weights: PublishedWeights, what: str) -> WeightsError:

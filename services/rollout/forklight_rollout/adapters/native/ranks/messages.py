@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import cast
 
 from forklight_core.errors import DataLossError
+from forklight_core.weights.manifest import encode_manifest, parse_manifest, without_probe
+from forklight_core.weights.reading import Layer
 from forklight_model.parity import NumericMode
 from forklight_rollout.memory_plan import MemoryPlan
-from forklight_rollout.weights.manifest import Manifest, PublishedWeights, Shard, TensorEntry
+from forklight_rollout.weights.manifest import PublishedWeights
 
 Fields = Mapping[str, object]
 
@@ -69,11 +71,11 @@ class Answer:
 
 
 def encode_task(task: Task) -> bytes:
-    fields = asdict(task)
-    if isinstance(task, Load):
-        # A follower needs neither the probe nor, in a large model, its long list of numbers.
-        fields["weights"]["manifest"]["probe"] = None
-        fields["weights"]["folder"] = str(task.weights.folder)
+    fields = (
+        {"weights": _encode_weights(task.weights), "dtype": task.dtype}
+        if isinstance(task, Load)
+        else asdict(task)
+    )
     return json.dumps({"task": type(task).__name__, **fields}).encode()
 
 
@@ -104,22 +106,31 @@ def decode_answer(data: bytes) -> Answer:
     return Answer(mode=None if mode is None else NumericMode(**mode), **fields)
 
 
+def _encode_weights(weights: PublishedWeights) -> dict[str, object]:
+    """A follower needs neither the probe nor, in a large model, its long list of numbers."""
+    layers = [
+        {
+            "folder": str(layer.folder),
+            "manifest_id": layer.manifest_id,
+            "manifest": encode_manifest(without_probe(layer.manifest)).decode(),
+        }
+        for layer in weights.layers
+    ]
+    return {"layers": layers, "tokenizer_hash": weights.tokenizer_hash}
+
+
 def _weights(fields: Fields) -> PublishedWeights:
-    manifest = dict(cast("Fields", fields["manifest"]))
-    shards = cast("list[Fields]", manifest.pop("shards"))
-    tensors = cast("Mapping[str, Fields]", manifest.pop("tensors"))
+    newest, *bases = (_layer(each) for each in cast("list[Fields]", fields["layers"]))
     return PublishedWeights(
-        folder=Path(str(fields["folder"])),
-        manifest_id=str(fields["manifest_id"]),
+        folder=newest.folder,
+        manifest_id=newest.manifest_id,
+        manifest=newest.manifest,
         tokenizer_hash=str(fields["tokenizer_hash"]),
-        manifest=Manifest(
-            shards=tuple(Shard(**each) for each in shards),  # type: ignore[arg-type]
-            tensors={name: _tensor(each) for name, each in tensors.items()},
-            **manifest,  # type: ignore[arg-type]
-        ),
+        bases=tuple(bases),
     )
 
 
-def _tensor(fields: Fields) -> TensorEntry:
-    shape = tuple(cast("list[int]", fields["shape"]))
-    return TensorEntry(shape=shape, dtype=str(fields["dtype"]), shard=str(fields["shard"]))
+def _layer(fields: Fields) -> Layer:
+    folder = str(fields["folder"])
+    manifest = parse_manifest(str(fields["manifest"]).encode(), folder)
+    return Layer(folder=Path(folder), manifest=manifest, manifest_id=str(fields["manifest_id"]))

@@ -1,0 +1,222 @@
+"""Takes a rank's tensors one after another and writes them while the next are on their way.
+
+put --pieces--> Lane: hash, compare, write   (as many threads as lanes; a tensor stays in one)
+                  '-- a file that is full --> upload, where there is a mirror
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import blake3
+import numpy as np
+from torch import Tensor
+
+from forklight_core.errors import WeightsError
+from forklight_core.weights.files import VersionFile
+from forklight_core.weights.layout import CHANGES_FILE, WHOLE_FILE
+from forklight_core.weights.manifest import Encoding, TensorEntry
+from forklight_core.weights.objects import open_objects
+from forklight_core.weights.reading import VersionReader
+from forklight_trainer.publishing.held import held_tensors
+from forklight_trainer.publishing.pieces import Piece, PieceSource
+from forklight_trainer.publishing.plan import SinkPlan
+from forklight_trainer.publishing.work import TensorWork, Values
+
+MOST_LANES = 8
+NUM_UPLOADS = 2
+
+
+class TensorSink:
+    """One rank's. Use it as a context: what goes wrong in a lane comes out at `put` or `close`."""
+
+    def __init__(self, plan: SinkPlan, rank: int) -> None:
+        self._source, self._plan = PieceSource(), plan
+        num_lanes = plan.manner.num_lanes or min(MOST_LANES, os.cpu_count() or 1)
+        values = Values(
+            base=VersionReader(plan.base) if plan.base else None,
+            held=held_tensors(plan.store, rank) if plan.store else None,
+            remembers=plan.remembers,
+        )
+        self._uploads = Uploads(plan)
+        self._lanes = [
+            Lane(values, LaneFiles(plan, self._uploads, FileNames(rank, number, num_lanes, bool(plan.base))))
+            for number in range(1, num_lanes + 1)
+        ]
+
+    def __enter__(self) -> TensorSink:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for lane in self._lanes:
+            lane.stop()
+        self._uploads.stop()
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Write a whole tensor. It must stay as it is until `close`, unless it is on a GPU."""
+        entry = TensorEntry(
+            name=name,
+            dtype=str(tensor.dtype).removeprefix("torch."),
+            shape=tuple(tensor.shape),
+            hash="",
+        )
+        lane = min(self._lanes, key=lambda lane: lane.num_bytes)
+        lane.num_bytes += entry.num_bytes
+        for piece in self._source.pieces(tensor):
+            lane.give(entry, piece)
+
+    def close(self) -> list[TensorEntry]:
+        """Once everything is written; entries by name."""
+        with self:
+            found = [entry for lane in self._lanes for entry in lane.finish()]
+            self._uploads.finish()
+        if self._plan.manner.reads_back and self._plan.folder is not None:
+            for entry in found:
+                _read_back(self._plan.folder, entry)
+        return sorted(found, key=lambda entry: entry.name)
+
+
+class Lane:
+    """One thread, and the tensors given to it in order."""
+
+    def __init__(self, values: Values, files: LaneFiles) -> None:
+        self.num_bytes = 0
+        """Given so far."""
+        self._values, self._files = values, files
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="publish")
+        self._given: deque[Future[None]] = deque()
+        self._work: TensorWork | None = None
+        self._found: list[TensorEntry] = []
+        self._is_broken = False
+
+    def give(self, entry: TensorEntry, piece: Piece) -> None:
+        """The next piece of a tensor; raises what became of an earlier one."""
+        self._given.append(self._pool.submit(self._take, entry, piece))
+        while self._given and self._given[0].done():
+            self._given.popleft().result()
+
+    def finish(self) -> list[TensorEntry]:
+        """Entries of all tensors."""
+        while self._given:
+            self._given.popleft().result()
+        self._files.finish()
+        return self._found
+
+    def stop(self) -> None:
+        """Nothing more is done; safe to call twice."""
+        self._is_broken = True
+        self._pool.shutdown(wait=True)
+        self._files.close()
+
+    def _take(self, entry: TensorEntry, piece: Piece) -> None:
+        try:
+            if self._is_broken:
+                return
+            self._is_broken = True  # unless this comes to its end
+            piece.wait()
+            if self._work is None:
+                self._work = TensorWork(entry, self._values, self._files.open_for(entry))
+            self._work.take(piece.start, piece.data)
+            if piece.is_last:
+                self._found.append(self._work.finish())
+                self._work = None
+            self._is_broken = False
+        finally:
+            piece.done()
+
+
+@dataclass(frozen=True, slots=True)
+class FileNames:
+    """Names that no other lane or rank uses."""
+
+    rank: int
+    lane: int
+    num_lanes: int
+    is_delta: bool
+
+    def name(self, count: int) -> str:
+        """Of a lane's files, by how many were before it."""
+        pattern = CHANGES_FILE if self.is_delta else WHOLE_FILE
+        return pattern.format(rank=self.rank, number=self.lane + count * self.num_lanes)
+
+
+@dataclass(slots=True)
+class LaneFiles:
+    """The file that a lane writes now. Full ones go to the mirror."""
+
+    plan: SinkPlan
+    uploads: Uploads
+    names: FileNames
+    _count: int = 0
+    _open: VersionFile | None = None
+
+    def open_for(self, entry: TensorEntry) -> VersionFile | None:
+        """The file a tensor goes to; None when nothing is written."""
+        if self.plan.folder is None:
+            return None
+        if self._open is not None and not self._open.has_room(entry, self.plan.manner.largest_file_bytes):
+            self.finish()
+        if self._open is None:
+            self._open = VersionFile(self.plan.folder / self.names.name(self._count))
+            self._count += 1
+        return self._open
+
+    def finish(self) -> None:
+        """The open file is whole."""
+        if self._open is not None:
+            self._open.finish()
+            path = self._open.path
+            self.close()
+            self.uploads.add(path)
+
+    def close(self) -> None:
+        """Let go of the open file."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+
+class Uploads:
+    """Files on their way to the mirror, beside what is still written."""
+
+    def __init__(self, plan: SinkPlan) -> None:
+        self._mirror = open_objects(plan.mirror) if plan.mirror else None
+        self._pool = ThreadPoolExecutor(NUM_UPLOADS, thread_name_prefix="upload")
+        self._given: deque[Future[None]] = deque()
+
+    def add(self, path: Path) -> None:
+        """A file that is whole."""
+        if self._mirror is not None:
+            self._given.append(self._pool.submit(self._mirror.upload, path.name, path))
+
+    def finish(self) -> None:
+        """Until all are there."""
+        while self._given:
+            self._given.popleft().result()
+
+    def stop(self) -> None:
+        """Drop what has not begun."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _read_back(folder: Path, entry: TensorEntry) -> None:
+    """What is on the disk is what was to be written."""
+    if entry.encoding is Encoding.SAME or not entry.length:
+        return
+    stored = np.memmap(folder / entry.file, np.uint8, mode="r", offset=entry.offset, shape=(entry.length,))
+    found = blake3.blake3(max_threads=blake3.blake3.AUTO).update(stored.data).hexdigest()
+    if found != entry.stored_hash:
+        raise WeightsError(
+            f"{folder / entry.file} does not read back as it was written: {entry.name} hashes to {found} "
+            f"instead of {entry.stored_hash}; check the disk"
+        )
