@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Collection
 from pathlib import Path
 
-import pytest
 from safetensors import safe_open
 
 from forklight.v1 import rollout_pb2, rollout_pb2_grpc
 from forklight_buffer.audit import audit_run
 from forklight_core.rpc import open_channel
 from libs.model.tests.hf.tiny import write_folder
-from tests.flow.one_process import RUN_ID, run_all, write_run
+from tests.flow.one_process import run_all, write_run
 
 STEPS = 3
 DEADLINE_S = 90.0
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen_moe"])
-async def test_a_policy_of_transformers_is_trained_and_served(tmp_path: Path, kind: str) -> None:
-    start = write_folder(tmp_path / "start", kind)
+async def test_a_policy_of_transformers_is_trained_and_served(tmp_path: Path) -> None:
+    start = write_folder(tmp_path / "start", "qwen_moe")
     rows = [
         {"id": f"p{number}", "prompt": f"{number}+1=", "kind": "math", "gold": str(number + 1)}
         for number in range(9)
@@ -36,7 +35,6 @@ async def test_a_policy_of_transformers_is_trained_and_served(tmp_path: Path, ki
                 rollout_pb2.GetRolloutStatusRequest(), timeout=5
             )
     assert status.problem == ""
-    assert "tolerance" not in status.problem
     assert not status.numeric_mode.is_parity
     assert "transformers" in status.numeric_mode.reason
     steps = [json.loads(line) for line in (tmp_path / "steps.jsonl").read_text().splitlines()]
@@ -47,14 +45,13 @@ async def test_a_policy_of_transformers_is_trained_and_served(tmp_path: Path, ki
     check_result(tmp_path, dict(start.published_tensors()).keys())
 
 
-def check_result(folder: Path, names: object) -> None:
+def check_result(folder: Path, names: Collection[str]) -> None:
     """The run leaves a folder that is transformers' own, with all of the tokenizer."""
     final = folder / "final"
     found = set()
     for path in final.glob("*.safetensors"):
         with safe_open(path, framework="pt") as opened:
             found |= set(opened.keys())
-    assert found == names
+    assert found == set(names)
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "config.json"):
         assert (final / name).is_file()
-    assert RUN_ID

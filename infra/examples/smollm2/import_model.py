@@ -30,7 +30,7 @@ def find_weights(given: Path | None) -> Path:
 
 
 def import_model(weights: Path, out: Path) -> None:
-    """Dequantise, and write what transformers writes: config, safetensors, tokenizer with its chat template."""
+    """Dequantise, and write what transformers writes: config, safetensors, tokenizer and chat template."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

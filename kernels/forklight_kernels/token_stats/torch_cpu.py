@@ -13,6 +13,8 @@ from forklight_kernels.packing import accumulation_dtype
 
 MAX_PIECE_ELEMENTS = 1 << 18
 """Logits held at once (1 MiB in fp32): a piece stays in a core's cache."""
+LEAST_PIECE_TOKENS = 32
+"""A large vocabulary takes more: each piece reads the whole head, which is then what a piece costs."""
 
 
 def token_stats(
@@ -72,7 +74,7 @@ class _TokenStats(torch.autograd.Function):
 
 
 def _pieces(num_tokens: int, vocab_size: int) -> Iterator[slice]:
-    size = max(1, MAX_PIECE_ELEMENTS // vocab_size)
+    size = max(LEAST_PIECE_TOKENS, MAX_PIECE_ELEMENTS // vocab_size)
     for start in range(0, num_tokens, size):
         yield slice(start, min(start + size, num_tokens))
 

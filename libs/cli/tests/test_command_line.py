@@ -111,7 +111,7 @@ def test_config_show_tells_where_values_come_from(tmp_path: Path) -> None:
     lines = forklight("config", "show", path, *FITTING).stdout.splitlines()
     found = {line.partition(" = ")[0]: line.partition("#")[2].strip() for line in lines if " = " in line}
     assert found["max_new_tokens"] == f"{path}:4"
-    assert found["pack_tokens"] == "--set trainer.pack_tokens=1k"
+    assert found["overlong_tokens"] == "--set recipe.overlong_tokens=16"
     assert found["adam_eps"] == "default"
 
 

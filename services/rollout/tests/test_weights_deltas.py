@@ -20,7 +20,7 @@ from forklight_model.parallel import Alone
 from forklight_model.shard import Shard
 from forklight_rollout.adapters.native import NativeEngine
 from forklight_rollout.adapters.native.ranks.messages import Load, decode_task, encode_task
-from forklight_rollout.adapters.published import load_weights, read_tensors
+from forklight_rollout.adapters.published import check_values, load_weights, read_tensors
 from forklight_rollout.generation.engine_thread import EngineThread
 from forklight_rollout.generation.generator import Generator
 from forklight_rollout.problems import Problems
@@ -214,3 +214,22 @@ async def test_a_pod_says_what_it_waits_for_and_the_next_full_version_mends_it(
         stop.set()
         await following
         await thread.close()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf"), None])
+def test_values_that_are_no_numbers_are_found_wherever_they_are(
+    chain: Chain, dtype: torch.dtype, odd: float | None
+) -> None:
+    """Also in a tensor that lies the other way round, and among the largest and least numbers."""
+    for shape in ((), (1,), (3000, 150), (0, 4)):
+        tensor = torch.full(shape, torch.finfo(dtype).max, dtype=dtype)
+        tensor = tensor.t() if len(shape) == 2 else tensor
+        if odd is not None and tensor.numel():
+            tensor.view(-1)[-1:].fill_(odd) if tensor.is_contiguous() else tensor[-1, -1].fill_(odd)
+        tensors = {"low": torch.full((5,), torch.finfo(dtype).min, dtype=dtype), "odd": tensor}
+        if odd is None or not tensor.numel():
+            check_values(chain.weights(0), tensors)
+        else:
+            with pytest.raises(WeightsError, match="odd holds values that are not finite"):
+                check_values(chain.weights(0), tensors)

@@ -1,7 +1,6 @@
-"""The sharded engine over several GPUs beside one: tokens a second of whole steps. torchrun starts it.
+"""The sharded engine over several GPUs beside one: tokens a second of whole steps. Starts torchrun itself.
 
-    torchrun --nproc-per-node=2 services/trainer/bench/gang_gpu.py [--size small] [--jobs zero1,zero3,...]
-    python services/trainer/bench/gang_gpu.py     # starts torchrun by itself: one GPU, then all of this machine
+    python services/trainer/bench/gang_gpu.py [--size small] [--jobs zero1,zero3,...]
 
 Every lane computes two packs of 32 Ki tokens a step, so twice the GPUs have twice the tokens.
 """

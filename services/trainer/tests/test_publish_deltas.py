@@ -281,7 +281,7 @@ def test_parity_is_measured_with_a_delta_as_well(open_store: MakeStore) -> None:
     assert torch.equal(scored, engine_at(1).score(pack, 1.0).logprobs_T)
     assert store.list_versions() == [0, 1]
     next(store.version_folder(1).glob("*.bin")).unlink()
-    assert engine_at(3).score_version(store.version_folder(1), pack, 1.0) is None
+    assert engine_at(4).score_version(store.version_folder(1), pack, 1.0) is None
 
 
 def test_a_probe_that_is_not_finite_writes_nothing(open_store: MakeStore) -> None:

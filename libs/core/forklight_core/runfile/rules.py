@@ -52,8 +52,12 @@ def _impossible_policies(run_file: RunFile) -> Iterator[str]:
     wants = {
         "parity.routing_replay = true (it records no routing)": parity.routing_replay,
         "trainer.router_auxiliary_loss = true (it tells no router loss)": trainer.router_auxiliary_loss,
-        'trainer.recompute = "cheap" (it recomputes whole layers: "all" or "off")': trainer.recompute == "cheap",
-        'trainer.engine = "deepspeed" (its modules are not ours to cut): use "torch"': trainer.engine != "torch",
+        'trainer.recompute = "cheap" (it recomputes whole layers: "all" or "off")': (
+            trainer.recompute == "cheap"
+        ),
+        'trainer.engine = "deepspeed" (its modules are not ours to cut): use "torch"': (
+            trainer.engine != "torch"
+        ),
         'rollout.tensor_parallel above 1 with rollout.engine = "native" (use "vllm")': (
             rollout.tensor_parallel > 1 and rollout.engine == "native"
         ),

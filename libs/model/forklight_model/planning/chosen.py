@@ -63,7 +63,8 @@ def _choose_size(model: str, gpu: Gpu, gpus: int) -> Request:
 def _choose_run_file(path: Path, run: RunFile, gpu: Gpu, gpus: int) -> Request:
     if run.model.hf:
         raise ConfigError(
-            "a plan is made from the parts of our own model; what a model of transformers (model.hf) needs is not known"
+            "a plan is made from the parts of our own model; what one of transformers (model.hf) needs is "
+            "not known"
         )
     config: ModelConfig = load_config(run.model.path) if run.model.path else SIZES[run.model.size]
     trainer = run.trainer

@@ -92,4 +92,4 @@ def test_passed_states_keep_their_tolerance(results: Path) -> None:
     got = gradients(parts, STATES)
     for name, expected in alone["gradients"].items():
         error = float((got[name].float() - expected.float()).norm() / expected.float().norm())
-        assert error < 3 * LARGEST_GRADIENT_ERROR, f"{name} is off by {error:.3f}"
+        assert error < 5 * LARGEST_GRADIENT_ERROR, f"{name} is off by {error:.3f}"

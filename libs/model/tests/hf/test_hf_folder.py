@@ -16,6 +16,8 @@ from forklight_model.checkpoint import load_model, save_model
 from forklight_model.generate import generate_from_ids, generate_text
 from forklight_model.hf import install
 from forklight_model.hf.loading import load_hf_policy
+from forklight_model.planning.chosen import choose_run
+from forklight_model.planning.hardware import GPUS
 from forklight_model.policies import load_policy, load_policy_config, numeric_mode_of
 from forklight_model.score import score_file
 from libs.model.tests.hf.tiny import KINDS, edit_json, tiny_policy, write_folder
@@ -94,6 +96,12 @@ def test_score_and_generate_take_the_folder(folder: Path, tmp_path: Path) -> Non
         assert token == int(policy.native(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
         ids.append(token)
     assert generate_text(folder, "hi", max_new_tokens=4, seed=1).token_ids
+
+
+def test_a_plan_of_a_model_that_is_not_ours_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(f'[model]\nhf = "{folder}"\n')
+    with pytest.raises(ConfigError, match="model.hf"):
+        choose_run(str(tmp_path / "run.toml"), next(iter(GPUS.values())), 1)
 
 
 def test_new_weights_go_into_an_old_policy_by_name(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ def test_rows_that_come_and_go_say_what_one_pass_says(kind: str, monkeypatch: py
     cache = open_rows(policy, num_rows=4, max_tokens=40)
     rows: list[list[int]] = []
     clocks = []
-    for _ in range(70):
+    for _ in range(50):
         if len(rows) < 4 and chance.random() < 0.4:
             prompts = [[chance.randrange(264) for _ in range(chance.randrange(1, 25))]]
             for ids, fed in zip(prompts, prefill(policy, prompts), strict=True):

@@ -20,6 +20,15 @@ from forklight_model.shard import WHOLE, Shard
 from forklight_rollout.adapters.filling import fill_tensors
 from forklight_rollout.weights.manifest import PublishedWeights
 
+CHUNK_ELEMENTS = 1 << 18
+"""As much as stays in a core's cache."""
+EXPONENTS = {
+    torch.bfloat16: (torch.int16, 0x7F80),
+    torch.float16: (torch.int16, 0x7C00),
+    torch.float32: (torch.int32, 0x7F800000),
+}
+"""The bits of numbers without their sign; from here on they are infinite, or none."""
+
 
 def read_config(weights: PublishedWeights) -> ModelConfig:
     """The model configuration of published weights."""
@@ -94,11 +103,23 @@ def _check_names(weights: PublishedWeights, model: HybridModel) -> None:
 def check_values(weights: PublishedWeights, tensors: Mapping[str, Tensor]) -> None:
     """WeightsError for values that are not finite: of this process's part."""
     # Asked once for all: each answer would wait for a GPU.
-    is_sound = torch.stack([torch.isfinite(tensor).all() for tensor in tensors.values()]).tolist()
+    is_sound = torch.stack([_all_finite(tensor) for tensor in tensors.values()]).tolist()
     sound = zip(tensors, is_sound, strict=True)
     _refuse(
         weights, [f"{name} holds values that are not finite" for name, is_finite in sound if not is_finite]
     )
+
+
+def _all_finite(tensor: Tensor) -> Tensor:
+    """On a CPU torch's own answer takes twenty times as long as a look at the exponents, piece by piece."""
+    if tensor.device.type != "cpu" or tensor.dtype not in EXPONENTS or not tensor.numel():
+        return torch.isfinite(tensor).all()
+    bits, full = EXPONENTS[tensor.dtype]
+    rows = tensor.view(bits) if tensor.dim() else tensor.view(bits)[None]
+    num_rows = max(1, CHUNK_ELEMENTS * len(rows) // rows.numel())
+    parts = (rows[start : start + num_rows] for start in range(0, len(rows), num_rows))
+    largest = [(part & torch.iinfo(bits).max).amax() for part in parts]
+    return torch.stack(largest).amax() < full
 
 
 def _refuse(weights: PublishedWeights, problems: list[str]) -> None:

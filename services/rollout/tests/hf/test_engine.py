@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from forklight_core.errors import ConfigError, WeightsError
 from forklight_core.runfile import RunFile
@@ -14,6 +16,7 @@ from forklight_model.hf.install import numerics
 from forklight_model.hf.policy import HfPolicy
 from forklight_rollout.adapters.hf import HfEngine, HfOptions, hf_engine_factory
 from forklight_rollout.adapters.hf.engine import ROUND_TOKENS
+from forklight_rollout.adapters.vllm.model_folder import make_model_folder, shard_paths
 from forklight_rollout.engines import choose_engine
 from forklight_rollout.memory_plan import MemoryWish
 from forklight_rollout.ports import SequenceStart
@@ -77,6 +80,20 @@ def test_weights_of_another_release_or_architecture_are_refused(tmp_path: Path) 
         engine.stage(publish(tmp_path, policy, 2))
     with pytest.raises(WeightsError, match="call stage first"):
         engine.swap()
+
+
+def test_vllm_gets_the_folder_that_transformers_would_write(tmp_path: Path) -> None:
+    """The same versions, for `rollout.engine = "vllm"`: experts one by one, and the config as it came."""
+    policy = tiny_policy("qwen_moe")
+    policy.native.save_pretrained(tmp_path / "theirs")
+    with make_model_folder(publish(tmp_path, policy, 0)) as name:
+        config = json.loads((Path(name) / "config.json").read_text())
+        (shard,) = shard_paths(name)
+        found = load_file(shard)
+    assert config == policy.config.to_published()
+    expected = load_file(tmp_path / "theirs" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[each], expected[each]) for each in found)
 
 
 def test_memory_decides_how_many_rows_there_are(tmp_path: Path) -> None:

@@ -151,8 +151,8 @@ class _Check:
         if is_too_long and self.reader.on_too_long == "refuse":
             self.problems.append(
                 f"{self.path}:{line.number} has {example.num_tokens_whole} tokens, {self.reader.max_tokens} "
-                "are allowed (sft.max_tokens, sft.pack_tokens, the model's max_position_embeddings): raise the "
-                "limit, or set sft.on_too_long to drop or cut"
+                "are allowed (sft.max_tokens, sft.pack_tokens, the model's max_position_embeddings): raise "
+                "the limit, or set sft.on_too_long to drop or cut"
             )
             return False
         if is_too_long and (self.reader.on_too_long == "drop" or not example.counted_T.any()):

@@ -16,7 +16,7 @@ class RolloutSection(Section):
     pods: Annotated[int, Field(ge=1, le=64)] = 2
     """Rollout pods that `forklight up` starts on this machine."""
     engine: Literal["native", "vllm"] = "native"
-    """What generates: this project's own engine (over transformers for model.hf), or vLLM (the extra `vllm`)."""
+    """What generates: this project's own engine (over transformers for model.hf), or vLLM (extra `vllm`)."""
     max_batch: Annotated[int, Field(ge=1, le=4096)] = 64
     """Sequences decoded together in a pod."""
     tensor_parallel: Annotated[int, Field(ge=1, le=64)] = 1

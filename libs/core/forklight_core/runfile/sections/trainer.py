@@ -40,7 +40,7 @@ class TrainerSection(Section):
     checkpoint_every_steps: Positive = 1
     """Optimizer steps between checkpoints: what a crash may cost at most."""
     engine: Literal["torch", "deepspeed"] = "torch"
-    """torch: one process; deepspeed: weights, optimizer and packs shared by `processes` (the extra deepspeed)."""
+    """torch: one process; deepspeed: `processes` share weights, optimizer and packs (the extra deepspeed)."""
     processes: Annotated[int, Field(ge=1, le=65536)] = 1
     """GPUs of the trainer, over all its nodes (on a CPU: processes)."""
     zero_stage: Annotated[int, Field(ge=1, le=3)] = 3
@@ -52,7 +52,7 @@ class TrainerSection(Section):
     expert_parallel: Annotated[int, Field(ge=1, le=256)] = 1
     """DeepSpeed: neighbouring processes that share the experts of a layer."""
     recompute: Literal["auto", "off", "cheap", "all"] = "auto"
-    """Activations computed again for the gradient: all, or all but the experts' (cheap). auto: off on a CPU."""
+    """Activations computed again: all, or all but the experts' (cheap). auto: what fits; off on a CPU."""
     recompute_whole_layers: Annotated[int, Field(ge=0)] = 0
     """The last so many layers keep everything: their gradients come first."""
     threads: Annotated[int, Field(ge=0)] = 0

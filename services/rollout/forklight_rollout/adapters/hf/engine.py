@@ -123,6 +123,7 @@ class HfEngine:
     def stage(self, weights: PublishedWeights) -> None:
         with self._staging:
             self._staged = None  # two at once might not fit
+        # transformers changes torch's default type while it builds a model: nothing in a step relies on it.
         policy = load_hf_weights(
             weights,
             dtype=self._policy.head_weight.dtype,

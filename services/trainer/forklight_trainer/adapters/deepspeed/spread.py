@@ -1,7 +1,7 @@
 """Which processes share a pack's tokens and a layer's experts, and what DeepSpeed must know of it.
 
 For DeepSpeed every process has data of its own: sharing tokens is the model's affair, and the library's own
-sequence parallelism stays off. Experts that only some processes hold are told apart by marks on their weights:
+sequence parallelism stays off. Experts that only some processes hold are known by marks on their weights:
 those that the library's expert layer puts on its own.
 """
 
