@@ -14,12 +14,13 @@ from torch import Tensor
 
 from forklight_core.errors import ParityError
 from forklight_core.runfile import RunFile
-from forklight_model.checkpoint import save_model
 from forklight_model.model import HybridModel
+from forklight_model.tokenizer import build_character_tokenizer
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
 from forklight_trainer.batches.batch import TrainingBatch
 from forklight_trainer.batches.fetch import fetch_batch
 from forklight_trainer.batches.packing import pack_samples
+from forklight_trainer.publishing.versions import WeightsStore
 from forklight_trainer.steps.step import (
     PolicyState,
     step_settings,
@@ -149,18 +150,26 @@ def test_train_step_when_samples_are_off_policy_reports_parity_without_gating(
     assert outcome.batch.staleness_max == version
 
 
+def publish(folder: Path, model: HybridModel) -> Path:
+    """A version on disk."""
+    store = WeightsStore(
+        folder=folder, run_id="run", tokenizer=build_character_tokenizer(), dtype="float32", contract="c0"
+    )
+    store.publish(TorchEngine(model, ADAM), version=0, step=0)
+    return store.version_folder(0)
+
+
 def test_train_step_when_samples_are_off_policy_gates_on_the_version_on_disk(
     make_model: Callable[[int], HybridModel], maker: Maker, tmp_path: Path
 ) -> None:
-    save_model(make_model(0), tmp_path / "v0")
-    save_model(make_model(3), tmp_path / "wrong")
+    v0, wrong = (publish(tmp_path / name, make_model(seed)) for name, seed in (("v0", 0), ("wrong", 3)))
     batch, engine = fetched(maker), TorchEngine(make_model(9), ADAM)
-    outcome = train_step(engine, batch, SETTINGS, policy(batch, version=1, found=tmp_path / "v0"))
+    outcome = train_step(engine, batch, SETTINGS, policy(batch, version=1, found=v0))
     assert outcome.parity.version == 0
     assert outcome.parity.correlation > 0.99999
     assert 32 <= outcome.parity.num_tokens <= 128
     with pytest.raises(ParityError, match="that version 0 sampled"):
-        train_step(engine, batch, SETTINGS, policy(batch, version=1, found=tmp_path / "wrong"))
+        train_step(engine, batch, SETTINGS, policy(batch, version=1, found=wrong))
     torn = train_step(engine, batch, SETTINGS, policy(batch, version=1, found=tmp_path / "missing"))
     assert torn.parity.version is None
 
