@@ -1,6 +1,6 @@
 # The same words for people and for CI; each is one line to a script or module.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint types proto chaos bench-plane test-gpu test-vllm bench-kernels bench-rollout
+.PHONY: help setup demo up test lint types proto chaos bench-plane test-gpu test-vllm bench-kernels bench-rollout bench-trainer
 GPU_PYTHON ?= .venv/bin/python
 VLLM_PYTHON ?= .venv-vllm/bin/python
 VLLM_MARKS ?= not gpu
@@ -36,7 +36,7 @@ bench-plane: setup ## Trajectories a second through queue, ledger and blobs
 	@.venv/bin/python -m tests.bench.plane
 
 test-gpu: ## On an NVIDIA GPU: every kernel against float64, golden numbers, rollout's bits against the trainer's
-	@$(GPU_PYTHON) -m pytest -m gpu kernels/tests/gpu libs/model/tests/gpu tests/gpu
+	@$(GPU_PYTHON) -m pytest -m gpu kernels/tests/gpu libs/model/tests/gpu services/trainer/tests/gpu tests/gpu
 
 test-vllm: ## Where vLLM and our plugin are installed (libs/vllm_plugin/README.md): the engine over it
 	@$(VLLM_PYTHON) -m pytest -m "vllm and $(VLLM_MARKS)" -o timeout=900 -W default \
@@ -47,3 +47,6 @@ bench-kernels: ## On an NVIDIA GPU: kernels and the whole model beside their pee
 
 bench-rollout: ## On an NVIDIA GPU: the rollout engine beside its peers, with targets (all parts; BENCH_OPTIONS=--quick for less)
 	@$(GPU_PYTHON) services/rollout/bench/all.py $(BENCH_OPTIONS)
+
+bench-trainer: ## On an NVIDIA GPU: training steps, several GPUs, publication, checkpoints, beside their peers (all parts)
+	@$(GPU_PYTHON) services/trainer/bench/all.py $(BENCH_OPTIONS)

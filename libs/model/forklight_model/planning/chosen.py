@@ -23,7 +23,7 @@ from forklight_model.planning.request import Request
 from forklight_model.sizes import SIZES
 
 if TYPE_CHECKING:
-    from forklight_core.runfile import RunFile
+    from forklight_core.runfile import RunFile, largest_window
 
 PAPER_MODEL = "minimax-m1"
 
@@ -72,7 +72,7 @@ def _choose_run_file(path: Path, run: RunFile, gpu: Gpu, gpus: int) -> Request:
         batches=trainer.steps / trainer.updates_per_version,
         groups=trainer.groups_per_step * trainer.updates_per_version,
         group_size=run.sampling.group_size,
-        window=run.sampling.max_new_tokens,
+        window=largest_window(run),
         pack_tokens=trainer.pack_tokens,
         updates=trainer.updates_per_version,
         max_batch=run.rollout.max_batch,
@@ -81,7 +81,7 @@ def _choose_run_file(path: Path, run: RunFile, gpu: Gpu, gpus: int) -> Request:
         "batches": "trainer.steps / updates_per_version",
         "groups": "trainer.groups_per_step x updates_per_version",
         "group_size": "sampling.group_size",
-        "window": "sampling.max_new_tokens",
+        "window": "length.windows or sampling.max_new_tokens",
         "pack_tokens": "trainer.pack_tokens",
         "updates": "trainer.updates_per_version",
         "max_batch": "rollout.max_batch",
