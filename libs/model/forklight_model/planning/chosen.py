@@ -23,7 +23,7 @@ from forklight_model.planning.request import Request
 from forklight_model.sizes import SIZES
 
 if TYPE_CHECKING:
-    from forklight_core.runfile import RunFile, largest_window
+    from forklight_core.runfile import RunFile
 
 PAPER_MODEL = "minimax-m1"
 
@@ -66,6 +66,8 @@ def _choose_run_file(path: Path, run: RunFile, gpu: Gpu, gpus: int) -> Request:
             "a plan is made from the parts of our own model; what one of transformers (model.hf) needs is "
             "not known"
         )
+    from forklight_core.runfile import largest_window
+
     config: ModelConfig = load_config(run.model.path) if run.model.path else SIZES[run.model.size]
     trainer = run.trainer
     workload = Workload(
@@ -81,7 +83,7 @@ def _choose_run_file(path: Path, run: RunFile, gpu: Gpu, gpus: int) -> Request:
         "batches": "trainer.steps / updates_per_version",
         "groups": "trainer.groups_per_step x updates_per_version",
         "group_size": "sampling.group_size",
-        "window": "length.windows or sampling.max_new_tokens",
+        "window": "length.windows" if run.length.windows else "sampling.max_new_tokens",
         "pack_tokens": "trainer.pack_tokens",
         "updates": "trainer.updates_per_version",
         "max_batch": "rollout.max_batch",
