@@ -64,7 +64,7 @@ def test_part_gives_its_rows_on_a_cpu(
     failed = main([part, "--size", "nano", "--device", "cpu"])
     shown = capsys.readouterr().out
     assert failed == 0, shown
-    table = json.loads((tmp_path / f"rollout_{part}.json").read_text())
+    table = json.loads((tmp_path / f"bench_{part}.json").read_text())
     names = [row["what"] for row in table["rows"]]
     missing = [name for name in ROWS[part] if not any(each.startswith(name) for each in names)]
     assert not missing, f"{missing} not among {names}"
