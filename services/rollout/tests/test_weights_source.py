@@ -11,13 +11,17 @@ import torch
 
 from forklight.v1 import types_pb2
 from forklight_core.errors import BusyError, UnavailableError, WeightsError
+from forklight_core.runfile.sections.publication import PublicationSection
 from forklight_core.weights.manifest import MANIFEST_FILE, encode_manifest, parse_manifest
 from forklight_core.weights.objects import ObjectFolder
 from forklight_core.weights.reading import verify_tensors
+from forklight_model.file_sending import FileReceiver
+from forklight_rollout.settings import RolloutSettings
 from forklight_rollout.weights import cache as cache_module
+from forklight_rollout.weights.arrival import open_source
 from forklight_rollout.weights.cache import WeightsCache
 from forklight_rollout.weights.manifest import PublishedWeights
-from forklight_rollout.weights.source import CachedSource
+from forklight_rollout.weights.source import CachedSource, SharedFolder
 from services.rollout.tests.versions import RUN_ID, verify, write_delta, write_manifest, write_version
 
 pytest.importorskip("obstore", reason="the extra s3 is not installed")
@@ -226,3 +230,24 @@ def test_what_was_not_sent_to_the_end_is_read(store: Store, tmp_path: Path, by_u
     require(weights, OLD)
     assert sent.sessions == [reference.manifest_id]
     assert (weights.folder.parent == source.cache.folder) == by_url
+
+
+def test_a_pod_copies_only_what_is_not_shared(tmp_path: Path) -> None:
+    settings = RolloutSettings(
+        run_file=tmp_path / "run.toml",
+        run_folder=tmp_path,
+        run_id=RUN_ID,
+        redis_url="",
+        blobs_url="",
+        buffer_address="",
+        pod="pod-7",
+    )
+    assert isinstance(open_source(settings, PublicationSection()), SharedFolder)
+    source = open_source(settings, PublicationSection(url="s3://bucket/prefix"))
+    assert isinstance(source, CachedSource)
+    assert (source.cache.folder, source.receiver) == (tmp_path / "weights-pod-7", None)
+    sent = PublicationSection(transport="broadcast", rendezvous="trainer:7070", broadcast_pods=2)
+    elsewhere = settings.model_copy(update={"weights_cache": "/cache"})
+    source = open_source(elsewhere, sent)
+    assert isinstance(source, CachedSource)
+    assert source.cache.folder == Path("/cache") and isinstance(source.receiver, FileReceiver)

@@ -31,6 +31,7 @@ class VersionFile:
         self.path = path
         self.position = self._head_bytes = HEAD_BYTES if path.suffix == SAFETENSORS else 0
         self._lines: list[str] = []
+        self._next: tuple[TensorEntry, str] | None = None
         self._num_line_bytes = LENGTH.size + len(OPENING) + 1
         self._number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         os.lseek(self._number, self.position, os.SEEK_SET)
@@ -55,12 +56,12 @@ class VersionFile:
         if self.position == self._head_bytes:
             return True
         is_small = self.position + entry.num_bytes <= largest_bytes
-        return is_small and self._num_line_bytes + len(self._line(entry)) <= HEAD_BYTES
+        return is_small and self._num_line_bytes + len(self._line_of(entry)) <= HEAD_BYTES
 
     def begin(self, entry: TensorEntry) -> int:
         """A tensor follows; its place in the file."""
         if self._head_bytes:
-            self._lines.append(self._line(entry))
+            self._lines.append(self._line_of(entry))
             self._num_line_bytes += len(self._lines[-1])
         return self.position
 
@@ -85,8 +86,11 @@ class VersionFile:
             os.pwrite(self._number, build_head(self._lines), 0)
         return describe_file(self.path)
 
-    def _line(self, entry: TensorEntry) -> str:
-        return head_line(entry, self.position - self._head_bytes)
+    def _line_of(self, entry: TensorEntry) -> str:
+        """Its part of the head, made once."""
+        if self._next is None or self._next[0] is not entry:
+            self._next = entry, head_line(entry, self.position - self._head_bytes)
+        return self._next[1]
 
 
 def describe_file(path: Path) -> FileEntry:

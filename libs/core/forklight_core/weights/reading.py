@@ -39,6 +39,7 @@ from forklight_core.weights.manifest import (
 PIECE_BYTES = 8 * CHUNK_ELEMENTS
 """A whole number of chunks, whatever the type."""
 MOST_DEPTH = 256
+LARGE_BYTES = 64 << 20
 FindBase = Callable[[BaseVersion], Path]
 """Where the manifest of a base is, on this machine."""
 
@@ -150,7 +151,7 @@ class TensorProof:
     """Hashes a tensor's pieces as they pass; `check` says whether they were the tensor that was promised."""
 
     def __init__(self, entry: TensorEntry) -> None:
-        self._entry, self._hasher = entry, new_hasher()
+        self._entry, self._hasher = entry, new_hasher(entry.num_bytes)
 
     def take(self, piece: Bytes) -> None:
         self._hasher.update(piece.data)
@@ -166,9 +167,9 @@ class TensorProof:
             )
 
 
-def new_hasher() -> blake3.blake3:
-    """Over several threads where there is enough to hash."""
-    return blake3.blake3(max_threads=blake3.blake3.AUTO)
+def new_hasher(num_bytes: int) -> blake3.blake3:
+    """Tensors are hashed side by side, a thread each; all cores help with one that others would wait for."""
+    return blake3.blake3(max_threads=blake3.blake3.AUTO if num_bytes >= LARGE_BYTES else 1)
 
 
 def verify_tensors(layers: Sequence[Layer], *, num_threads: int = 2) -> None:
@@ -248,7 +249,7 @@ def _check_file(path: Path, size_bytes: int, head_bytes: int, head_hash: str) ->
 
 def _checked_records(layer: Layer, entry: TensorEntry, stored: Bytes) -> list[Record]:
     where = layer.folder / entry.file
-    hasher = new_hasher()
+    hasher = new_hasher(len(stored))
     hasher.update(stored.data)
     found = hasher.hexdigest()
     if found != entry.stored_hash:

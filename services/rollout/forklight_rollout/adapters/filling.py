@@ -112,7 +112,7 @@ class Filler:
         pinned = self._take_pinned()
         np.copyto(pinned[: len(piece)].numpy(), piece)
         target.copy_(pinned[: len(piece)], non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(target.device))
         self._pinned.append((pinned, event))
 

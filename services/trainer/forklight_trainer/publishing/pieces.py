@@ -54,7 +54,8 @@ class PieceSource:
     def _copied(self, part: Tensor, start: int, is_last: bool) -> Piece:
         buffer = self._take_buffer()
         buffer[: len(part)].copy_(part, non_blocking=True)
-        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        # One that sleeps while it waits: spinning lanes would take the cores from those that hash.
+        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(part.device))
         return Piece(
             start=start,

@@ -21,7 +21,7 @@ class SinkManner:
     """How tensors are written."""
 
     num_lanes: int = 0
-    """Threads that hash, compare and write; 0: as many as there are cores, 8 at most."""
+    """Threads that hash, compare and write; 0: as many as there are cores, 16 at most."""
     largest_file_bytes: int = LARGEST_FILE_BYTES
     reads_back: bool = False
     """Read what was written and hash it again before the sink closes."""

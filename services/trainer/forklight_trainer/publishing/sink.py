@@ -7,6 +7,7 @@ put --pieces--> Lane: hash, compare, write   (as many threads as lanes; a tensor
 from __future__ import annotations
 
 import os
+import queue
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from forklight_trainer.publishing.pieces import Piece, PieceSource
 from forklight_trainer.publishing.plan import SinkPlan
 from forklight_trainer.publishing.work import TensorWork, Values
 
-MOST_LANES = 8
+MOST_LANES = 16
 NUM_UPLOADS = 2
 
 
@@ -93,46 +94,53 @@ class Lane:
         self.num_bytes = 0
         """Given so far."""
         self._values, self._files = values, files
+        self._given: queue.SimpleQueue[tuple[TensorEntry, Piece] | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="publish")
-        self._given: deque[Future[None]] = deque()
-        self._work: TensorWork | None = None
-        self._found: list[TensorEntry] = []
-        self._is_broken = False
+        self._found = self._pool.submit(self._run)
+        self._is_stopped = False
 
     def give(self, entry: TensorEntry, piece: Piece) -> None:
         """The next piece of a tensor; raises what became of an earlier one."""
-        self._given.append(self._pool.submit(self._take, entry, piece))
-        while self._given and self._given[0].done():
-            self._given.popleft().result()
+        if self._found.done():
+            piece.done()
+            self._found.result()
+        self._given.put((entry, piece))
 
     def finish(self) -> list[TensorEntry]:
         """Entries of all tensors."""
-        while self._given:
-            self._given.popleft().result()
+        self._given.put(None)
+        found = self._found.result()
         self._files.finish()
-        return self._found
+        return found
 
     def stop(self) -> None:
         """Nothing more is done; safe to call twice."""
-        self._is_broken = True
+        self._is_stopped = True
+        self._given.put(None)
         self._pool.shutdown(wait=True)
         self._files.close()
 
-    def _take(self, entry: TensorEntry, piece: Piece) -> None:
+    def _run(self) -> list[TensorEntry]:
+        found: list[TensorEntry] = []
+        work: TensorWork | None = None
         try:
-            if self._is_broken:
-                return
-            self._is_broken = True  # unless this comes to its end
-            piece.wait()
-            if self._work is None:
-                self._work = TensorWork(entry, self._values, self._files.open_for(entry))
-            self._work.take(piece.start, piece.data)
-            if piece.is_last:
-                self._found.append(self._work.finish())
-                self._work = None
-            self._is_broken = False
+            while (given := self._given.get()) is not None and not self._is_stopped:
+                entry, piece = given
+                try:
+                    work = work or TensorWork(entry, self._values, self._files.open_for(entry))
+                    piece.wait()
+                    work.take(piece.start, piece.data)
+                    if piece.is_last:
+                        found.append(work.finish())
+                        work = None
+                finally:
+                    piece.done()
         finally:
-            piece.done()
+            while not self._given.empty():  # whoever waits for room is let go
+                given = self._given.get()
+                if given is not None:
+                    given[1].done()
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,11 +88,15 @@ class WeightsStore:
 
     def send(self, weights: types_pb2.WeightsRef) -> None:
         """The version has been announced: send it to the pods that wait for that. Returns at once."""
-        folder = self.find_version(weights.version)
-        if self.sender is not None and folder is not None:
-            manifest = self._open(weights.version)[0].manifest
-            paths = [folder / entry.file for entry in manifest.files]
-            self.sender.send(weights.manifest_id, paths)
+        if self.sender is None:
+            return
+        try:
+            layer = self._open(weights.version)[0]
+        except WeightsError as error:
+            log.warning("a version is not sent, pods read files", extra={"reason": str(error)})
+            return
+        paths = [layer.folder / entry.file for entry in layer.manifest.files]
+        self.sender.send(weights.manifest_id, paths)
 
     def list_versions(self) -> list[int]:
         """Versions on disk, ascending."""

@@ -58,7 +58,7 @@ class TensorWork:
         self._base = values.find_base(entry) if file is not None else None
         self._room = values.room_for(entry) if file is not None else None
         self._offset = file.begin(entry) if file is not None else 0
-        self._hasher, self._stored_hasher = new_hasher(), new_hasher()
+        self._hasher, self._stored_hasher = new_hasher(entry.num_bytes), new_hasher(0)
         self._num_stored, self._num_unchanged = 0, 0
 
     def take(self, start: int, data: Bytes) -> None:

@@ -26,7 +26,7 @@ class PublicationSection(Section):
     largest_file: Bytes = 4 << 30
     """Weights go to files of at most so many bytes; a larger tensor has one of its own."""
     lanes: Annotated[int, Field(ge=0, le=64)] = 0
-    """Threads a trainer process hashes and writes with; 0: as many as it has cores, 8 at most."""
+    """Threads a trainer process hashes and writes with; 0: as many as it has cores, 16 at most."""
     url: Annotated[str, Field(pattern=r"^$|^(s3|file)://.+")] = ""
     """s3://bucket/prefix: pods fetch weights from there. Empty: from the run folder, which they share."""
     transport: Literal["files", "broadcast"] = "files"
