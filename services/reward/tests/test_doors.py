@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from forklight.v1 import buffer_pb2, buffer_pb2_grpc, reward_pb2, reward_pb2_grpc, types_pb2
 from forklight_core.blobs import open_blob_store
-from forklight_core.errors import BusyError, FencedError, InvalidInputError, UnavailableError
+from forklight_core.errors import BusyError, DeadlineError, FencedError, InvalidInputError, UnavailableError
 from forklight_core.queues import Lease, RedisWorkQueue, RunKeys, connect_redis
 from forklight_core.redis_server import start_embedded
 from forklight_core.rpc import Registration, open_channel, serve
@@ -69,7 +69,7 @@ async def until_serving(address: str) -> None:
                 reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
                 if reply.status == health_pb2.HealthCheckResponse.SERVING:
                     return
-            except UnavailableError:
+            except (UnavailableError, DeadlineError):
                 pass
             assert time.monotonic() < deadline, f"{address} never serves"
             await asyncio.sleep(0.02)
