@@ -25,6 +25,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -39,7 +40,7 @@ from forklight_core.weights.reading import Layer
 from forklight_model.model import HybridModel
 from forklight_model.sizes import SIZES
 from forklight_rollout.adapters.filling import fill_tensors
-from forklight_rollout.adapters.published import check_values
+from forklight_rollout.adapters.published import check_model
 from forklight_rollout.weights.manifest import verify_weights
 from forklight_trainer.publishing.plan import SinkManner
 
@@ -89,30 +90,31 @@ def measure(options: argparse.Namespace, report: Report, root: Path, pods: Pods)
     """Every row of the table."""
     model = make_model(options.size, options.device)
     num_bytes = sum(parameter.nbytes for parameter in model.parameters())
-    sent_s = num_bytes * options.pods / copy_rate(1)
+    rates = {number: copy_rate(number) for number in (1, os.cpu_count() or 1)}
+    sent_s = num_bytes * options.pods / rates[1]
     report.add("bytes of a full version", num_bytes / 1e9, "GB")
-    report.add("memcpy, one thread", copy_rate(1) / 1e9, "GB/s")
-    report.add(f"memcpy, {os.cpu_count()} threads", copy_rate(os.cpu_count() or 1) / 1e9, "GB/s")
+    for number, rate in rates.items():
+        report.add(f"memcpy, {number} threads", rate / 1e9, "GB/s")
     report.add("sent: memcpy of what all pods get", sent_s, "s", notes="one thread")
     manner = SinkManner(num_lanes=options.lanes, reads_back=options.read_back)
 
     def write(version: int, base: tuple[Layer, ...]) -> Published:
         return publish(model, root, version, base, manner)
 
-    full, loaded_s = repeat(options.repeats, lambda: write(0, ()), pods, root)
-    add_rates(report, "full", full, loaded_s, num_bytes)
+    full, loaded = repeat(options.repeats, lambda: write(0, ()), pods, root)
+    add_rates(report, "full", full, loaded)
     report.add(
-        "full: published and loaded / sent", (full.seconds + loaded_s) / sent_s, "x", at_most=MOST_RATIO
+        "full: published and loaded / sent", (full.seconds + loaded.seconds) / sent_s, "x", at_most=MOST_RATIO
     )
     full = write(0, ())
     before = 0
     for num_updates in (1, 16):
         advance_to(model, options, before, num_updates)
         before = num_updates
-        delta, loaded_s = repeat(options.repeats, lambda: write(1, full.layers), pods, root)
+        delta, loaded = repeat(options.repeats, lambda: write(1, full.layers), pods, root)
         label = f"delta, {num_updates} updates at {options.learning_rate:g}"
         report.add(f"{label}: share of the bytes", delta.share, "", at_most=MOST_SHARE)
-        add_rates(report, label, delta, loaded_s, num_bytes)
+        add_rates(report, label, delta, loaded)
     pods.require_equal(report, model)
 
 
@@ -132,14 +134,18 @@ def repeat(repeats: int, write: Callable[[], Published], pods: Pods, root: Path)
         found.append(made)
         loaded.append(pods.load(made))
         forget(root, made.layers[0].manifest.version)
-    return min(found[1:], key=lambda made: made.seconds), min(loaded[1:])
+    return min(found[1:], key=lambda made: made.seconds), min(loaded[1:], key=lambda each: each.seconds)
 
 
-def add_rates(report: Report, label: str, made: Published, loaded_s: float, num_bytes: int) -> None:
-    report.add(f"{label}: published", made.seconds, "s", notes=f"{num_bytes / made.seconds / 1e9:.2f} GB/s")
-    report.add(
-        f"{label}: loaded by every pod", loaded_s, "s", notes=f"{num_bytes / loaded_s / 1e9:.2f} GB/s each"
-    )
+def add_rates(report: Report, label: str, made: Published, loaded: Loaded) -> None:
+    """Both times, with what the cores did in them: where that is little, something was waited for."""
+    gigabytes = made.layers[0].manifest.num_bytes / 1e9
+    for what, seconds, cpu_s in (
+        ("published", made.seconds, made.cpu_s),
+        ("loaded by every pod", loaded.seconds, loaded.cpu_s),
+    ):
+        notes = f"{gigabytes / seconds:.2f} GB/s; {cpu_s / gigabytes:.2f} core seconds a GB"
+        report.add(f"{label}: {what}", seconds, "s", notes=notes)
 
 
 def copy_rate(num_threads: int) -> float:
@@ -163,17 +169,27 @@ def copy_rate(num_threads: int) -> float:
     return best
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """How long it took until every pod had a version."""
+
+    seconds: float
+    cpu_s: float
+    """Of all cores, in the busiest pod."""
+
+
 class Pods:
     """Processes that load what they are told."""
 
     def __init__(self, connections: list[Connection]) -> None:
         self._connections = connections
 
-    def load(self, made: Published) -> float:
-        """Seconds until the last one has it."""
+    def load(self, made: Published) -> Loaded:
+        """Once the last one has it."""
         started = time.perf_counter()
-        self._ask((made.path, made.layers[0].manifest_id, made.layers[0].manifest.version))
-        return time.perf_counter() - started
+        cpu_s = self._ask((made.path, made.layers[0].manifest_id, made.layers[0].manifest.version))
+        seconds = time.perf_counter() - started
+        return Loaded(seconds=seconds, cpu_s=max(each for each in cpu_s if isinstance(each, float)))
 
     def require_equal(self, report: Report, model: HybridModel) -> None:
         """The pods hold what the trainer holds, and not something else that was quick to load."""
@@ -235,12 +251,12 @@ def serve_pod(connection: Connection, size: str, device: str, number: int) -> No
 
 
 def load(model: HybridModel, path: str, manifest_id: str, version: int) -> float:
-    """As `stage` fills the model it has made; the check of values included."""
-    started = time.perf_counter()
+    """As `stage` fills the model it has made, the check of values included; seconds of all cores."""
+    started = time.process_time()
     weights = verify_weights(Path(path), manifest_id, version=version, run_id=RUN_ID)
     fill_tensors(weights, model.state_dict())
-    check_values(weights, model.state_dict())
-    return time.perf_counter() - started
+    check_model(weights, model)
+    return time.process_time() - started
 
 
 def digest(model: HybridModel) -> list[int]:

@@ -87,6 +87,8 @@ class Published:
 
     layers: tuple[Layer, ...]
     seconds: float
+    cpu_s: float
+    """Of all cores."""
 
     @property
     def path(self) -> str:
@@ -105,7 +107,7 @@ def publish(
     """As the engine of one process publishes a version; `base`: against which changes are written."""
     folder = root / version_folder(version)
     folder.mkdir()
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     plan = SinkPlan(folder=folder, base=base, store=STORE, remembers=not base, manner=manner)
     with plan.open() as sink:
         for name, tensor in published_tensors(model):
@@ -127,7 +129,11 @@ def publish(
         )
         manifest = replace(manifest, kind=VersionKind.DELTA, base=named, depth=base[0].manifest.depth + 1)
     (folder / MANIFEST_FILE).write_bytes(encode_manifest(manifest))
-    return Published(layers=open_layers(folder / MANIFEST_FILE), seconds=time.perf_counter() - started)
+    return Published(
+        layers=open_layers(folder / MANIFEST_FILE),
+        seconds=time.perf_counter() - started,
+        cpu_s=time.process_time() - cpu_started,
+    )
 
 
 def forget(root: Path, version: int) -> None:

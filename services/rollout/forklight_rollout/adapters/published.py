@@ -61,7 +61,7 @@ def load_weights(
     _check_names(weights, model)
     model.to_empty(device=device)
     fill_tensors(weights, model.state_dict(), shard)
-    check_values(weights, model.state_dict())
+    check_model(weights, model)
     return model.requires_grad_(False)
 
 
@@ -100,6 +100,12 @@ def _check_names(weights: PublishedWeights, model: HybridModel) -> None:
 
 
 @torch.no_grad()
+def check_model(weights: PublishedWeights, model: HybridModel) -> None:
+    """WeightsError for values that are not finite. Stacks first: they are few, and published names many."""
+    if not bool(torch.stack([_all_finite(parameter.detach()) for parameter in model.parameters()]).all()):
+        check_values(weights, model.state_dict())
+
+
 def check_values(weights: PublishedWeights, tensors: Mapping[str, Tensor]) -> None:
     """WeightsError for values that are not finite: of this process's part."""
     # Asked once for all: each answer would wait for a GPU.
