@@ -12,18 +12,12 @@ from tests.chaos.harness import RunningSystem
 from tests.chaos.short_run import write_short_run
 from tests.telemetry.collector import Collector, SpanRecord, run_collector
 
-BUFFER = "forklight.v1.Buffer"
-
 # (service and name of the parent, service and name of the child); * stands for the sample's root span.
 EDGES = (
     ("*", "rollout:rollout.generate"),
-    ("rollout:rollout.generate", f"rollout:{BUFFER}/SubmitTrajectory"),
-    (f"rollout:{BUFFER}/SubmitTrajectory", f"buffer:{BUFFER}/SubmitTrajectory"),
-    (f"buffer:{BUFFER}/SubmitTrajectory", "reward-front:reward.score"),
-    ("reward-front:reward.score", "reward-front:forklight.v1.Verifier/Verify"),
-    ("reward-front:forklight.v1.Verifier/Verify", "reward-verifier:forklight.v1.Verifier/Verify"),
-    ("reward-front:reward.score", f"reward-front:{BUFFER}/SubmitVerdict"),
-    (f"reward-front:{BUFFER}/SubmitVerdict", f"buffer:{BUFFER}/SubmitVerdict"),
+    ("rollout:rollout.generate", "buffer:buffer.submit_trajectory"),
+    ("buffer:buffer.submit_trajectory", "reward-front:reward.score"),
+    ("reward-front:reward.score", "buffer:buffer.submit_verdict"),
     ("rollout:rollout.generate", "trainer:trainer.update"),
 )
 STEPS = 4

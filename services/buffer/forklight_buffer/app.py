@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 
 SERVICE = "forklight.v1.Buffer"
 IDLE_S = 1.0
+GATHER_S = 0.05
+"""What moves within it is looked at together: every sample of a busy run wakes these loops several times."""
 SLOW_LOOP_S = 10.0
 WATCH_S = 5.0
 
@@ -170,6 +172,7 @@ async def _on_signal(signal: Signal, act: Callable[[], Awaitable[int]], stop: as
         mark = signal.mark()
         if not await _survive(act, stop):
             await signal.wait_past(mark, IDLE_S)
+            await sleep_or_stop(stop, GATHER_S)
 
 
 async def _every(seconds: float, act: Callable[[], Awaitable[int]], stop: asyncio.Event) -> None:

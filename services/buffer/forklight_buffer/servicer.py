@@ -5,6 +5,7 @@ interceptor.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,12 +23,18 @@ from forklight_buffer.phases import PhaseControl
 from forklight_buffer.records import Commit
 from forklight_buffer.restore import Checkpoint, Restorer
 from forklight_buffer.segments import Segments, segment_message
-from forklight_buffer.states import Phase
+from forklight_buffer.states import Outcome, Phase
 from forklight_buffer.steering import Steering
 from forklight_buffer.versions import Versions
 from forklight_core import ids
-from forklight_core.errors import InvalidInputError
+from forklight_core.errors import ForklightError, InvalidInputError
 from forklight_core.queues import Lease
+from forklight_core.telemetry import SpanKind, span
+
+log = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 256
+"""Samples of one call."""
 
 Result = TypeVar("Result")
 Call = grpc.aio.ServicerContext[object, object]
@@ -82,6 +89,32 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
     ) -> door.SubmitReply:
         outcome = await self._desks.intake.submit_trajectory(request.trajectory, _lease(request.lease))
         return door.SubmitReply(outcome=outcome.wire)
+
+    async def SubmitTrajectories(
+        self, request: door.SubmitTrajectoriesRequest, context: Call
+    ) -> door.SubmitManyReply:
+        _check_number(len(request.items))
+        submit = self._desks.intake.submit_trajectory
+        submissions = [
+            _settle(
+                "buffer.submit_trajectory",
+                item.trajectory.envelope,
+                submit(item.trajectory, _lease(item.lease)),
+            )
+            for item in request.items
+        ]
+        return door.SubmitManyReply(results=await asyncio.gather(*submissions))
+
+    async def SubmitVerdicts(
+        self, request: door.SubmitVerdictsRequest, context: Call
+    ) -> door.SubmitManyReply:
+        _check_number(len(request.items))
+        submit = self._desks.intake.submit_verdict
+        submissions = [
+            _settle("buffer.submit_verdict", item.verdict.envelope, submit(item.verdict, _lease(item.lease)))
+            for item in request.items
+        ]
+        return door.SubmitManyReply(results=await asyncio.gather(*submissions))
 
     async def GetPendingSamples(
         self, request: door.GetPendingSamplesRequest, context: Call
@@ -201,6 +234,29 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
         return door.RedriveDeadLettersReply(
             num_redriven=await self._complete(self._desks.dead_letters.redrive(request.ids))
         )
+
+
+def _check_number(num_items: int) -> None:
+    if num_items > MOST_AT_ONCE:
+        raise InvalidInputError(f"{num_items} samples in one call: send at most {MOST_AT_ONCE}")
+
+
+async def _settle(
+    name: str, envelope: types_pb2.Envelope, submission: Coroutine[object, object, Outcome]
+) -> door.SubmitResult:
+    """One of many, in its sample's own trace: whatever becomes of it, the others go on."""
+    try:
+        with span(name, traceparent=envelope.traceparent, kind=SpanKind.SERVER):
+            return door.SubmitResult(outcome=(await submission).wire)
+    except ForklightError as error:
+        return _refused(type(error).__name__, str(error))
+    except Exception as error:
+        log.exception("submission failed", extra={"sample_id": envelope.sample_id, "what": name})
+        return _refused(ForklightError.__name__, f"{name} failed: {error!r}; the buffer's log has the rest")
+
+
+def _refused(error: str, message: str) -> door.SubmitResult:
+    return door.SubmitResult(refusal=door.Refusal(error=error, message=message))
 
 
 def _lease(message: types_pb2.Lease) -> Lease:

@@ -89,24 +89,41 @@ async def generate(stage: Stage, stub: buffer_pb2_grpc.BufferAsyncStub, redis: R
         request = buffer_pb2.GetPendingSamplesRequest(run_id=stage.run_id, group_id=group, lease=lease)
         pending = await stub.GetPendingSamples(request, timeout=5)
         assert list(pending.indices) == [0, 1]
-        for index in pending.indices:
-            trajectory = player_of(stage).trajectory(ids.sample_id(group, index))
-            submission = buffer_pb2.SubmitTrajectoryRequest(trajectory=trajectory, lease=lease)
-            reply = await stub.SubmitTrajectory(submission, timeout=5)
-            assert reply.outcome == buffer_pb2.SUBMIT_OUTCOME_ACCEPTED
+        submissions = [
+            buffer_pb2.SubmitTrajectoryRequest(
+                trajectory=player_of(stage).trajectory(ids.sample_id(group, index)), lease=lease
+            )
+            for index in pending.indices
+        ]
+        reply = await stub.SubmitTrajectory(submissions[0], timeout=5)
+        assert reply.outcome == buffer_pb2.SUBMIT_OUTCOME_ACCEPTED
+        many = await stub.SubmitTrajectories(
+            buffer_pb2.SubmitTrajectoriesRequest(items=submissions), timeout=5
+        )
+        assert [result.outcome for result in many.results] == [
+            buffer_pb2.SUBMIT_OUTCOME_DUPLICATE,
+            buffer_pb2.SUBMIT_OUTCOME_ACCEPTED,
+        ]
 
 
 async def score(stage: Stage, stub: buffer_pb2_grpc.BufferAsyncStub, redis: Redis) -> None:
     """Everything, as the reward service does it."""
     scoring = RedisWorkQueue(redis, RunKeys(stage.run_id).scoring, lease_s=30)
+    items = []
     for leased in await scoring.take("reward-0", wait_s=5, max_items=10):
         task = types_pb2.ScoringTask.FromString(leased.body)
         spec = types_pb2.TaskSpec.FromString(stage.blobs.get(task.spec.id))
         assert spec.gold and task.kind == spec.kind == "math"
         sample = task.envelope.sample_id
         verdict = player_of(stage).verdict(sample, mixed_reward(sample))
-        request = buffer_pb2.SubmitVerdictRequest(verdict=verdict, lease=message_of(leased.lease))
-        await stub.SubmitVerdict(request, timeout=5)
+        items.append(buffer_pb2.SubmitVerdictRequest(verdict=verdict, lease=message_of(leased.lease)))
+    stranger = player_of(stage).verdict(ids.sample_id(ids.group_of(sample), 999), 1.0)
+    items.insert(1, buffer_pb2.SubmitVerdictRequest(verdict=stranger, lease=message_of(leased.lease)))
+    reply = await stub.SubmitVerdicts(buffer_pb2.SubmitVerdictsRequest(items=items), timeout=5)
+    refused = reply.results.pop(1)
+    assert refused.refusal.error == "NotFoundError"
+    assert "s999" in refused.refusal.message
+    assert {result.outcome for result in reply.results} == {buffer_pb2.SUBMIT_OUTCOME_ACCEPTED}
 
 
 async def test_a_step_is_trained_when_everyone_talks_grpc(make_stage: Callable[..., Stage]) -> None:
@@ -295,3 +312,11 @@ async def test_the_process_starts_and_ends_by_signal(make_stage: Callable[..., S
         if process.returncode is None:
             process.kill()
     assert process.returncode == 0, errors.decode()
+
+
+async def test_a_call_with_too_many_samples_is_refused(make_stage: Callable[..., Stage]) -> None:
+    stage = make_stage()
+    items = [buffer_pb2.SubmitTrajectoryRequest()] * 257
+    async with serving(settings_of(stage)) as stub:
+        with pytest.raises(InvalidInputError, match="at most 256"):
+            await stub.SubmitTrajectories(buffer_pb2.SubmitTrajectoriesRequest(items=items), timeout=5)

@@ -27,6 +27,7 @@ from forklight_core.rpc import Registration, RpcServer, open_channel, serve
 from forklight_core.runfile import load_run_file
 from forklight_reward.adapters.grpc import GrpcBuffer, GrpcJudge, GrpcSandbox, GrpcVerifier
 from forklight_reward.front.attempts import Attempts
+from forklight_reward.front.quick import QuickVerifier
 from forklight_reward.front.reward import policy_of
 from forklight_reward.front.route import Router
 from forklight_reward.front.scorer import Scorer
@@ -67,7 +68,9 @@ async def run_front(settings: FrontSettings, stop: asyncio.Event) -> None:
             run_id=settings.run_id,
             blobs=open_blob_store(settings.blobs_url),
             router=Router(
-                verifier=GrpcVerifier(verifier), sandbox=GrpcSandbox(sandbox), judge=GrpcJudge(judge)
+                verifier=QuickVerifier(behind=GrpcVerifier(verifier)),
+                sandbox=GrpcSandbox(sandbox),
+                judge=GrpcJudge(judge),
             ),
             policy=policy,
             attempts=Attempts(max_attempts=run_file.reward.max_attempts, timeout_s=run_file.reward.timeout_s),

@@ -82,6 +82,6 @@ class Judge(Protocol):
 class Buffer(Protocol):
     """The only writer of a sample's state."""
 
-    async def submit_verdict(self, verdict: types_pb2.Verdict, lease: Lease, *, timeout_s: float) -> None:
+    async def submit_verdict(self, verdict: types_pb2.Verdict, lease: Lease) -> None:
         """Idempotent by sample id; FencedError when the lease is lost."""
         ...

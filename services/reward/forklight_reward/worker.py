@@ -25,7 +25,6 @@ from forklight_reward.front.scorer import score_span
 from forklight_reward.ports import Buffer
 
 TAKE_WAIT_S = 0.5
-SUBMIT_TIMEOUT_S = 10.0
 QUEUE_AWAY_S = 1.0
 
 Score = Callable[[types_pb2.ScoringTask, int], Awaitable[types_pb2.Verdict]]
@@ -114,7 +113,7 @@ class ScoringWorker:
     async def _submit(self, verdict: types_pb2.Verdict, lease: Lease) -> None:
         """Offer the verdict until the buffer takes it; the lease is kept alive meanwhile."""
         await retry_async(
-            lambda: self._buffer.submit_verdict(verdict, lease, timeout_s=SUBMIT_TIMEOUT_S),
+            lambda: self._buffer.submit_verdict(verdict, lease),
             deadline_s=self._limits.submit_deadline_s,
         )
 

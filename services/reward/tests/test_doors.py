@@ -221,15 +221,18 @@ class BufferDoor(buffer_pb2_grpc.BufferServicer):
         self.verdicts: dict[str, types_pb2.Verdict] = {}
         self._queue = queue
 
-    async def SubmitVerdict(  # type: ignore[override]
-        self, request: buffer_pb2.SubmitVerdictRequest, context: object
-    ) -> buffer_pb2.SubmitReply:
-        lease = request.lease
-        held = Lease(entry_id=lease.entry_id, consumer=lease.consumer, fence=lease.fence)
+    async def SubmitVerdicts(  # type: ignore[override]
+        self, request: buffer_pb2.SubmitVerdictsRequest, context: object
+    ) -> buffer_pb2.SubmitManyReply:
+        return buffer_pb2.SubmitManyReply(results=[await self._submit(item) for item in request.items])
+
+    async def _submit(self, item: buffer_pb2.SubmitVerdictRequest) -> buffer_pb2.SubmitResult:
+        held = Lease(entry_id=item.lease.entry_id, consumer=item.lease.consumer, fence=item.lease.fence)
         if not await self._queue.settle(held):
-            raise FencedError("a newer holder exists")
-        self.verdicts[request.verdict.envelope.sample_id] = request.verdict
-        return buffer_pb2.SubmitReply(outcome=buffer_pb2.SUBMIT_OUTCOME_ACCEPTED)
+            refusal = buffer_pb2.Refusal(error=FencedError.__name__, message="a newer holder exists")
+            return buffer_pb2.SubmitResult(refusal=refusal)
+        self.verdicts[item.verdict.envelope.sample_id] = item.verdict
+        return buffer_pb2.SubmitResult(outcome=buffer_pb2.SUBMIT_OUTCOME_ACCEPTED)
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ from forklight_core.errors import BusyError, ConfigError, DeadlineError, Forklig
 from forklight_core.runfile import RunFile
 from forklight_reward.adapters.memory import LocalSandbox, LocalVerifier
 from forklight_reward.front.program import extract_program
+from forklight_reward.front.quick import QuickVerifier
 from forklight_reward.front.reward import Length, RewardPolicy, overlong_penalty, policy_of, zone_of
 from forklight_reward.judge.rule import RuleJudge
 from forklight_reward.ports import Outcome, Part, Status
@@ -263,3 +264,23 @@ async def test_score_call_knows_no_tokens_but_punishes_a_full_window(tasks: Task
     assert (await scorer.score_request(request)).score == 1.0
     request.finish_reason = types_pb2.FINISH_REASON_LENGTH
     assert (await scorer.score_request(request)).score == 0.0
+
+
+async def test_only_what_needs_symbolic_mathematics_goes_to_the_verifier() -> None:
+    behind = FailingVerifier([])
+    verifier = QuickVerifier(behind=behind)
+
+    async def verify(gold: str, response: str) -> Outcome:
+        envelope = types_pb2.Envelope(sample_id="r/g00000000/s000")
+        return await verifier.verify(envelope=envelope, gold=gold, response=response, timeout_s=10.0)
+
+    right, wrong = await verify("42", RIGHT), await verify("42", WRONG)
+    silent = await verify("42", "no idea")
+    assert (right.status, right.parts) == (Status.OK, {Part.CORRECT: 1.0, Part.FORMAT: 1.0})
+    assert (wrong.status, wrong.parts) == (Status.WRONG, {Part.CORRECT: 0.0, Part.FORMAT: 1.0})
+    assert (silent.status, silent.parts) == (Status.WRONG, {Part.CORRECT: 0.0, Part.FORMAT: 0.0})
+    assert behind.num_calls == 0
+    assert right.worker == "rules"
+    symbolic = await verify(r"\frac{\sqrt{2}}{2}", r"<think>a</think> \boxed{\frac{1}{\sqrt{2}}}")
+    assert symbolic.status is Status.OK
+    assert behind.num_calls == 1

@@ -48,7 +48,7 @@ class WorkerLimits:
     """How much a worker takes on, and how long it may take to let go."""
 
     drain_s: float
-    num_submitters: int = 4
+    num_submitters: int = 64
     max_unsubmitted: int = 64
 
 
@@ -190,10 +190,10 @@ class Worker:
     async def _take_all(self) -> None:
         """Take entries until draining; never cut off in the middle: an entry taken is an entry dealt with."""
         while await self._wait_for_room():
-            for leased in await self._take():
-                await self._receive(leased)
-                if self._is_aside:
-                    await self._hand_back(self.held.all(), "out_of_service")
+            # Together, so that the engine gets all of them between the same two steps.
+            await asyncio.gather(*(self._receive(leased) for leased in await self._take()))
+            if self._is_aside:
+                await self._hand_back(self.held.all(), "out_of_service")
         self._takes_ended.set()
 
     async def _wait_for_room(self) -> bool:
@@ -206,11 +206,16 @@ class Worker:
         is_engine_open = self.held.num_in_engine <= self._engine.limits.num_sequences
         return is_engine_open and self.held.num_unsubmitted < self._limits.max_unsubmitted
 
+    def _num_wanted(self) -> int:
+        """Groups that fill the engine, and one beyond, if they are as large as the last one was."""
+        free = max(0, self._engine.limits.num_sequences - self.held.num_in_engine)
+        return 1 + (free // self.held.usual_size if self.held.usual_size else 0)
+
     async def _take(self) -> list[Leased]:
         pod = self._submission.provenance.pod
         try:
             async with self._taking:
-                leased = await self._intake.queue.take(pod, wait_s=TAKE_WAIT_S, max_items=1)
+                leased = await self._intake.queue.take(pod, wait_s=TAKE_WAIT_S, max_items=self._num_wanted())
         except UnavailableError as error:
             self._problems.report(Area.QUEUE, str(error))
             await asyncio.sleep(RETRY_WAIT_S)

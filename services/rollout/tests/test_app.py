@@ -26,7 +26,6 @@ from forklight_core.ports import free_ports
 from forklight_core.queues import Lease, RedisWorkQueue, RunKeys, connect_redis
 from forklight_core.redis_server import EmbeddedRedis, start_embedded
 from forklight_core.rpc import Registration, open_channel, serve
-from forklight_core.telemetry import SpanKind
 from forklight_core.wire import unpack_payload
 from forklight_kernels.contract import contract_hash
 from forklight_model.tokenizer import build_character_tokenizer
@@ -59,11 +58,13 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
         pending = await self.buffer.pending_samples(request.group_id, lease_of(request.lease))
         return buffer_pb2.GetPendingSamplesReply(indices=[sample.index for sample in pending])
 
-    async def SubmitTrajectory(
-        self, request: buffer_pb2.SubmitTrajectoryRequest, context: grpc.ServicerContext
-    ) -> buffer_pb2.SubmitReply:
-        outcome = await self.buffer.submit(request.trajectory, lease_of(request.lease))
-        return buffer_pb2.SubmitReply(outcome=OUTCOMES[outcome])
+    async def SubmitTrajectories(
+        self, request: buffer_pb2.SubmitTrajectoriesRequest, context: grpc.ServicerContext
+    ) -> buffer_pb2.SubmitManyReply:
+        outcomes = [await self.buffer.submit(item.trajectory, lease_of(item.lease)) for item in request.items]
+        return buffer_pb2.SubmitManyReply(
+            results=[buffer_pb2.SubmitResult(outcome=OUTCOMES[outcome]) for outcome in outcomes]
+        )
 
 
 def lease_of(lease: types_pb2.Lease) -> Lease:
@@ -348,9 +349,3 @@ async def test_generation_is_one_span_in_the_trace_of_its_sample(
         assert generated.attributes is not None
         assert generated.attributes["rl.tokens.response"] == trajectory.num_response_tokens
         assert generated.start_time == pytest.approx(trajectory.started_at * 1e9, abs=1e3)
-        calls = [span for span in spans.get_finished_spans() if span.context.trace_id == trace_id]
-        (call,) = [
-            span for span in calls if span.name.endswith("/SubmitTrajectory") and span.kind is SpanKind.CLIENT
-        ]
-        assert call.parent is not None
-        assert call.parent.span_id == generated.context.span_id

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from forklight.v1 import types_pb2
 from forklight_core.blobs import BlobRef, MemoryBlobStore
 from forklight_core.errors import BusyError, PreconditionError, UnavailableError
-from forklight_core.queues import Lease, MemoryWorkQueue
+from forklight_core.queues import Lease, Leased, MemoryWorkQueue
 from forklight_core.wire import unpack_payload
 from forklight_rollout import worker as worker_module
 from forklight_rollout.adapters.memory import MemoryEngine
@@ -288,6 +288,25 @@ async def test_generation_goes_on_while_the_queue_is_away(
             await eventually(lambda: len(surroundings.buffer.accepted) == 3)
         await surroundings.put_task(1)
         await eventually(lambda: len(surroundings.buffer.accepted) == 6)
+
+
+async def test_free_places_are_filled_by_one_take_and_not_beyond(
+    surroundings: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    surroundings.engine = MemoryEngine(replace(LIMITS, num_sequences=13), mean_tokens=ENDLESS)
+    take, taken = surroundings.queue.take, list[list[Leased]]()
+
+    async def count(consumer: str, *, wait_s: float, max_items: int) -> list[Leased]:
+        taken.append(await take(consumer, wait_s=wait_s, max_items=max_items))
+        return taken[-1]
+
+    monkeypatch.setattr(surroundings.queue, "take", count)
+    for index in range(7):
+        await surroundings.put_task(index)
+    async with at_work(surroundings.assemble(), surroundings.stop) as worker:
+        await eventually(lambda: worker.held.num_in_engine == 15)
+        assert (await surroundings.queue.stats()).num_waiting == 2
+    assert [len(found) for found in taken if found] == [1, 4]  # of unknown size; then 10 free places and one
 
 
 async def test_draining_finishes_what_runs_and_hands_the_rest_back(surroundings: Surroundings) -> None:

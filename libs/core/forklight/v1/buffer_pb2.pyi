@@ -45,6 +45,40 @@ class SubmitReply(_message.Message):
     outcome: SubmitOutcome
     def __init__(self, outcome: _Optional[_Union[SubmitOutcome, str]] = ...) -> None: ...
 
+class SubmitTrajectoriesRequest(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[SubmitTrajectoryRequest]
+    def __init__(self, items: _Optional[_Iterable[_Union[SubmitTrajectoryRequest, _Mapping]]] = ...) -> None: ...
+
+class SubmitVerdictsRequest(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[SubmitVerdictRequest]
+    def __init__(self, items: _Optional[_Iterable[_Union[SubmitVerdictRequest, _Mapping]]] = ...) -> None: ...
+
+class Refusal(_message.Message):
+    __slots__ = ("error", "message")
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    error: str
+    message: str
+    def __init__(self, error: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
+
+class SubmitResult(_message.Message):
+    __slots__ = ("outcome", "refusal")
+    OUTCOME_FIELD_NUMBER: _ClassVar[int]
+    REFUSAL_FIELD_NUMBER: _ClassVar[int]
+    outcome: SubmitOutcome
+    refusal: Refusal
+    def __init__(self, outcome: _Optional[_Union[SubmitOutcome, str]] = ..., refusal: _Optional[_Union[Refusal, _Mapping]] = ...) -> None: ...
+
+class SubmitManyReply(_message.Message):
+    __slots__ = ("results",)
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[SubmitResult]
+    def __init__(self, results: _Optional[_Iterable[_Union[SubmitResult, _Mapping]]] = ...) -> None: ...
+
 class GetPendingSamplesRequest(_message.Message):
     __slots__ = ("run_id", "group_id", "lease")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]

@@ -39,6 +39,11 @@ class BufferStub(object):
                 request_serializer=forklight_dot_v1_dot_buffer__pb2.SubmitTrajectoryRequest.SerializeToString,
                 response_deserializer=forklight_dot_v1_dot_buffer__pb2.SubmitReply.FromString,
                 _registered_method=True)
+        self.SubmitTrajectories = channel.unary_unary(
+                '/forklight.v1.Buffer/SubmitTrajectories',
+                request_serializer=forklight_dot_v1_dot_buffer__pb2.SubmitTrajectoriesRequest.SerializeToString,
+                response_deserializer=forklight_dot_v1_dot_buffer__pb2.SubmitManyReply.FromString,
+                _registered_method=True)
         self.GetPendingSamples = channel.unary_unary(
                 '/forklight.v1.Buffer/GetPendingSamples',
                 request_serializer=forklight_dot_v1_dot_buffer__pb2.GetPendingSamplesRequest.SerializeToString,
@@ -58,6 +63,11 @@ class BufferStub(object):
                 '/forklight.v1.Buffer/SubmitVerdict',
                 request_serializer=forklight_dot_v1_dot_buffer__pb2.SubmitVerdictRequest.SerializeToString,
                 response_deserializer=forklight_dot_v1_dot_buffer__pb2.SubmitReply.FromString,
+                _registered_method=True)
+        self.SubmitVerdicts = channel.unary_unary(
+                '/forklight.v1.Buffer/SubmitVerdicts',
+                request_serializer=forklight_dot_v1_dot_buffer__pb2.SubmitVerdictsRequest.SerializeToString,
+                response_deserializer=forklight_dot_v1_dot_buffer__pb2.SubmitManyReply.FromString,
                 _registered_method=True)
         self.RestoreTrainer = channel.unary_unary(
                 '/forklight.v1.Buffer/RestoreTrainer',
@@ -126,6 +136,13 @@ class BufferServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SubmitTrajectories(self, request, context):
+        """The same of up to 256 samples, each taken or refused by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetPendingSamples(self, request, context):
         """Rollout: which samples of a group still have to be generated. Asked once per lease.
         """
@@ -150,6 +167,13 @@ class BufferServicer(object):
 
     def SubmitVerdict(self, request, context):
         """Reward: the verdict of a sample. Idempotent by sample id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SubmitVerdicts(self, request, context):
+        """The same of up to 256 samples, each taken or refused by itself.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -236,6 +260,11 @@ def add_BufferServicer_to_server(servicer, server):
                     request_deserializer=forklight_dot_v1_dot_buffer__pb2.SubmitTrajectoryRequest.FromString,
                     response_serializer=forklight_dot_v1_dot_buffer__pb2.SubmitReply.SerializeToString,
             ),
+            'SubmitTrajectories': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitTrajectories,
+                    request_deserializer=forklight_dot_v1_dot_buffer__pb2.SubmitTrajectoriesRequest.FromString,
+                    response_serializer=forklight_dot_v1_dot_buffer__pb2.SubmitManyReply.SerializeToString,
+            ),
             'GetPendingSamples': grpc.unary_unary_rpc_method_handler(
                     servicer.GetPendingSamples,
                     request_deserializer=forklight_dot_v1_dot_buffer__pb2.GetPendingSamplesRequest.FromString,
@@ -255,6 +284,11 @@ def add_BufferServicer_to_server(servicer, server):
                     servicer.SubmitVerdict,
                     request_deserializer=forklight_dot_v1_dot_buffer__pb2.SubmitVerdictRequest.FromString,
                     response_serializer=forklight_dot_v1_dot_buffer__pb2.SubmitReply.SerializeToString,
+            ),
+            'SubmitVerdicts': grpc.unary_unary_rpc_method_handler(
+                    servicer.SubmitVerdicts,
+                    request_deserializer=forklight_dot_v1_dot_buffer__pb2.SubmitVerdictsRequest.FromString,
+                    response_serializer=forklight_dot_v1_dot_buffer__pb2.SubmitManyReply.SerializeToString,
             ),
             'RestoreTrainer': grpc.unary_unary_rpc_method_handler(
                     servicer.RestoreTrainer,
@@ -339,6 +373,33 @@ class Buffer(object):
             '/forklight.v1.Buffer/SubmitTrajectory',
             forklight_dot_v1_dot_buffer__pb2.SubmitTrajectoryRequest.SerializeToString,
             forklight_dot_v1_dot_buffer__pb2.SubmitReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitTrajectories(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/forklight.v1.Buffer/SubmitTrajectories',
+            forklight_dot_v1_dot_buffer__pb2.SubmitTrajectoriesRequest.SerializeToString,
+            forklight_dot_v1_dot_buffer__pb2.SubmitManyReply.FromString,
             options,
             channel_credentials,
             insecure,
@@ -447,6 +508,33 @@ class Buffer(object):
             '/forklight.v1.Buffer/SubmitVerdict',
             forklight_dot_v1_dot_buffer__pb2.SubmitVerdictRequest.SerializeToString,
             forklight_dot_v1_dot_buffer__pb2.SubmitReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SubmitVerdicts(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/forklight.v1.Buffer/SubmitVerdicts',
+            forklight_dot_v1_dot_buffer__pb2.SubmitVerdictsRequest.SerializeToString,
+            forklight_dot_v1_dot_buffer__pb2.SubmitManyReply.FromString,
             options,
             channel_credentials,
             insecure,

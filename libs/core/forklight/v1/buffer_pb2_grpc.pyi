@@ -25,6 +25,12 @@ class BufferStub:
     ]
     """Rollout: a generated sample. Idempotent by sample id; an expired lease is refused (ABORTED, FencedError)."""
 
+    SubmitTrajectories: grpc.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.SubmitTrajectoriesRequest,
+        forklight.v1.buffer_pb2.SubmitManyReply,
+    ]
+    """The same of up to 256 samples, each taken or refused by itself."""
+
     GetPendingSamples: grpc.UnaryUnaryMultiCallable[
         forklight.v1.buffer_pb2.GetPendingSamplesRequest,
         forklight.v1.buffer_pb2.GetPendingSamplesReply,
@@ -50,6 +56,12 @@ class BufferStub:
         forklight.v1.buffer_pb2.SubmitReply,
     ]
     """Reward: the verdict of a sample. Idempotent by sample id."""
+
+    SubmitVerdicts: grpc.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.SubmitVerdictsRequest,
+        forklight.v1.buffer_pb2.SubmitManyReply,
+    ]
+    """The same of up to 256 samples, each taken or refused by itself."""
 
     RestoreTrainer: grpc.UnaryUnaryMultiCallable[
         forklight.v1.buffer_pb2.RestoreTrainerRequest,
@@ -120,6 +132,12 @@ class BufferAsyncStub:
     ]
     """Rollout: a generated sample. Idempotent by sample id; an expired lease is refused (ABORTED, FencedError)."""
 
+    SubmitTrajectories: grpc.aio.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.SubmitTrajectoriesRequest,
+        forklight.v1.buffer_pb2.SubmitManyReply,
+    ]
+    """The same of up to 256 samples, each taken or refused by itself."""
+
     GetPendingSamples: grpc.aio.UnaryUnaryMultiCallable[
         forklight.v1.buffer_pb2.GetPendingSamplesRequest,
         forklight.v1.buffer_pb2.GetPendingSamplesReply,
@@ -145,6 +163,12 @@ class BufferAsyncStub:
         forklight.v1.buffer_pb2.SubmitReply,
     ]
     """Reward: the verdict of a sample. Idempotent by sample id."""
+
+    SubmitVerdicts: grpc.aio.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.SubmitVerdictsRequest,
+        forklight.v1.buffer_pb2.SubmitManyReply,
+    ]
+    """The same of up to 256 samples, each taken or refused by itself."""
 
     RestoreTrainer: grpc.aio.UnaryUnaryMultiCallable[
         forklight.v1.buffer_pb2.RestoreTrainerRequest,
@@ -218,6 +242,14 @@ class BufferServicer(metaclass=abc.ABCMeta):
         """Rollout: a generated sample. Idempotent by sample id; an expired lease is refused (ABORTED, FencedError)."""
 
     @abc.abstractmethod
+    def SubmitTrajectories(
+        self,
+        request: forklight.v1.buffer_pb2.SubmitTrajectoriesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[forklight.v1.buffer_pb2.SubmitManyReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.SubmitManyReply]]:
+        """The same of up to 256 samples, each taken or refused by itself."""
+
+    @abc.abstractmethod
     def GetPendingSamples(
         self,
         request: forklight.v1.buffer_pb2.GetPendingSamplesRequest,
@@ -250,6 +282,14 @@ class BufferServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[forklight.v1.buffer_pb2.SubmitReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.SubmitReply]]:
         """Reward: the verdict of a sample. Idempotent by sample id."""
+
+    @abc.abstractmethod
+    def SubmitVerdicts(
+        self,
+        request: forklight.v1.buffer_pb2.SubmitVerdictsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[forklight.v1.buffer_pb2.SubmitManyReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.SubmitManyReply]]:
+        """The same of up to 256 samples, each taken or refused by itself."""
 
     @abc.abstractmethod
     def RestoreTrainer(

@@ -8,6 +8,7 @@ from forklight_core.queues.redis import (
     connect_redis,
     create_group,
     guard_redis,
+    redis_error,
     wait_for_redis,
 )
 from forklight_core.queues.weights import read_weights
@@ -26,5 +27,6 @@ __all__ = [
     "create_group",
     "guard_redis",
     "read_weights",
+    "redis_error",
     "wait_for_redis",
 ]

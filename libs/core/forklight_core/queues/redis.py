@@ -55,15 +55,23 @@ async def guard_redis(call: Callable[[], Awaitable[Result]], *, what: str) -> Re
     """Run a call on Redis; what goes wrong becomes an error of our tree."""
     try:
         return await call()
-    except (RedisConnectionError, RedisTimeoutError, BusyLoadingError, OSError) as error:
-        raise UnavailableError(f"Redis does not answer while it should {what}: {error}") from error
-    except OutOfMemoryError as error:
-        message = f"Redis is full while it should {what}: raise its maxmemory or lower the credit"
-        raise BusyError(message) from error
-    except ResponseError as error:
-        if isinstance(error, ReadOnlyError) or str(error).startswith(PASSING):
-            raise UnavailableError(f"Redis cannot {what} right now: {error}") from error
-        raise
+    except (RedisError, OSError) as error:
+        found = redis_error(error, what=what)
+        if found is error:
+            raise
+        raise found from error
+
+
+def redis_error(error: Exception, *, what: str) -> Exception:
+    """An error of our tree for what the server or the way to it refuses; anything else stays what it is."""
+    if isinstance(error, RedisConnectionError | RedisTimeoutError | BusyLoadingError | OSError):
+        return UnavailableError(f"Redis does not answer while it should {what}: {error}")
+    if isinstance(error, OutOfMemoryError):
+        return BusyError(f"Redis is full while it should {what}: raise its maxmemory or lower the credit")
+    is_passing = isinstance(error, ReadOnlyError) or str(error).startswith(PASSING)
+    if isinstance(error, ResponseError) and is_passing:
+        return UnavailableError(f"Redis cannot {what} right now: {error}")
+    return error
 
 
 class RedisWorkQueue:

@@ -2,5 +2,16 @@
 
 from forklight_core.rpc.client import DEFAULT_DEADLINE_S, open_channel, open_sync_channel
 from forklight_core.rpc.server import Registration, RpcServer, serve
+from forklight_core.rpc.status import error_named
+from forklight_core.rpc.together import Together
 
-__all__ = ["DEFAULT_DEADLINE_S", "Registration", "RpcServer", "open_channel", "open_sync_channel", "serve"]
+__all__ = [
+    "DEFAULT_DEADLINE_S",
+    "Registration",
+    "RpcServer",
+    "Together",
+    "error_named",
+    "open_channel",
+    "open_sync_channel",
+    "serve",
+]

@@ -46,3 +46,8 @@ def error_of(code: grpc.StatusCode, details: str, metadata: Iterable[Any], where
     name = str(names.get(ERROR_NAME, ""))
     cls = all_errors().get(name) or _BY_CODE.get(code, ForklightError)
     return cls(details if name else f"{where}: {code.name}: {details}")
+
+
+def error_named(name: str, message: str) -> ForklightError:
+    """The error of a class of the tree; one that this build does not know is a ForklightError."""
+    return all_errors().get(name, ForklightError)(message)

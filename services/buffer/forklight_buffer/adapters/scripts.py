@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from importlib import resources
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 
 from forklight_buffer.keys import BufferKeys
 from forklight_core.errors import UnavailableError
-from forklight_core.queues import WORKERS, create_group, guard_redis
+from forklight_core.queues import WORKERS, create_group, guard_redis, redis_error
+from forklight_core.rpc import Together
 
 READING = frozenset({"read"})
 GROWING = frozenset({"open_group", "submit_trajectory", "save_segment"})
@@ -24,6 +26,8 @@ GROWING = frozenset({"open_group", "submit_trajectory", "save_segment"})
 
 Argument = str | bytes | int | float
 Reply = int | bytes | list[bytes] | list[int]
+MOST_AT_ONCE = 64
+"""Scripts of one message to the server, which does nothing else until they are done."""
 
 
 class Gate:
@@ -69,7 +73,7 @@ def _flags(name: str) -> str:
 
 
 class ScriptRunner:
-    """EVALSHA with the run's keys."""
+    """EVALSHA with the run's keys; what is asked for at the same time goes in one message."""
 
     def __init__(self, redis: Redis, keys: BufferKeys, gate: Gate) -> None:
         self._redis = redis
@@ -78,6 +82,7 @@ class ScriptRunner:
         self._sources = read_scripts()
         self._hashes = {name: hashlib.sha1(source).hexdigest() for name, source in self._sources.items()}
         self._key_names = keys.in_order()
+        self._together: Together[_Call, Reply] = Together(self._run_all, most=MOST_AT_ONCE)
 
     async def load(self) -> None:
         """Put the scripts and the consumer groups on the server."""
@@ -96,12 +101,33 @@ class ScriptRunner:
         """One atomic transition."""
         if not (self._gate.is_open or past_gate):
             raise UnavailableError("Redis restarted; the buffer is reconciling it with its ledger: try again")
-        call = (self._hashes[name], len(self._key_names), *self._key_names, *arguments)
         try:
-            reply: Reply = await guard_redis(lambda: self._redis.evalsha(*call), what=name)  # type: ignore[arg-type]
+            return await self._together.submit(_Call(name=name, arguments=arguments))
         except NoScriptError:
             self._gate.close()
             raise UnavailableError(
                 f"Redis restarted before {name}; the buffer reconciles it with its ledger: try again"
             ) from None
-        return reply
+
+    async def _run_all(self, calls: Sequence[_Call]) -> list[Reply | Exception]:
+        """Each is a transition of its own: one that is refused leaves the others as they are."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for call in calls:
+            pipeline.evalsha(self._hashes[call.name], len(self._key_names), *self._key_names, *call.arguments)
+        names = ", ".join(sorted({call.name for call in calls}))
+        found = await guard_redis(lambda: pipeline.execute(raise_on_error=False), what=f"run {names}")
+        return [_answer(call, each) for call, each in zip(calls, found, strict=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Call:
+    """A script and what it is given."""
+
+    name: str
+    arguments: Sequence[Argument]
+
+
+def _answer(call: _Call, found: Reply | RedisError) -> Reply | Exception:
+    if isinstance(found, RedisError):
+        return redis_error(found, what=f"run {call.name}")
+    return found

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import grpc.aio
 
 from forklight.v1 import buffer_pb2, buffer_pb2_grpc, reward_pb2, reward_pb2_grpc, types_pb2
 from forklight_core.queues import Lease
+from forklight_core.rpc import Together, error_named
 from forklight_reward.front.verdict import STATUS_FROM_WIRE
 from forklight_reward.ports import Outcome, Part, Status
+
+SUBMIT_TIMEOUT_S = 10.0
+MOST_AT_ONCE = 64
 
 
 def _status(wire: types_pb2.VerdictStatus) -> Status:
@@ -85,14 +90,25 @@ class GrpcJudge:
 
 
 class GrpcBuffer:
-    """Port Buffer."""
+    """Port Buffer. Verdicts that come together travel together."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._door = cast("buffer_pb2_grpc.BufferAsyncStub", buffer_pb2_grpc.BufferStub(channel))
+        self._together: Together[buffer_pb2.SubmitVerdictRequest, None] = Together(
+            self._submit_all, most=MOST_AT_ONCE
+        )
 
-    async def submit_verdict(self, verdict: types_pb2.Verdict, lease: Lease, *, timeout_s: float) -> None:
+    async def submit_verdict(self, verdict: types_pb2.Verdict, lease: Lease) -> None:
         """Hand a verdict over."""
         claim = types_pb2.Lease(entry_id=lease.entry_id, consumer=lease.consumer, fence=lease.fence)
-        await self._door.SubmitVerdict(
-            buffer_pb2.SubmitVerdictRequest(verdict=verdict, lease=claim), timeout=timeout_s
-        )
+        await self._together.submit(buffer_pb2.SubmitVerdictRequest(verdict=verdict, lease=claim))
+
+    async def _submit_all(
+        self, requests: Sequence[buffer_pb2.SubmitVerdictRequest]
+    ) -> list[Exception | None]:
+        call = buffer_pb2.SubmitVerdictsRequest(items=requests)
+        reply = await self._door.SubmitVerdicts(call, timeout=SUBMIT_TIMEOUT_S)
+        return [
+            error_named(result.refusal.error, result.refusal.message) if result.HasField("refusal") else None
+            for result in reply.results
+        ]

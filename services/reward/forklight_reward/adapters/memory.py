@@ -100,7 +100,7 @@ class MemoryBuffer:
         self._queue = queue
         self._failures = list(failures)
 
-    async def submit_verdict(self, verdict: types_pb2.Verdict, lease: Lease, *, timeout_s: float) -> None:
+    async def submit_verdict(self, verdict: types_pb2.Verdict, lease: Lease) -> None:
         """Keep the first verdict of a sample; refuse a lost lease."""
         self.num_calls += 1
         if self._failures:

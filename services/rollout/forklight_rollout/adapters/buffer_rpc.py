@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import grpc.aio
@@ -10,9 +11,11 @@ from forklight.v1 import buffer_pb2, buffer_pb2_grpc, types_pb2
 from forklight_core.blobs import BlobRef
 from forklight_core.ids import group_of
 from forklight_core.queues import Lease
+from forklight_core.rpc import Together, error_named
 from forklight_rollout.ports import PendingSample, Saved, SegmentRef, SubmitOutcome
 
 CALL_TIMEOUT_S = 10.0
+MOST_AT_ONCE = 64
 
 _OUTCOMES = {
     buffer_pb2.SUBMIT_OUTCOME_ACCEPTED: SubmitOutcome.ACCEPTED,
@@ -27,6 +30,9 @@ class RpcBuffer:
     def __init__(self, channel: grpc.aio.Channel, run_id: str) -> None:
         self._stub = cast("buffer_pb2_grpc.BufferAsyncStub", buffer_pb2_grpc.BufferStub(channel))
         self._run_id = run_id
+        self._together: Together[buffer_pb2.SubmitTrajectoryRequest, SubmitOutcome] = Together(
+            self._submit_all, most=MOST_AT_ONCE
+        )
 
     async def pending_samples(self, group_id: str, lease: Lease) -> list[PendingSample]:
         request = buffer_pb2.GetPendingSamplesRequest(
@@ -63,8 +69,20 @@ class RpcBuffer:
 
     async def submit(self, trajectory: types_pb2.Trajectory, lease: Lease) -> SubmitOutcome:
         request = buffer_pb2.SubmitTrajectoryRequest(trajectory=trajectory, lease=_lease_message(lease))
-        reply = await self._stub.SubmitTrajectory(request, timeout=CALL_TIMEOUT_S)
-        return _OUTCOMES[reply.outcome]
+        return await self._together.submit(request)
+
+    async def _submit_all(
+        self, requests: Sequence[buffer_pb2.SubmitTrajectoryRequest]
+    ) -> list[SubmitOutcome | Exception]:
+        """Samples that end together travel together."""
+        call = buffer_pb2.SubmitTrajectoriesRequest(items=requests)
+        reply = await self._stub.SubmitTrajectories(call, timeout=CALL_TIMEOUT_S)
+        return [
+            error_named(result.refusal.error, result.refusal.message)
+            if result.HasField("refusal")
+            else _OUTCOMES[result.outcome]
+            for result in reply.results
+        ]
 
 
 def _segment(message: types_pb2.Segment) -> SegmentRef:

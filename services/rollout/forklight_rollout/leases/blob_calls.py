@@ -23,9 +23,9 @@ class BlobCalls:
     store: BlobStore
     problems: Problems
 
-    async def put(self, data: bytes, group: HeldGroup) -> BlobRef:
-        """Store bytes."""
-        return await self._call(lambda: self.store.put(data), group)
+    async def put(self, build: Callable[[], bytes], group: HeldGroup) -> BlobRef:
+        """Store bytes, which are made for each try, away from the event loop."""
+        return await self._call(lambda: self.store.put(build()), group)
 
     async def get(self, blob_id: str, group: HeldGroup) -> bytes:
         """Read bytes; NotFoundError and DataLossError are answers, and not waited out."""

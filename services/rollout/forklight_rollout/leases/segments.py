@@ -147,7 +147,7 @@ class SegmentStore:
         segment = SegmentRef(
             start=arrays.start,
             num_tokens=len(arrays.response_ids),
-            payload=await self.blobs.put(data, group),
+            payload=await self.blobs.put(lambda: data, group),
             min_version=min(span.version for span in arrays.spans),
         )
         try:

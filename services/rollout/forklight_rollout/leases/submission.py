@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -64,10 +63,11 @@ class Submission:
             sample = replace(
                 sample, response=replace(sample.response, routing=None)
             )  # nobody scores it again
-        data = await asyncio.to_thread(
-            build_payload, sample, decode=provenance.decode, contract=provenance.contract
-        )
-        return await self.blobs.put(data, group)
+
+        def build() -> bytes:
+            return build_payload(sample, decode=provenance.decode, contract=provenance.contract)
+
+        return await self.blobs.put(build, group)
 
     async def _cancel_unwanted(self, group: HeldGroup) -> None:
         """One sample was terminal already; ask which others are, and stop those."""
