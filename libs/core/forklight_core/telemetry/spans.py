@@ -27,6 +27,11 @@ def _tracer() -> trace.Tracer:
     return trace.get_tracer("forklight")
 
 
+def _is_traced() -> bool:
+    """Whether anybody would see a span: making one that nobody sees costs as much as a small call."""
+    return not isinstance(_tracer(), trace.ProxyTracer)
+
+
 def context_of(traceparent: str) -> Context:
     """The context a traceparent stands for; an empty one gives no parent."""
     return _PROPAGATOR.extract({"traceparent": traceparent}) if traceparent else Context()
@@ -57,6 +62,9 @@ def span(
     attributes: Attributes | None = None,
 ) -> Iterator[Span]:
     """A span around a block: under `traceparent`, else under the sample's root, else under what runs now."""
+    if not _is_traced():
+        yield trace.INVALID_SPAN
+        return
     parent = traceparent or (ids.sample_traceparent(sample_id) if sample_id else "")
     with _tracer().start_as_current_span(
         name,
@@ -77,6 +85,8 @@ def emit_span(
     kind: SpanKind = SpanKind.INTERNAL,
 ) -> str:
     """A span known only afterwards; returns its traceparent so that others can hang below it."""
+    if not _is_traced():
+        return traceparent
     return _emit(name, context_of(traceparent), (start_s, end_s), attributes, kind)
 
 
