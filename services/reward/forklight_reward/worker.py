@@ -26,6 +26,8 @@ from forklight_reward.ports import Buffer
 
 TAKE_WAIT_S = 0.5
 QUEUE_AWAY_S = 1.0
+GATHER_S = 0.02
+"""Between two takes, so that what comes within it is taken, and answered, together."""
 
 Score = Callable[[types_pb2.ScoringTask, int], Awaitable[types_pb2.Verdict]]
 
@@ -81,6 +83,7 @@ class ScoringWorker:
             self._held[leased.lease] = task
             task.add_done_callback(partial(self._forget, leased.lease))
         metrics.set_running(len(self._held))
+        await sleep_or_stop(stop, GATHER_S)
 
     def _forget(self, lease: Lease, task: asyncio.Task[None]) -> None:
         self._held.pop(lease, None)

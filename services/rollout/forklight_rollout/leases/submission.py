@@ -13,12 +13,7 @@ from forklight_rollout.leases.blob_calls import BlobCalls
 from forklight_rollout.leases.buffer_calls import BufferCalls
 from forklight_rollout.leases.held_groups import HeldGroup, HeldGroups
 from forklight_rollout.leases.lease_keeper import LeaseKeeper
-from forklight_rollout.leases.trajectory import (
-    build_payload,
-    build_trajectory,
-    emit_generate_span,
-    under_span,
-)
+from forklight_rollout.leases.trajectory import build_payload, build_trajectory, emit_generate_span
 from forklight_rollout.ports import SubmitOutcome
 
 
@@ -45,12 +40,10 @@ class Submission:
         """Store the payload, submit the header, note what became of it."""
         pod = self.provenance.pod
         traceparent = emit_generate_span(sample, pod=pod)
-        with under_span(traceparent):
-            payload = await self._put(sample, group)
-            outcome = await self.buffer.submit(
-                lambda: build_trajectory(sample, group, payload=payload, pod=pod, traceparent=traceparent),
-                group,
-            )
+        payload = await self._put(sample, group)
+        outcome = await self.buffer.submit(
+            lambda: build_trajectory(sample, group, payload=payload, pod=pod, traceparent=traceparent), group
+        )
         self.held.close_sample(group, sample.sample_id)
         if outcome is SubmitOutcome.DROPPED and group.open_samples:
             await self._cancel_unwanted(group)

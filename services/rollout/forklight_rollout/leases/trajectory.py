@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-
-from opentelemetry import context
 
 from forklight.v1 import types_pb2
 from forklight_core import ids
 from forklight_core.blobs import BlobRef
 from forklight_core.telemetry import SpanKind, emit_span
-from forklight_core.telemetry.spans import context_of
 from forklight_core.wire import SCHEMA_VERSION, pack_payload
 from forklight_rollout.generation.groups import FinishedSample
 from forklight_rollout.leases.held_groups import HeldGroup
@@ -87,13 +83,3 @@ def emit_generate_span(sample: FinishedSample, *, pod: str) -> str:
         attributes=attributes,
         kind=SpanKind.CONSUMER,
     )
-
-
-@contextmanager
-def under_span(traceparent: str) -> Iterator[None]:
-    """Calls made in the block hang below a span that has ended already."""
-    token = context.attach(context_of(traceparent))
-    try:
-        yield
-    finally:
-        context.detach(token)
