@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from forklight_core.errors import WeightsError
+from forklight_core.weights import opened
 from forklight_core.weights.changes import Elements
 from forklight_core.weights.files import write_whole
 from forklight_core.weights.manifest import (
@@ -131,6 +133,56 @@ def flip(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_file_that_is_cut_while_it_is_read_is_refused(chain: Chain, version: int) -> None:
+    """Its length was right when the version was opened, and its first piece is there."""
+    layers = chain[0]
+    layer = layers[3 - version]
+    path = layer.folder / layer.manifest.files[0].file
+    with VersionReader(layers) as reader:
+        reader.open("large").read_into(np.empty(PIECE_BYTES, np.uint8), 0)
+        os.truncate(path, layer.manifest.tensors["large"].offset + 100)
+        with pytest.raises(WeightsError, match=f"{path.name} is torn: it ends before byte"):
+            for _ in reader.open("large").pieces(np.empty(PIECE_BYTES, np.uint8)):
+                pass
+    with pytest.raises(WeightsError, match="it ends before byte"):
+        verify_tensors(layers)
+
+
+@pytest.mark.parametrize("version", [0, 2])
+def test_a_file_that_is_gone_when_it_is_read_is_refused(chain: Chain, version: int) -> None:
+    layer = chain[0][3 - version]
+    (layer.folder / layer.manifest.files[0].file).unlink()
+    with pytest.raises(WeightsError, match=f"{layer.manifest.files[0].file} cannot be read: .*No such file"):
+        verify_tensors(chain[0])
+
+
+def open_files() -> list[str]:
+    """Of this process, those of versions."""
+    names = [link.readlink().name for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return sorted(name for name in names if name.startswith(("model-r", "changes-r")))
+
+
+@pytest.mark.parametrize("most_open", [256, 2, 0])
+def test_files_are_opened_once_and_let_go_of(
+    chain: Chain, most_open: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers, tensors = chain
+    monkeypatch.setattr(opened, "MOST_OPEN", most_open)
+    with VersionReader(layers) as reader:
+        for _ in range(2):
+            for name in ("large", "matrix"):
+                buffer = np.empty(PIECE_BYTES, np.uint8)
+                found = b"".join(piece.tobytes() for _, piece in reader.open(name).pieces(buffer))
+                assert found == tensors[name][1].tobytes()
+            assert len(open_files()) == min(4, most_open)
+    assert open_files() == []
+    reader = VersionReader(layers)
+    reader.open("matrix").read_into(np.empty(60, np.uint8), 0)
+    del reader
+    assert open_files() == []
 
 
 def test_another_base_of_the_same_number_is_refused(chain: Chain, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +97,26 @@ def test_torn_files_are_refused(publish: Publish, damage: Callable[[Path], None]
     damage(Path(reference.manifest).parent)
     with pytest.raises(WeightsError, match=reason):
         load_weights(verify(reference), dtype=torch.float32)
+
+
+def test_a_file_that_is_cut_or_gone_once_it_was_looked_at_is_refused(
+    publish: Publish, make_engine: Callable[..., NativeEngine]
+) -> None:
+    """The engine goes on with what it has."""
+    weights = verify(publish(1))
+    shard = next(weights.folder.glob("*.safetensors"))
+    engine = make_engine()
+    before = {name: tensor.clone() for name, tensor in engine._model.state_dict().items()}
+    os.truncate(shard, shard.stat().st_size // 2)
+    with pytest.raises(WeightsError, match=f"{shard.name} is torn: it ends before byte"):
+        engine.stage(weights)
+    shard.unlink()
+    with pytest.raises(WeightsError, match=f"{shard.name} cannot be read"):
+        engine.stage(weights)
+    with pytest.raises(WeightsError, match="no weights are staged"):
+        engine.swap()
+    after = engine._model.state_dict()
+    assert engine.version == 0 and all(torch.equal(after[name], before[name]) for name in before)
 
 
 @pytest.mark.parametrize(

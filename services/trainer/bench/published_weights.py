@@ -110,7 +110,7 @@ def publish(
     started, cpu_started = time.perf_counter(), time.process_time()
     plan = SinkPlan(folder=folder, base=base, store=STORE, remembers=not base, manner=manner)
     with plan.open() as sink:
-        for name, tensor in published_tensors(model):
+        for name, tensor in sorted(published_tensors(model), key=lambda each: -each[1].nbytes):
             sink.put(name, tensor)
         entries = sink.close()
     manifest = Manifest(

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -22,7 +23,7 @@ from forklight_core.weights.manifest import MANIFEST_FILE, Encoding, Manifest
 from forklight_core.weights.reading import open_layers, verify_tensors
 from forklight_model.tokenizer import build_character_tokenizer, load_tokenizer
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
-from forklight_trainer.publishing import held, sink
+from forklight_trainer.publishing import held, sink, work
 from forklight_trainer.publishing.folders import load_version
 from forklight_trainer.publishing.held import forget_held, held_tensors
 from forklight_trainer.publishing.versions import WeightsStore
@@ -268,6 +269,32 @@ def test_a_full_disk_leaves_the_versions_before(
     (manifest,) = publish(store, 2)
     assert manifest.kind == "delta"
     check_holds(store, 2)
+
+
+def test_a_disk_that_fills_up_under_a_writing_thread_leaves_nothing(
+    open_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many tensors as fit are written; the same attempt succeeds once there is room."""
+    store, write, threads = open_store(), os.write, set()
+
+    def fill_up(number: int, data: memoryview) -> int:
+        threads.add(threading.current_thread().name.partition("_")[0])
+        if len(data) > 5000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(number, data)
+
+    monkeypatch.setattr(work, "LARGE_BYTES", 0)
+    with monkeypatch.context() as full, pytest.raises(BusyError, match="free disk space"):
+        full.setattr(os, "write", fill_up)
+        publish(store, 0)
+    assert threads == {"write"}
+    assert list(store.folder.iterdir()) == []
+    (manifest,) = publish(store, 0)
+    assert manifest.kind == "full"
+    check_holds(store, 0)
+    (manifest,) = publish(store, 1)
+    assert manifest.kind == "delta"
+    check_holds(store, 1)
 
 
 def test_parity_is_measured_with_a_delta_as_well(open_store: MakeStore) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from forklight_core.errors import BusyError, WeightsError
 from forklight_core.weights.files import VersionFile
 from forklight_core.weights.manifest import ITEM_BYTES, Encoding, TensorEntry
 from forklight_core.weights.reading import PIECE_BYTES, Layer, VersionReader, verify_tensors
+from forklight_trainer.publishing import pieces, work
 from forklight_trainer.publishing.held import forget_held, held_tensors
 from forklight_trainer.publishing.plan import SinkManner, SinkPlan
 from services.trainer.tests.versions import as_bytes, publish_tensors
@@ -223,15 +225,71 @@ def test_a_tensor_of_another_shape_than_the_base_has_is_whole(tmp_path: Path) ->
     verify_tensors(layers)
 
 
-def test_a_full_disk_is_said_to_be_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(number: int, data: object) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def threads_that_write(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """Which kinds of threads wrote to each file, filled in as they do."""
+    found: dict[str, set[str]] = {}
+    write = VersionFile.write
 
-    monkeypatch.setattr(os, "write", fail)
+    def watch(self: VersionFile, data: memoryview | bytes) -> None:
+        found.setdefault(self.path.name, set()).add(threading.current_thread().name.partition("_")[0])
+        write(self, data)
+
+    monkeypatch.setattr(VersionFile, "write", watch)
+    return found
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+@pytest.mark.parametrize("num_lanes", [1, 3])
+def test_a_large_tensor_that_other_threads_write_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_lanes: int, is_held: bool
+) -> None:
+    """Fewer buffers than it has pieces, and tensors before and after it in the same file."""
+    monkeypatch.setattr(pieces, "NUM_BUFFERS", 2)
+    chance = torch.Generator().manual_seed(0)
+    large = torch.randn(5 * PIECE_BYTES // 4 + 77, generator=chance)
+    tensors = {"before": torch.ones(1001), "large": large} | make_tensors() | {"twin": large + 1}
+    written = threads_that_write(monkeypatch)
+    made = []
+    for kind, least in (("plain", 1 << 62), ("split", PIECE_BYTES)):
+        monkeypatch.setattr(work, "LARGE_BYTES", least)
+        written.clear()
+        store = f"{tmp_path}/{kind}" if is_held else ""
+        (tmp_path / kind).mkdir()
+        plan = SinkPlan(store=store, remembers=True, manner=SinkManner(num_lanes=num_lanes))
+        made.append(publish_tensors(tmp_path / kind, 0, tensors, plan))
+        file = made[-1][0].manifest.tensors["large"].file
+        assert ("write" in written[file]) == (kind == "split")
+        if is_held:
+            held = held_tensors(store, 0)
+            assert {name: each.data.tobytes() for name, each in held.items()} == expect(tensors)
+            forget_held(store)
+    plain, split = (layers[0] for layers in made)
+    assert split.manifest == plain.manifest and split.manifest_id == plain.manifest_id
+    for entry in plain.manifest.files:
+        assert (split.folder / entry.file).read_bytes() == (plain.folder / entry.file).read_bytes()
+    verify_tensors(made[1])
+    assert read(made[1]) == expect(tensors)
+
+
+def fail_when_written(number: int, data: object) -> int:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("least_bytes", [0, 1 << 62])
+def test_a_full_disk_is_said_to_be_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least_bytes: int
+) -> None:
+    """Whichever thread writes; nobody waits for room that never comes, and no thread stays."""
+    monkeypatch.setattr(os, "write", fail_when_written)
+    monkeypatch.setattr(work, "LARGE_BYTES", least_bytes)
+    monkeypatch.setattr(pieces, "NUM_BUFFERS", 4)
     with pytest.raises(BusyError, match="no room"), SinkPlan(folder=tmp_path).open() as sink:
+        sink.put("large", torch.zeros(6 * PIECE_BYTES // 4))
         for number in range(50):
             sink.put(f"t{number}", torch.zeros(100_000))
         sink.close()
+    names = [thread.name.partition("_")[0] for thread in threading.enumerate()]
+    assert not {"publish", "write"} & set(names)
 
 
 def test_what_does_not_read_back_as_written_is_noticed(

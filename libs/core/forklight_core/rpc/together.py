@@ -74,8 +74,9 @@ class Together(Generic[Item, Result]):
         """Nobody may wait for ever: what was cut off, by the loop's end or by a bug, is told so."""
         if sending is not self._sending:
             return
-        reason = None if sending.cancelled() else sending.exception()
+        failure = None if sending.cancelled() else sending.exception()
+        reason = failure or UnavailableError("the call was cut off before its answer came")
         for _, answer in [*self._taken, *self._waiting]:
             if not answer.done():
-                answer.set_exception(reason or UnavailableError("the call was cut off before its answer came"))
+                answer.set_exception(reason)
         self._sending, self._taken, self._waiting = None, [], deque()

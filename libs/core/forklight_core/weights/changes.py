@@ -21,7 +21,6 @@ from forklight_core.errors import WeightsError
 Bytes = NDArray[np.uint8]
 Elements = NDArray[np.unsignedinteger]
 Indices = NDArray[np.intp]
-Gaps = NDArray[np.uint32]
 
 CHUNK_ELEMENTS = 1 << 19
 """Of a record. Part of the format: a reader finds a record by counting."""
@@ -31,6 +30,16 @@ SIGNED = {1: np.int8, 2: np.int16, 4: np.int32, 8: np.int64}
 LARGEST_STEP = 127
 NIBBLES = np.array([byte & 15 | byte >> 4 << 8 for byte in range(256)], np.uint16)
 """Both halves of a byte, a byte each."""
+NOTHING = np.empty(0, np.intp)
+
+
+def _one_steps(element_bytes: int) -> Elements:
+    """For each byte of bits the eight steps that they say: down where one is set, up where it is not."""
+    is_down = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)
+    return (1 - 2 * is_down.astype(np.int8)).astype(SIGNED[element_bytes]).view(UNSIGNED[element_bytes])
+
+
+ONE_STEPS = {element_bytes: _one_steps(element_bytes) for element_bytes in UNSIGNED}
 
 
 class Places(IntEnum):
@@ -68,19 +77,18 @@ NO_CHANGES = HEAD.pack(Places.NONE, 0, 0, 0, 0)
 
 def encode_chunk(new: Elements, base: Elements) -> bytes:
     """The record that makes `base` into `new`."""
-    differences = new - base
-    differs = differences != 0
+    differs = new != base
     changed = np.flatnonzero(differs)
     if not len(changed):
         return NO_CHANGES
-    place_code, num_place_bytes, gaps = _choose_places(changed, len(new))
-    steps, body = _encode_steps(differences.take(changed), new.take(changed))
-    if num_place_bytes + len(body) >= new.nbytes:
+    values = new.take(changed)
+    steps, body = _encode_steps(values - base.take(changed), values)
+    code = _choose_places(len(changed), len(new))
+    places = np.packbits(differs).tobytes() if code is Places.BITS else _encode_gaps(changed, code)
+    if len(places) + len(body) >= new.nbytes:
         return HEAD.pack(Places.WHOLE, 0, len(new), 0, new.nbytes) + new.tobytes()
-    is_bits = place_code is Places.BITS
-    places = np.packbits(differs).tobytes() if is_bits else _encode_gaps(gaps, place_code)
-    head = HEAD.pack(place_code, steps, len(changed), len(places), len(places) + len(body))
-    return head + places + body
+    head = HEAD.pack(code, steps, len(changed), len(places), len(places) + len(body))
+    return b"".join((head, places, body))
 
 
 def decode_chunk(record: Record, elements: Elements) -> None:
@@ -115,26 +123,32 @@ def as_elements(data: Bytes, element_bytes: int) -> Elements:
     return data.view(UNSIGNED[element_bytes])
 
 
-def _choose_places(changed: Indices, num_elements: int) -> tuple[Places, int, Gaps]:
-    """The shortest way to say them, its length, and how many equal elements are before each."""
-    gaps = changed.astype(np.uint32)
-    gaps[1:] -= gaps[:-1] + np.uint32(1)
+def _choose_places(num_changed: int, num_elements: int) -> Places:
+    """The shortest way to say them where changes lie anywhere; others are a little longer then."""
+    same = 1 - num_changed / num_elements
+
+    def num_digits(full: int) -> float:
+        """Of a change: one, and another one for each time that so many elements before it are the same."""
+        return 1 / (1 - same**full)
+
     lengths = {
-        Places.GAPS_4: (len(gaps) + int((gaps // np.uint32(15)).sum()) + 1) // 2,
-        Places.GAPS_8: len(gaps) + int((gaps // np.uint32(255)).sum()),
-        Places.GAPS_16: 2 * (len(gaps) + int((gaps // np.uint32(65535)).sum())),
-        Places.BITS: (num_elements + 7) // 8,
+        Places.GAPS_4: num_changed * num_digits(15) / 2,
+        Places.GAPS_8: num_changed * num_digits(255),
+        Places.GAPS_16: num_changed * num_digits(65535) * 2,
+        Places.BITS: num_elements / 8,
     }
-    best = min(lengths, key=lambda code: lengths[code])
-    return best, lengths[best], gaps
+    return min(lengths, key=lambda code: lengths[code])
 
 
-def _encode_gaps(gaps: Gaps, code: Places) -> bytes:
+def _encode_gaps(changed: Indices, code: Places) -> bytes:
     full, dtype = _digits(code)
-    num_full = gaps // np.uint32(full)
-    ends = np.cumsum(num_full + np.uint32(1), dtype=np.intp) - 1
+    gaps = changed.astype(np.uint32)  # how many equal elements are before each
+    gaps[1:] -= gaps[:-1] + np.uint32(1)
+    num_full, last = np.divmod(gaps, np.uint32(full))
+    ends = np.cumsum(num_full + np.uint32(1), dtype=np.intp)
+    ends -= 1
     digits = np.full(int(ends[-1]) + 1, full, dtype)
-    digits[ends] = gaps - num_full * np.uint32(full)
+    digits[ends] = last
     if code is not Places.GAPS_4:
         return digits.tobytes()
     if len(digits) % 2:
@@ -156,9 +170,10 @@ def _decode_places(record: Record, num_elements: int) -> Indices:
         _require(len(data) % np.dtype(dtype).itemsize == 0)
         digits = np.frombuffer(data.tobytes(), dtype)
     is_end = digits != full
-    ends = np.flatnonzero(is_end)
-    behind = np.cumsum(digits, dtype=np.intp) + np.cumsum(is_end, dtype=np.intp)
-    return behind.take(ends) - 1
+    behind = np.cumsum(digits + is_end, dtype=np.intp)  # no digit that ends a gap is the largest of its type
+    changed = behind.take(np.flatnonzero(is_end))
+    changed -= 1
+    return changed
 
 
 def _digits(code: Places) -> tuple[int, type[np.unsignedinteger]]:
@@ -171,12 +186,18 @@ def _digits(code: Places) -> tuple[int, type[np.unsignedinteger]]:
 def _encode_steps(steps: Elements, values: Elements) -> tuple[Steps, bytes]:
     """Two bits each where most of them are one up or one down; else a byte each."""
     is_down = steps == steps.dtype.type(-1 % (1 << 8 * steps.itemsize))
-    is_other = ~(is_down | (steps == 1))
-    others = np.flatnonzero(is_other)
-    bits = np.packbits(is_down).tobytes() + np.packbits(is_other).tobytes()
-    if len(steps) <= len(bits) + len(others):
+    is_one = steps == 1
+    is_one |= is_down
+    num_bytes, num_others = (len(steps) + 7) // 8, len(steps) - int(np.count_nonzero(is_one))
+    if len(steps) <= 2 * num_bytes + num_others:
         return Steps.BYTES, _encode_bytes(steps, values)
-    return Steps.BITS, bits + _encode_bytes(steps.take(others), values.take(others))
+    downs = np.packbits(is_down).tobytes()
+    if not num_others:
+        return Steps.BITS, downs + bytes(num_bytes)
+    is_other = ~is_one
+    others = np.flatnonzero(is_other)
+    rest = _encode_bytes(steps.take(others), values.take(others))
+    return Steps.BITS, b"".join((downs, np.packbits(is_other).tobytes(), rest))
 
 
 def _encode_bytes(steps: Elements, values: Elements) -> bytes:
@@ -194,14 +215,12 @@ def _apply_steps(record: Record, elements: Elements, changed: Indices) -> None:
         return
     num_bytes = (len(changed) + 7) // 8
     _require(len(data) >= 2 * num_bytes)
-    is_down, is_other = (
-        np.unpackbits(data[start : start + num_bytes], count=len(changed)) for start in (0, num_bytes)
-    )
-    # Up is +1, down -1, another step 0: that one is done below.
-    steps = ((1 - is_other) - 2 * is_down).view(np.int8).astype(SIGNED[elements.itemsize])
-    elements[changed] += steps.view(elements.dtype)
-    others = changed.take(np.flatnonzero(is_other.view(np.bool_)))
-    _apply_bytes(data[2 * num_bytes :], elements, others)
+    downs, other_bits = data[:num_bytes], data[num_bytes : 2 * num_bytes]
+    steps = ONE_STEPS[elements.itemsize].take(downs, axis=0).reshape(-1)[: len(changed)]
+    others = np.flatnonzero(np.unpackbits(other_bits, count=len(changed))) if other_bits.any() else NOTHING
+    steps[others] = 0  # done below
+    elements[changed] += steps
+    _apply_bytes(data[2 * num_bytes :], elements, changed.take(others))
 
 
 def _apply_bytes(data: Bytes, elements: Elements, changed: Indices) -> None:

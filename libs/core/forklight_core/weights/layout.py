@@ -48,12 +48,11 @@ def read_version(folder: str) -> int | None:
 
 def head_line(entry: TensorEntry, start: int) -> str:
     """A tensor's part of the head; `start` counts from the end of the head."""
-    fields = {
-        "dtype": SAFETENSORS_NAMES[entry.dtype],
-        "shape": list(entry.shape),
-        "data_offsets": [start, start + entry.num_bytes],
-    }
-    return f",{json.dumps(entry.name)}:{json.dumps(fields, separators=(',', ':'))}"
+    shape, stop = ",".join(map(str, entry.shape)), start + entry.num_bytes
+    dtype = SAFETENSORS_NAMES[entry.dtype]
+    return (
+        f',{json.dumps(entry.name)}:{{"dtype":"{dtype}","shape":[{shape}],"data_offsets":[{start},{stop}]}}'
+    )
 
 
 def build_head(lines: Sequence[str]) -> bytes:

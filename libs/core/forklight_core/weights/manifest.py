@@ -12,7 +12,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from pathlib import PurePosixPath
 from typing import cast
 
 import blake3
@@ -144,7 +143,7 @@ class Manifest:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Canonical: the same manifest always gives the same bytes."""
-    fields = asdict(manifest)
+    fields = asdict(replace(manifest, tensors={}))  # they are many, and encoded below
     fields["schema_version"] = SCHEMA_VERSION
     fields["config"] = json.loads(fields.pop("config_json"))
     fields["tensors"] = {name: _encode_tensor(entry) for name, entry in manifest.tensors.items()}
@@ -291,7 +290,7 @@ def _check(manifest: Manifest) -> None:
 
 def _plain(name: object) -> str:
     """A file or folder beside the manifest, nowhere else."""
-    if not isinstance(name, str) or name in ("", ".", "..") or PurePosixPath(name).name != name:
+    if not isinstance(name, str) or name in ("", ".", "..") or "/" in name:
         raise ValueError(f"{name!r} is not a plain name")
     return name
 

@@ -6,11 +6,11 @@ applied, in a buffer of the reader's. So it does not matter which version a read
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 
 import blake3
 import numpy as np
@@ -35,6 +35,7 @@ from forklight_core.weights.manifest import (
     parse_manifest,
     torn,
 )
+from forklight_core.weights.opened import OpenedFiles
 
 PIECE_BYTES = 8 * CHUNK_ELEMENTS
 """A whole number of chunks, whatever the type."""
@@ -72,12 +73,26 @@ def open_layers(
 
 
 class VersionReader:
-    """Opens tensors of a version. May be used by several threads."""
+    """Opens tensors of a version. For several threads. Files stay open until `close`, or its end."""
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._layers = tuple(layers)
-        self._files: dict[Path, Bytes] = {}
-        self._lock = threading.Lock()
+        self._files = OpenedFiles()
+
+    def __enter__(self) -> VersionReader:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of its files, once nobody reads any more."""
+        self._files.close()
 
     @property
     def entries(self) -> Iterable[TensorEntry]:
@@ -92,38 +107,42 @@ class VersionReader:
         records: list[list[Record]] = []
         for layer in self._layers:
             entry = layer.manifest.tensors[name]
-            stored = self._stored(layer, entry)
             if entry.encoding is Encoding.RAW:
-                return StoredTensor(self._layers[0].manifest.tensors[name], stored, records[::-1])
+                whole = Extent(self._files, layer.folder, entry)
+                return StoredTensor(self._layers[0].manifest.tensors[name], whole, records[::-1])
             if entry.encoding is Encoding.CHANGES:
+                stored = np.empty(entry.length, np.uint8)
+                Extent(self._files, layer.folder, entry).read_into(stored, 0)
                 records.append(_checked_records(layer, entry, stored))
         raise AssertionError(f"{name} has no bytes in a full version")
 
-    def _stored(self, layer: Layer, entry: TensorEntry) -> Bytes:
-        if not entry.length:
-            return np.empty(0, np.uint8)
-        path = layer.folder / entry.file
-        with self._lock:
-            if path not in self._files:
-                self._files[path] = _map_file(path)
-        return self._files[path][entry.offset : entry.offset + entry.length]
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What a version's files hold of a tensor."""
+
+    files: OpenedFiles
+    folder: Path
+    entry: TensorEntry
+
+    def read_into(self, out: Bytes, start: int) -> None:
+        """The bytes from `start` on, as many as `out` holds."""
+        if len(out):
+            self.files.read(self.folder, self.entry.file, out, self.entry.offset + start)
 
 
 class StoredTensor:
     """A tensor's bytes, to be read in pieces that begin at a multiple of PIECE_BYTES."""
 
-    def __init__(self, entry: TensorEntry, base: Bytes, records: list[list[Record]]) -> None:
+    def __init__(self, entry: TensorEntry, base: Extent, records: list[list[Record]]) -> None:
         self.entry = entry
         self._base, self._records = base, records
 
-    @property
-    def raw(self) -> Bytes | None:
-        """All of it, where nothing has to be applied to it."""
-        return None if self._records else self._base
-
     def read_into(self, out: Bytes, start: int) -> None:
         """The bytes from `start` on, as many as `out` holds."""
-        np.copyto(out, self._base[start : start + len(out)])
+        self._base.read_into(out, start)
+        if not self._records:
+            return
         element_bytes = ITEM_BYTES[self.entry.dtype]
         chunk_bytes = CHUNK_ELEMENTS * element_bytes
         for records in self._records:
@@ -131,20 +150,19 @@ class StoredTensor:
                 chunk = as_elements(out[place : place + chunk_bytes], element_bytes)
                 decode_chunk(records[(start + place) // chunk_bytes], chunk)
 
-    def pieces(self, buffer: Bytes, span: range | None = None) -> Iterator[tuple[int, Bytes]]:
-        """Where each piece begins, and its bytes: those of the file, or `buffer`, which the next overwrites.
-
-        With a span only the pieces that hold some of it.
-        """
+    def bounds(self, span: range | None = None) -> Iterator[tuple[int, int]]:
+        """Where each piece begins and ends. With a span only the pieces that hold some of it."""
         num_bytes = self.entry.num_bytes
         first, end = (0, num_bytes) if span is None else (span.start // PIECE_BYTES * PIECE_BYTES, span.stop)
         for start in range(first, end, PIECE_BYTES):
-            stop = min(start + PIECE_BYTES, num_bytes)
-            if self.raw is not None:
-                yield start, self.raw[start:stop]
-            else:
-                self.read_into(buffer[: stop - start], start)
-                yield start, buffer[: stop - start]
+            yield start, min(start + PIECE_BYTES, num_bytes)
+
+    def pieces(self, buffer: Bytes, span: range | None = None) -> Iterator[tuple[int, Bytes]]:
+        """Where each piece begins, and its bytes in `buffer`, which the next overwrites."""
+        for start, stop in self.bounds(span):
+            piece = buffer[: stop - start]
+            self.read_into(piece, start)
+            yield start, piece
 
 
 class TensorProof:
@@ -174,15 +192,14 @@ def new_hasher(num_bytes: int) -> blake3.blake3:
 
 def verify_tensors(layers: Sequence[Layer], *, num_threads: int = 2) -> None:
     """Read every tensor of a version; WeightsError names one that is not as promised."""
-    reader = VersionReader(layers)
 
     def verify(entry: TensorEntry) -> None:
-        proof = TensorProof(entry)
-        for _, piece in reader.open(entry.name).pieces(np.empty(PIECE_BYTES, np.uint8)):
+        proof, buffer = TensorProof(entry), np.empty(min(PIECE_BYTES, entry.num_bytes), np.uint8)
+        for _, piece in reader.open(entry.name).pieces(buffer):
             proof.take(piece)
         proof.check()
 
-    with ThreadPoolExecutor(num_threads) as pool:
+    with VersionReader(layers) as reader, ThreadPoolExecutor(num_threads) as pool:
         list(pool.map(verify, reader.entries))
 
 
@@ -259,10 +276,3 @@ def _checked_records(layer: Layer, entry: TensorEntry, stored: Bytes) -> list[Re
     if len(records) != -(-entry.num_bytes // chunk_bytes):
         raise torn(where, f"holds {len(records)} records of {entry.name}, which has another number of chunks")
     return records
-
-
-def _map_file(path: Path) -> Bytes:
-    try:
-        return np.asarray(np.memmap(path, np.uint8, mode="r"))  # a plain array is cut up in less time
-    except (OSError, ValueError) as error:
-        raise torn(path, f"cannot be read: {error}") from error

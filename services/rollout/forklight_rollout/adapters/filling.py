@@ -1,4 +1,6 @@
-"""Tensors of a version into memory that is there: read, proven and copied by several threads, piece by piece.
+"""Tensors of a version into memory that is there: read and proven by several threads, piece by piece.
+
+A piece is read into the target's own bytes, or into pinned memory that a GPU copies from, and proven there.
 
 Of a model that is one part of several, a process copies its part of every tensor, and proves its share of the
 tensors whole: together the processes prove all of them.
@@ -12,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -36,13 +37,12 @@ def fill_tensors(weights: PublishedWeights, targets: Mapping[str, Tensor], shard
     proven = {entry.name for entry in entries[shard.rank :: shard.size]}
     # The largest first: what comes last is waited for by one thread alone.
     jobs = deque(sorted(entries, key=lambda entry: -entry.num_bytes))
-    reader = VersionReader(weights.layers)
     num_threads = min(MOST_THREADS, os.cpu_count() or 1, len(jobs) or 1)
     stream = _stream_of(targets.values())
 
-    def work() -> None:
+    def work(reader: VersionReader) -> None:
         with _in_stream(stream):
-            filler = Filler(reader, shard)
+            filler = Filler(reader, shard, is_pinned=stream is not None)
             while jobs:
                 try:
                     entry = jobs.popleft()
@@ -50,34 +50,44 @@ def fill_tensors(weights: PublishedWeights, targets: Mapping[str, Tensor], shard
                     return
                 filler.fill(entry, targets[entry.name], proves=entry.name in proven)
 
-    with ThreadPoolExecutor(num_threads, thread_name_prefix="weights") as pool:
+    with (
+        VersionReader(weights.layers) as reader,
+        ThreadPoolExecutor(num_threads, thread_name_prefix="weights") as pool,
+    ):
         try:
-            for future in [pool.submit(work) for _ in range(num_threads)]:
+            for future in [pool.submit(work, reader) for _ in range(num_threads)]:
                 future.result()
         finally:
             jobs.clear()
 
 
 class Filler:
-    """What one thread needs: room for a piece, and for pieces on their way to a GPU."""
+    """What one thread needs: rooms that pieces are proven in on their way to a GPU, or to a part."""
 
-    def __init__(self, reader: VersionReader, shard: Shard) -> None:
-        self._reader, self._shard = reader, shard
-        self._piece = np.empty(PIECE_BYTES, np.uint8)
-        self._pinned: deque[tuple[Tensor, torch.cuda.Event | None]] = deque()
+    def __init__(self, reader: VersionReader, shard: Shard, *, is_pinned: bool) -> None:
+        self._reader, self._shard, self._is_pinned = reader, shard, is_pinned
+        self._rooms: deque[Room] = deque()
 
     def fill(self, entry: TensorEntry, target: Tensor, *, proves: bool) -> None:
         """One tensor, or the part of it that the target is."""
         stored, span = self._reader.open(entry.name), self._span(entry, target)
         flat = self._landing(entry, target, span)
-        proof = TensorProof(entry)
-        for start, piece in stored.pieces(self._piece, None if proves else span):
-            if proves:
+        proof = TensorProof(entry) if proves else None
+        for start, stop in stored.bounds(None if proves else span):
+            first, end = max(start, span.start), min(stop, span.stop)
+            part = _part(flat, range(first - span.start, end - span.start))
+            room = None
+            if part is not None and part.device.type == "cpu" and end - first == stop - start:
+                piece = part.numpy()  # read and proven where it is needed
+            else:
+                room = self._take_room()
+                piece = room.data[: stop - start]
+            stored.read_into(piece, start)
+            if proof is not None:
                 proof.take(piece)
-            first, end = max(start, span.start), min(start + len(piece), span.stop)
-            if first < end:
-                self._copy(flat[first - span.start : end - span.start], piece[first - start : end - start])
-        if proves:
+            if room is not None and part is not None:
+                room.copy(part, first - start)
+        if proof is not None:
             proof.check()
         if flat.data_ptr() != target.data_ptr():
             self._settle(flat, entry, target)
@@ -105,25 +115,44 @@ class Filler:
         else:
             target.copy_(values.reshape(entry.shape)[self._shard.index(entry.name, entry.shape)])
 
-    def _copy(self, target: Tensor, piece: Bytes) -> None:
-        if target.device.type == "cpu":
-            np.copyto(target.numpy(), piece)
-            return
-        pinned = self._take_pinned()
-        np.copyto(pinned[: len(piece)].numpy(), piece)
-        target.copy_(pinned[: len(piece)], non_blocking=True)
-        event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(target.device))
-        self._pinned.append((pinned, event))
+    def _take_room(self) -> Room:
+        """One that no copy reads any more; the others are still on their way."""
+        if len(self._rooms) < (NUM_PINNED if self._is_pinned else 1):
+            room = Room(self._is_pinned)
+        else:
+            room = self._rooms.popleft()
+            room.wait()
+        self._rooms.append(room)
+        return room
 
-    def _take_pinned(self) -> Tensor:
-        """Room that no copy reads any more."""
-        if len(self._pinned) < NUM_PINNED:
-            return torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=True)
-        pinned, event = self._pinned.popleft()
-        if event is not None:
-            event.synchronize()
-        return pinned
+
+class Room:
+    """Host memory for a piece; pinned, a GPU reads it by itself while the next one is proven."""
+
+    def __init__(self, is_pinned: bool) -> None:
+        self._tensor = torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=is_pinned)
+        self.data: Bytes = self._tensor.numpy()
+        self._copied: torch.cuda.Event | None = None
+
+    def copy(self, target: Tensor, start: int) -> None:
+        """The bytes from `start` on, as many as the target holds."""
+        target.copy_(self._tensor[start : start + len(target)], non_blocking=True)
+        if target.is_cuda:
+            # One that sleeps while it waits: spinning threads would take the cores from those that hash.
+            self._copied = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+            self._copied.record(torch.cuda.current_stream(target.device))
+
+    def wait(self) -> None:
+        """Until the last copy is made."""
+        if self._copied is not None:
+            self._copied.synchronize()
+
+
+def _part(flat: Tensor, span: range) -> Tensor | None:
+    """Of torch's operations each makes threads wait for the interpreter: none where it is all of it."""
+    if len(span) == len(flat):
+        return flat
+    return flat[span.start : span.stop] if span else None
 
 
 def _stream_of(targets: Iterable[Tensor]) -> torch.cuda.Stream | None:

@@ -1,6 +1,7 @@
 """Takes a rank's tensors one after another and writes them while the next are on their way.
 
 put --pieces--> Lane: hash, compare, write   (as many threads as lanes; a tensor stays in one)
+                  |-- a large tensor's pieces, hashed --> written by a thread of their own
                   '-- a file that is full --> upload, where there is a mirror
 """
 
@@ -38,9 +39,10 @@ class TensorSink:
 
     def __init__(self, plan: SinkPlan, rank: int) -> None:
         self._source, self._plan = PieceSource(), plan
+        self._base = VersionReader(plan.base) if plan.base else None
         num_lanes = plan.manner.num_lanes or min(MOST_LANES, os.cpu_count() or 1)
         values = Values(
-            base=VersionReader(plan.base) if plan.base else None,
+            base=self._base,
             held=held_tensors(plan.store, rank) if plan.store else None,
             remembers=plan.remembers,
         )
@@ -62,6 +64,8 @@ class TensorSink:
         for lane in self._lanes:
             lane.stop()
         self._uploads.stop()
+        if self._base is not None:
+            self._base.close()
 
     def put(self, name: str, tensor: Tensor) -> None:
         """Write a whole tensor. It must stay as it is until `close`, unless it is on a GPU."""
@@ -96,6 +100,7 @@ class Lane:
         self._values, self._files = values, files
         self._given: queue.SimpleQueue[tuple[TensorEntry, Piece] | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="publish")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")  # a thread once it is asked for
         self._found = self._pool.submit(self._run)
         self._is_stopped = False
 
@@ -118,29 +123,39 @@ class Lane:
         self._is_stopped = True
         self._given.put(None)
         self._pool.shutdown(wait=True)
+        self._writer.shutdown(wait=True)
         self._files.close()
 
     def _run(self) -> list[TensorEntry]:
         found: list[TensorEntry] = []
         work: TensorWork | None = None
         try:
-            while (given := self._given.get()) is not None and not self._is_stopped:
+            while (given := self._given.get()) is not None:
                 entry, piece = given
-                try:
-                    work = work or TensorWork(entry, self._values, self._files.open_for(entry))
-                    piece.wait()
-                    work.take(piece.start, piece.data)
-                    if piece.is_last:
-                        found.append(work.finish())
-                        work = None
-                finally:
+                if self._is_stopped:
                     piece.done()
+                    break
+                if work is None:
+                    work = self._begin(entry, piece)
+                work.take(piece)
+                if piece.is_last:
+                    found.append(work.finish())
+                    work = None
         finally:
+            if work is not None:
+                work.abandon()
             while not self._given.empty():  # whoever waits for room is let go
                 given = self._given.get()
                 if given is not None:
                     given[1].done()
         return found
+
+    def _begin(self, entry: TensorEntry, piece: Piece) -> TensorWork:
+        try:
+            return TensorWork(entry, self._values, self._files.open_for(entry), self._writer)
+        except BaseException:
+            piece.done()
+            raise
 
 
 @dataclass(frozen=True, slots=True)

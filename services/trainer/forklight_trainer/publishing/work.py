@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +14,9 @@ from forklight_core.errors import WeightsError
 from forklight_core.weights.changes import CHUNK_ELEMENTS, NO_CHANGES, Bytes, as_elements, encode_chunk
 from forklight_core.weights.files import VersionFile
 from forklight_core.weights.manifest import ITEM_BYTES, Encoding, TensorEntry
-from forklight_core.weights.reading import PIECE_BYTES, TensorProof, VersionReader, new_hasher
+from forklight_core.weights.reading import LARGE_BYTES, TensorProof, VersionReader, new_hasher
 from forklight_trainer.publishing.held import HeldTensor
+from forklight_trainer.publishing.pieces import Piece
 
 log = logging.getLogger(__name__)
 
@@ -51,48 +55,85 @@ class Values:
 
 
 class TensorWork:
-    """One tensor on its way into a file, or past a hash alone."""
+    """One tensor on its way into a file, or past a hash alone. `finish` or `abandon` ends it."""
 
-    def __init__(self, entry: TensorEntry, values: Values, file: VersionFile | None) -> None:
+    def __init__(
+        self, entry: TensorEntry, values: Values, file: VersionFile | None, writer: Executor
+    ) -> None:
         self.entry, self._values, self._file = entry, values, file
         self._base = values.find_base(entry) if file is not None else None
         self._room = values.room_for(entry) if file is not None else None
         self._offset = file.begin(entry) if file is not None else 0
-        self._hasher, self._stored_hasher = new_hasher(entry.num_bytes), new_hasher(0)
+        num_bytes = entry.num_bytes
+        self._hasher, self._stored_hasher = new_hasher(num_bytes), new_hasher(0)
         self._num_stored, self._num_unchanged = 0, 0
+        # Others would wait for a large one: what is hashed is written by a thread of its own.
+        self._writer = writer if num_bytes >= LARGE_BYTES and self._base is None else None
+        self._written: deque[Future[None]] = deque()
 
-    def take(self, start: int, data: Bytes) -> None:
-        """The next piece."""
-        self._hasher.update(data.data)
-        if self._file is None:
-            return
-        if self._base is None:
-            self._file.write(data.data)
-        else:
-            self._store_changes(data, self._base.data[start : start + len(data)])
-        if self._room is not None:
-            np.copyto(self._room[start : start + len(data)], data)
+    def take(self, piece: Piece) -> None:
+        """The next piece, whose room is given back as soon as it may be."""
+        is_done_later = False
+        try:
+            piece.wait()
+            if self._file is None:
+                self._hasher.update(piece.data.data)
+            elif self._base is not None:
+                self._take_changes(piece, self._base)
+            else:
+                is_done_later = self._take_whole(piece, self._file)
+        finally:
+            if not is_done_later:
+                piece.done()
 
     def finish(self) -> TensorEntry:
         """All pieces were taken."""
+        while self._written:
+            self._written.popleft().result()
         content = self._hasher.hexdigest()
         if self._room is not None and self._values.held is not None:
             self._values.held[self.entry.name] = HeldTensor(hash=content, data=self._room)
-        entry = replace(self.entry, hash=content, stored_hash=content)
+        entry = self.entry
         if self._file is None:
-            return entry
-        if self._base is None:
-            return replace(entry, file=self._file.path.name, offset=self._offset, length=entry.num_bytes)
-        if not self._num_stored:
-            return replace(entry, encoding=Encoding.SAME)
+            return replace(entry, hash=content, stored_hash=content)
+        if self._base is not None and not self._num_stored:
+            return replace(entry, hash=content, stored_hash=content, encoding=Encoding.SAME)
+        is_whole = self._base is None
         return replace(
             entry,
-            encoding=Encoding.CHANGES,
+            hash=content,
+            encoding=Encoding.RAW if is_whole else Encoding.CHANGES,
             file=self._file.path.name,
             offset=self._offset,
-            length=self._num_stored,
-            stored_hash=self._stored_hasher.hexdigest(),
+            length=entry.num_bytes if is_whole else self._num_stored,
+            stored_hash=content if is_whole else self._stored_hasher.hexdigest(),
         )
+
+    def abandon(self) -> None:
+        """Returns once nothing is written any more."""
+        wait(self._written)
+
+    def _take_whole(self, piece: Piece, file: VersionFile) -> bool:
+        """Whether its room is given back by the thread that writes."""
+        data, done = piece.data, piece.done
+        if self._room is not None:  # a copy that stays: whatever follows reads that
+            data, done = self._room[piece.start : piece.start + len(data)], _nothing
+            np.copyto(data, piece.data)
+        self._hasher.update(data.data)
+        if self._writer is None:
+            file.write(data.data)
+            return False
+        while self._written and self._written[0].done():
+            self._written.popleft().result()
+        self._written.append(self._writer.submit(_write, file, data, done))
+        return done is piece.done
+
+    def _take_changes(self, piece: Piece, base: HeldTensor) -> None:
+        data, span = piece.data, slice(piece.start, piece.start + len(piece.data))
+        self._hasher.update(data.data)
+        self._store_changes(data, base.data[span])
+        if self._room is not None:  # which the base may have been in
+            np.copyto(self._room[span], data)
 
     def _store_changes(self, data: Bytes, base: Bytes) -> None:
         """Records of its chunks. Nothing is stored of a tensor until something of it differs."""
@@ -115,13 +156,25 @@ class TensorWork:
         self._num_stored += len(data)
 
 
+def _write(file: VersionFile, data: Bytes, done: Callable[[], None]) -> None:
+    try:
+        file.write(data.data)
+    finally:
+        done()
+
+
+def _nothing() -> None:
+    """Of a copy nothing is given back."""
+
+
 def _read_base(base: VersionReader, promised: TensorEntry) -> HeldTensor | None:
     """After a restart: the base's bytes from the disk. What cannot be proven is stored whole instead."""
     data, proof = np.empty(promised.num_bytes, np.uint8), TensorProof(promised)
     try:
-        for start, piece in base.open(promised.name).pieces(np.empty(PIECE_BYTES, np.uint8)):
-            proof.take(piece)
-            np.copyto(data[start : start + len(piece)], piece)
+        stored = base.open(promised.name)
+        for start, stop in stored.bounds():
+            stored.read_into(data[start:stop], start)
+            proof.take(data[start:stop])
         proof.check()
     except WeightsError as error:
         log.warning("a tensor is published whole", extra={"tensor": promised.name, "reason": str(error)})
