@@ -87,9 +87,15 @@ def load_model(
     return model
 
 
+def weightless_model(config: ModelConfig, experts: ExpertPlaces = LOCAL_EXPERTS) -> HybridModel:
+    """Names and shapes alone: its parameters are on the meta device."""
+    with torch.device("meta"):
+        return HybridModel(config, is_initialized=False, experts=experts)
+
+
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Of every parameter of a whole model, by its name in the module."""
-    return {name: tuple(weight.shape) for name, weight in _weightless_model(config).named_parameters()}
+    return {name: tuple(weight.shape) for name, weight in weightless_model(config).named_parameters()}
 
 
 def save_model(model: Policy, directory: str | Path, max_shard_bytes: int = DEFAULT_SHARD_BYTES) -> None:
@@ -124,14 +130,9 @@ def _unset_model(
         torch.set_default_dtype(default_dtype)
 
 
-def _weightless_model(config: ModelConfig) -> HybridModel:
-    with torch.device("meta"):
-        return HybridModel(config, is_initialized=False)
-
-
 def _load_parts(model: HybridModel, directory: Path) -> None:
     """A published tensor is a view of a parameter; of the state on disk its elements alone are read."""
-    views = _weightless_model(model.config).state_dict()
+    views = weightless_model(model.config).state_dict()
     with PartsReader(directory) as reader:
         check_shapes(reader, parameter_shapes(model.config))
         for name, target in model.state_dict().items():
@@ -206,20 +207,27 @@ def _opened(path: Path) -> Iterator[safe_open]:
 
 
 def _load_files(model: HybridModel, files: Mapping[Path, Sequence[str]], where: str) -> None:
-    """Everything that headers tell is checked before the first byte of a tensor moves."""
     targets, elsewhere = model.state_dict(), model.names_elsewhere
     own = {path: [name for name in names if name not in elsewhere] for path, names in files.items()}
     files = {path: names for path, names in own.items() if names}
-    problems = _name_problems(set(targets), {name for names in files.values() for name in names})
+    shapes = {name: model.shard.whole_shape(name, target.shape) for name, target in targets.items()}
+    check_published(files, shapes, where)
+    for path, names in files.items():
+        _copy_file(path, {name: targets[name] for name in names}, model.shard)
+
+
+def check_published(
+    files: Mapping[Path, Sequence[str]], wanted: Mapping[str, tuple[int, ...]], where: str
+) -> None:
+    """CheckpointError unless the files hold each of these tensors once. Reads their headers only."""
+    problems = _name_problems(set(wanted), {name for names in files.values() for name in names})
     counts = Counter(name for names in files.values() for name in names)
     if repeated := [name for name, count in counts.items() if count > 1]:
         problems.append(f"in two files {_listed(repeated)}")
     if problems:
         raise CheckpointError(f"{where}: the tensors do not fit the config: " + "; ".join(problems))
     for path, names in files.items():
-        _check_shapes(path, {name: model.shard.whole_shape(name, targets[name].shape) for name in names})
-    for path, names in files.items():
-        _copy_file(path, {name: targets[name] for name in names}, model.shard)
+        _check_shapes(path, {name: wanted[name] for name in names})
 
 
 def _check_shapes(path: Path, expected: Mapping[str, tuple[int, ...]]) -> None:

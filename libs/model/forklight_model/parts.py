@@ -8,7 +8,6 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from math import prod
@@ -17,10 +16,11 @@ from types import TracebackType
 from typing import Self
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from forklight_core.errors import CheckpointError
+from forklight_model.mapped_files import MappedFiles
 
 STATE_FOLDER = "state"
 FORMAT = "forklight-state/1"
@@ -83,8 +83,7 @@ class PartsReader:
         self.num_ranks = 0
         self._stretches: dict[Named, list[_Stretch]] = defaultdict(list)
         self._random: dict[int, dict[str, tuple[Path, str]]] = defaultdict(dict)
-        self._files: dict[Path, safe_open] = {}
-        self._open = ExitStack()
+        self._files = MappedFiles()
         try:
             self._read_headers()
             self._check_cover()
@@ -102,8 +101,7 @@ class PartsReader:
 
     def close(self) -> None:
         """Let go of the files."""
-        self._files.clear()
-        self._open.close()
+        self._files.close()
 
     @property
     def has_moments(self) -> bool:
@@ -121,6 +119,7 @@ class PartsReader:
             low, high = max(start, stretch.start), min(end, stretch.end)
             if low < high:
                 values[low - start : high - start] = self._slice(stretch, low, high)
+                self._files.copied(values[low - start : high - start].nbytes)
         return values
 
     def random_state(self, rank: int) -> Mapping[str, Tensor]:
@@ -128,7 +127,7 @@ class PartsReader:
         states = {}
         for device, (path, tensor) in self._random.get(rank, {}).items():
             try:
-                states[device] = self._files[path].get_tensor(tensor)  # type: ignore[no-untyped-call]
+                states[device] = self._files.open(path).get_tensor(tensor)  # type: ignore[no-untyped-call]
             except (SafetensorError, OSError) as error:
                 raise _torn(path, error) from error
         return states
@@ -140,7 +139,7 @@ class PartsReader:
 
     def _slice(self, stretch: _Stretch, low: int, high: int) -> Tensor:
         try:
-            view = self._files[stretch.path].get_slice(stretch.tensor)  # type: ignore[no-untyped-call]
+            view = self._files.open(stretch.path).get_slice(stretch.tensor)  # type: ignore[no-untyped-call]
             values: Tensor = view[low - stretch.start : high - stretch.start]
         except (SafetensorError, OSError) as error:
             raise _torn(stretch.path, error) from error
@@ -160,15 +159,14 @@ class PartsReader:
     def _read_header(self, rank: int, path: Path) -> int:
         """Take in what a file holds; returns the optimizer's step."""
         try:
-            opened = self._open.enter_context(safe_open(path, framework="pt"))
-            metadata = opened.metadata() or {}
+            opened = self._files.open(path)
+            metadata = opened.metadata() or {}  # type: ignore[no-untyped-call]
             if metadata.get("format") != FORMAT:
                 raise CheckpointError(
                     f"{path} has the format {metadata.get('format')!r}, this build reads {FORMAT!r}"
                 )
-            self._files[path] = opened
             self._take_shapes(path, json.loads(metadata["shapes"]))
-            for tensor in opened.keys():  # noqa: SIM118  # not a dict
+            for tensor in opened.keys():  # type: ignore[no-untyped-call]  # noqa: SIM118  # not a dict
                 self._take_tensor(rank, path, tensor)
             return int(metadata["adam_step"])
         except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
@@ -185,7 +183,7 @@ class PartsReader:
         if tensor.startswith(RANDOM_PREFIX):
             self._random[rank][tensor.removeprefix(RANDOM_PREFIX)] = (path, tensor)
             return
-        view = self._files[path].get_slice(tensor)  # type: ignore[no-untyped-call]
+        view = self._files.open(path).get_slice(tensor)  # type: ignore[no-untyped-call]
         if view.get_dtype() != "F32":
             raise CheckpointError(f"{path}: {tensor} is {view.get_dtype()}, state is F32")
         key, start, name = tensor.split("@", 2)

@@ -36,6 +36,7 @@ SCRIPTS = (
     Script(name="gang_gpu.py", needs_gpu=True),
     Script(name="publish.py", without_gpu=("--size", "mini")),
     Script(name="checkpoint.py", has_targets=False),
+    Script(name="start_memory.py", has_targets=False),
     Script(name="nano_loop.py"),
 )
 

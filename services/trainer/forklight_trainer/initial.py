@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from forklight_core.runfile.schema import RunFile
@@ -10,7 +13,7 @@ from forklight_model.model import HybridModel
 from forklight_model.policies import load_policy_config
 from forklight_model.policy import Policy, PolicyConfig
 from forklight_model.sizes import SIZES
-from forklight_model.spread.experts import LOCAL_EXPERTS, ExpertPlaces
+from forklight_model.stretches import FreshWeights, WeightSource, open_weights
 from forklight_model.tokenizer import Tokenizer, build_character_tokenizer, load_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -36,14 +39,27 @@ def initial_policy(run_file: RunFile) -> Policy:
     return initial_model(run_file)
 
 
-def initial_model(run_file: RunFile, experts: ExpertPlaces = LOCAL_EXPERTS) -> HybridModel:
-    """The same of a model of ours, with those experts that this process holds."""
+def initial_model(run_file: RunFile) -> HybridModel:
+    """The same of a model of ours."""
     if run_file.model.path:
-        return load_model(run_file.model.path, torch.float32, experts=experts)
-    config = SIZES[run_file.model.size]
-    model = HybridModel(config, is_initialized=False, experts=experts)
-    model.initialize(torch.Generator().manual_seed(run_file.run.seed))
+        return load_model(run_file.model.path, torch.float32)
+    model = HybridModel(SIZES[run_file.model.size], is_initialized=False)
+    model.initialize(_generator(run_file))
     return model
+
+
+@contextmanager
+def initial_weights(run_file: RunFile) -> Iterator[WeightSource]:
+    """The numbers of `initial_model` by stretches: for a process that keeps some of them, and builds none."""
+    if run_file.model.path:
+        with open_weights(run_file.model.path) as weights:
+            yield weights
+    else:
+        yield FreshWeights(SIZES[run_file.model.size], _generator(run_file))
+
+
+def _generator(run_file: RunFile) -> torch.Generator:
+    return torch.Generator().manual_seed(run_file.run.seed)
 
 
 def initial_tokenizer(run_file: RunFile) -> Tokenizer:

@@ -9,18 +9,21 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from forklight_core.errors import PreconditionError
+from forklight_core.errors import BusyError, CheckpointError, PreconditionError
 from forklight_model.config import ModelConfig
 from forklight_model.model import HybridModel, Recomputation
 from forklight_model.spread.experts import LOCAL_EXPERTS, ExpertPlaces
 from forklight_model.spread.sequence import LightningSpread
+from forklight_model.tokenizer import build_character_tokenizer
 from forklight_trainer.adapters.deepspeed.engine import DeepSpeedEngine, follow
 from forklight_trainer.adapters.deepspeed.gang import Gang, join_gang
 from forklight_trainer.adapters.deepspeed.layout import Layout
@@ -33,8 +36,10 @@ from forklight_trainer.batches.packing import Pack, pack_samples
 from forklight_trainer.loss.cispo import WeightBounds
 from forklight_trainer.loss.objective import PolicyObjective
 from forklight_trainer.loss.policy_loss import LossSettings
+from forklight_trainer.patience import Patience
 from forklight_trainer.ports import TrainEngine
-from forklight_trainer.publishing.plan import SinkPlan
+from forklight_trainer.publishing.plan import SinkManner, SinkPlan
+from forklight_trainer.publishing.versions import WeightsStore
 
 ADAM = OptimizerSettings(betas=(0.9, 0.95), eps=1e-15, weight_decay=0.1)
 CONFIG = ModelConfig(
@@ -53,6 +58,7 @@ CONFIG = ModelConfig(
     initializer_range=0.1,
 )
 RATE, NUM_STEPS = 1e-3, 3
+FULL_DISK = "full-disk"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +79,8 @@ class Job:
 def main(folder: Path, device: str) -> None:
     torch.set_num_threads(1)
     gang = join_gang(device)
+    if gang.rank == 1:
+        _fill_disk()
     for entry in json.loads((folder / "jobs.json").read_text()):
         job = Job(**entry)
         own = _own_half(job, gang)
@@ -162,6 +170,8 @@ def compare(engine: DeepSpeedEngine, job: Job, device: str, work: Path) -> dict[
     found["score"] = _worst(scores[:1], scores[1:])
     found |= _checkpoints(engine, plain, job, device, work)
     found |= _published(engine, plain, work)
+    found |= _scores_version(engine, plain, job, work)
+    found |= _errors(engine, work)
     found["refuses_nan"] = float(_refuses_nan(engine, job))
     return found
 
@@ -207,6 +217,66 @@ def _published(engine: TrainEngine, plain: TrainEngine, work: Path) -> dict[str,
     """Every tensor once, by the published names."""
     ours, theirs = (_weights(each, work / f"end-{place}") for place, each in enumerate((engine, plain)))
     return {"published": _worst_of(ours, theirs), "num_published": float(len(ours))}
+
+
+def _scores_version(engine: DeepSpeedEngine, plain: TorchEngine, job: Job, work: Path) -> dict[str, float]:
+    """After an update, the version before it still says what it said; so do the plain engine and it."""
+    store = WeightsStore(
+        folder=work / "versions",
+        run_id="gang",
+        tokenizer=build_character_tokenizer(),
+        dtype=job.dtype,
+        contract="c",
+    )
+    store.publish(engine, version=1, step=1)
+    pack = draw_packs(98)[0]
+    live = engine.score(pack, 1.0).logprobs_T
+    learn(engine, job, 11)
+    folder = store.version_folder(1)
+    ours, theirs = (each.score_version(folder, pack, 1.0) for each in (engine, plain))
+    assert ours is not None and theirs is not None
+    return {
+        "version_is_live": _worst([ours], [live]),
+        "version_is_plain": _worst([ours], [theirs]),
+        "version_has_moved": _worst([ours], [engine.score(pack, 1.0).logprobs_T]),
+    }
+
+
+def _errors(engine: DeepSpeedEngine, work: Path) -> dict[str, float]:
+    """A full disk of the second process is waited out; what lasts keeps its kind."""
+    attempts = [work / FULL_DISK, work / "roomy"]
+    for folder in attempts:
+        folder.mkdir(parents=True)
+    said: list[str] = []
+
+    def publish() -> int:
+        try:
+            # One lane: it fails at the first tensor, and most weights are still to be gathered.
+            plan = SinkPlan(folder=attempts[len(said)], manner=SinkManner(num_lanes=1))
+            return len(engine.publish(plan))
+        except BusyError as error:
+            said.append(str(error))
+            raise
+
+    num_written = Patience(threading.Event()).call("publish", publish)
+    try:
+        engine.restore(work / "nowhere")
+    except CheckpointError as error:
+        said.append(str(error))
+    others = all(text.startswith(f"process {rank}: ") for text, rank in zip(said, (1, 0), strict=True))
+    return {"num_written_at_last": float(num_written), "errors_keep_their_kind": float(others)}
+
+
+def _fill_disk() -> None:
+    """From now on this process has no room in folders of that name: the kernel itself says so."""
+    real_open = os.open
+
+    def open_or_full(path: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if Path(os.fsdecode(path)).parent.name == FULL_DISK:
+            return real_open("/dev/full", os.O_WRONLY)
+        return real_open(path, flags, *rest, **options)
+
+    os.open = open_or_full
 
 
 def _weights(engine: TrainEngine, folder: Path) -> dict[str, torch.Tensor]:

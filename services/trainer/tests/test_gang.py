@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,26 @@ def test_every_tensor_is_published_once_and_bad_gradients_are_refused(
     assert figures["refuses_nan"] == 1.0
 
 
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_a_published_version_is_scored_as_a_pod_would_after_the_weights_have_moved(
+    found: dict[str, dict[str, float]], job: Job
+) -> None:
+    figures = found[job.name]
+    assert figures["version_is_plain"] == 0.0
+    is_whole = job.sequence_parallel == job.expert_parallel == 1
+    assert figures["version_is_live"] <= (0.0 if is_whole else 2e-6)
+    assert figures["version_has_moved"] > 1e-3
+
+
+@pytest.mark.parametrize("job", JOBS, ids=lambda job: job.name)
+def test_a_full_disk_elsewhere_is_waited_out_and_errors_keep_their_kind(
+    found: dict[str, dict[str, float]], job: Job
+) -> None:
+    figures = found[job.name]
+    assert figures["num_written_at_last"] == figures["num_published"]
+    assert figures["errors_keep_their_kind"] == 1.0
+
+
 def test_four_processes_learn_as_one_where_key_heads_run_out(tmp_path: Path) -> None:
     for figures in run_gang(tmp_path, FOUR, num_ranks=4).values():
         assert figures["loss"] < EXACT and figures["norm"] < EXACT and figures["published"] < 2e-5
@@ -83,3 +104,20 @@ def test_layouts_that_cannot_be_are_refused() -> None:
         plan_layout(trainer, 4)
     with pytest.raises(ConfigError, match="trainer.processes = 4, and 2 were started"):
         plan_layout(trainer, 2)
+
+
+def test_failures_become_one_error_that_is_tried_again_only_if_all_may_go_away() -> None:
+    from forklight_core.errors import BusyError, PreconditionError, UnavailableError, WeightsError
+    from forklight_trainer.adapters.deepspeed.gang import Failure, join_failures
+
+    full = Failure.of(OSError(errno.ENOSPC, "No space left on device"), 1)
+    away, torn = Failure.of(UnavailableError("store is away"), 2), Failure.of(WeightsError("torn"), 3)
+    assert full is not None and away is not None and torn is not None
+    joined = join_failures([full, away])
+    assert type(joined) is BusyError
+    assert str(joined).startswith("process 1: no room on its disk") and "process 2: store is away" in str(
+        joined
+    )
+    assert type(join_failures([full, torn])) is WeightsError
+    assert type(join_failures([Failure(rank=0, kind="Strange", message="?")])) is PreconditionError
+    assert Failure.of(OSError(errno.EIO, "Input/output error"), 1) is None

@@ -6,14 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from forklight_core.errors import ConfigError
-from forklight_model.planning.counts import count_parameters
 from forklight_model.planning.hardware import GPUS
 from forklight_model.planning.plan import Plan, make_plan
 from forklight_model.planning.request import Request
 
 MOST_TIMES = 64
 GIGA = 1e9
-FP32_BYTES = 4
 MOST_TRIED_GPUS = 2
 """Of one trainer."""
 
@@ -119,11 +117,7 @@ def list_gaps(plan: Plan) -> Sequence[str]:
     """What this plan takes for granted that the services do not do yet, or were never seen to do."""
     gaps, pod, key_heads = [], plan.rollout.gpus_per_pod, plan.request.config.num_key_value_heads
     if plan.train.gpus > MOST_TRIED_GPUS:
-        whole_gb = FP32_BYTES * count_parameters(plan.request.config).total / GIGA
-        gaps.append(
-            f"a trainer over {plan.train.gpus} GPUs: it ran on {MOST_TRIED_GPUS} at most, and each of its "
-            f"processes builds the whole model in host memory first ({whole_gb:,.0f} GB)"
-        )
+        gaps.append(f"a trainer over {plan.train.gpus} GPUs: it ran on {MOST_TRIED_GPUS} at most")
     if pod > 1 and key_heads % pod:
         gaps.append(f"pods of {pod} GPUs: the engine cuts {key_heads} key heads, it does not replicate them")
     if plan.request.rates.staged_copies < 1:

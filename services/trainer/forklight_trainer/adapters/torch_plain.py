@@ -6,7 +6,6 @@ With DeepSpeed there would be a second adapter; this one is the oracle it has to
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from forklight_core.errors import CheckpointError, ConfigError, PreconditionError, WeightsError
+from forklight_core.errors import PreconditionError
 from forklight_core.runfile.schema import TrainerSection
 from forklight_core.weights.manifest import TensorEntry
 from forklight_model.checkpoint import check_shapes, published_tensors
@@ -22,19 +21,16 @@ from forklight_model.logprobs import TokenStats, token_logprobs
 from forklight_model.parts import PartsReader, StateKey
 from forklight_model.policy import Policy, PolicyConfig
 from forklight_model.routing import RecordedRouting, Routing
+from forklight_trainer.adapters.version_scorer import VersionScorer
 from forklight_trainer.batches.packing import Pack
 from forklight_trainer.checkpoints.parts import StatePart
 from forklight_trainer.checkpoints.random_state import restore_random_state, take_random_state
 from forklight_trainer.checkpoints.snapshot import HostBuffers, RankSnapshot
 from forklight_trainer.loss.objective import Objective, PackOutcome, PackScore
-from forklight_trainer.publishing.folders import load_version
 from forklight_trainer.publishing.plan import SinkPlan
-
-log = logging.getLogger(__name__)
 
 CLIP_SLACK = 1e-6
 """What torch adds to a norm before it divides by it."""
-MOST_PROBED_PARAMETERS = 500_000_000  # a larger model is not held twice
 MOMENTS = (StateKey.EXP_AVG, StateKey.EXP_AVG_SQ)
 
 
@@ -67,7 +63,7 @@ class TorchEngine:
         device: torch.device | str = "cpu",
     ) -> None:
         self._device, self._dtype = torch.device(device), dtype
-        self._probe: tuple[Path, Policy] | None = None
+        self._versions = VersionScorer(dtype, self._device)
         self._host = HostBuffers()
         self._master = master.to(self._device)
         self._compute = self._master if dtype == torch.float32 else copy.deepcopy(self._master).to(dtype)
@@ -95,20 +91,8 @@ class TorchEngine:
         routing = self._routing(pack, is_needed=False)
         return _on_cpu(self._token_stats(self._compute, pack, temperature, routing))
 
-    @torch.no_grad()
     def score_version(self, folder: Path, pack: Pack, temperature: float) -> Tensor | None:
-        if self._master.num_parameters > MOST_PROBED_PARAMETERS:
-            return None
-        if self._probe is None or self._probe[0] != folder:
-            try:
-                self._probe = (folder, load_version(folder, self._dtype, device=self._device))
-            except (CheckpointError, ConfigError, WeightsError) as error:
-                log.warning(
-                    "published weights cannot be read, parity is not gated", extra={"reason": str(error)}
-                )
-                return None
-        routing = self._routing(pack, is_needed=False)
-        return self._token_stats(self._probe[1], pack, temperature, routing).logprobs_T.cpu()
+        return self._versions.score(folder, pack, temperature)
 
     def discard_gradients(self) -> None:
         self._compute.zero_grad(set_to_none=True)
@@ -132,7 +116,8 @@ class TorchEngine:
 
     def publish(self, plan: SinkPlan) -> list[TensorEntry]:
         with plan.open() as sink:
-            for name, tensor in published_tensors(self._compute):
+            # The largest first: one that comes last is waited for by one lane alone.
+            for name, tensor in sorted(published_tensors(self._compute), key=lambda each: -each[1].nbytes):
                 sink.put(name, tensor)
             return sink.close()
 
@@ -159,7 +144,7 @@ class TorchEngine:
                 if reader.has_moments:
                     self._optimizer.state[parameter] = self._restored_moments(reader, name, parameter)
             restore_random_state(reader, self._device)
-        self._probe = None
+        self._versions.forget()
         self._refresh_compute()
 
     def _accumulate(self, pack: Pack, objective: Objective) -> PackOutcome:

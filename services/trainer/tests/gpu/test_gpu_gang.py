@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.trainer.tests.gang import run_gang
+from forklight_trainer.initial import DTYPES, initial_model
+from services.trainer.tests.gang import run_gang, same_bits
 from services.trainer.tests.gang_rank import Job
+from services.trainer.tests.start_rank import Start
 
 pytestmark = pytest.mark.gpu
 
@@ -42,3 +44,18 @@ def test_two_gpus_learn_as_one(tmp_path: Path) -> None:
         assert figures["resumed_norm"] == 0.0 and figures["resumed_weights"] == 0.0, (name, figures)
         assert figures["refuses_nan"] == 1.0, (name, figures)
         assert figures["published"] < 0.02, (name, figures)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_start_with_the_bits_of_one_process(tmp_path: Path) -> None:
+    jobs = (
+        Start(name="zero3", zero_stage=3, dtype="bfloat16", seed=4),
+        Start(name="zero3-experts", zero_stage=3, expert_parallel=2, dtype="bfloat16", seed=4),
+        Start(name="zero1-experts", zero_stage=1, expert_parallel=2, dtype="bfloat16", seed=4),
+        Start(
+            name="restored", zero_stage=3, dtype="bfloat16", seed=4, restores=str(tmp_path / "zero3-experts")
+        ),
+    )
+    run_gang(tmp_path, jobs, num_ranks=2, device="cuda")
+    for job in jobs:
+        same_bits(tmp_path / job.name, initial_model(job.run_file(2)), DTYPES[job.dtype])

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from forklight_core.errors import ForklightError, PreconditionError
+from forklight_core.errors import ForklightError
 from forklight_core.weights.manifest import TensorEntry
 from forklight_model.config import ModelConfig
 from forklight_model.logprobs import TokenStats
@@ -25,9 +25,10 @@ from forklight_trainer.adapters.deepspeed.commands import (
     Score,
     Update,
 )
-from forklight_trainer.adapters.deepspeed.gang import Failure, leave_gang
+from forklight_trainer.adapters.deepspeed.gang import Failure, join_failures, leave_gang
 from forklight_trainer.adapters.deepspeed.rank import RankEngine
 from forklight_trainer.adapters.deepspeed.spool import GangSnapshot
+from forklight_trainer.adapters.version_scorer import VersionScorer
 from forklight_trainer.batches.packing import Pack
 from forklight_trainer.checkpoints.snapshot import RankSnapshot
 from forklight_trainer.loss.objective import Objective, PackOutcome
@@ -44,6 +45,7 @@ class DeepSpeedEngine:
     def __init__(self, own: RankEngine, spool_parent: Path) -> None:
         self._own, self._gang, self._layout = own, own.gang, own.layout
         self._spool_parent = spool_parent
+        self._versions = VersionScorer(own.dtype, own.gang.device)
 
     @property
     def config(self) -> ModelConfig:
@@ -71,8 +73,8 @@ class DeepSpeedEngine:
         return self._same(Score(pack=pack, temperature=temperature), TokenStats)
 
     def score_version(self, folder: Path, pack: Pack, temperature: float) -> Tensor | None:
-        """A second model would have to be cut up as well: only current weights are compared."""
-        return None
+        """At the first process alone: pods are not cut up as the gang is, so this is not either."""
+        return self._versions.score(folder, pack, temperature)
 
     def discard_gradients(self) -> None:
         self._same(Discard(), type(None))
@@ -86,6 +88,7 @@ class DeepSpeedEngine:
 
     def restore(self, folder: Path) -> None:
         self._same(Restore(folder=folder), type(None))
+        self._versions.forget()
 
     def publish(self, plan: SinkPlan) -> list[TensorEntry]:
         by_rank = self._all([Publish(plan=plan)] * self._gang.size, list[TensorEntry])
@@ -108,8 +111,7 @@ class DeepSpeedEngine:
         results = self._gang.answer(run_command(self._own, commands[0]))
         failures = [result for result in results if isinstance(result, Failure)]
         if failures:
-            said = "; ".join(f"process {each.rank}: {each.message}" for each in failures[:3])
-            raise PreconditionError(said)
+            raise join_failures(failures)
         return results  # type: ignore[return-value]  # each is what its command gives
 
 
@@ -132,8 +134,10 @@ def run_command(own: RankEngine, command: Command) -> object:
             return snapshot if own.gang.rank == 0 else None
         own.discard_gradients()
         return None
-    except ForklightError as error:
-        return Failure(rank=own.gang.rank, kind=type(error).__name__, message=str(error))
+    except (ForklightError, OSError) as error:
+        if (failure := Failure.of(error, own.gang.rank)) is None:
+            raise
+        return failure
 
 
 def follow(own: RankEngine) -> None:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from forklight_trainer.adapters.deepspeed.configuration import Config
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 STEP = "step"
@@ -76,8 +78,41 @@ def refresh_weights(engine: Any, stage: int) -> None:  # noqa: ANN401
         whole[0].partition(whole)
     for fragment in own_fragments(engine, stage):
         fragment.parameter.ds_tensor.data.narrow(0, 0, fragment.length).copy_(fragment.weight)
-    if whole:
-        whole[0].all_gather(whole)
+    # They stay cut: a first pass that found them gathered would not note that it reads them, and a later
+    # one, after a publication, would fetch what the noted order does not have.
+
+
+def make_room(policy: nn.Module, dtype: torch.dtype, device: torch.device, *, is_whole: bool) -> None:
+    """Zeros in place of a policy's unset weights; if not whole, a single one that shows itself everywhere."""
+
+    def room(weight: Tensor) -> Tensor:
+        zeros = torch.zeros(weight.shape if is_whole else (), dtype=dtype, device=device)
+        return zeros.expand(weight.shape)
+
+    # As torch's to_empty does it: what modules keep beside their parameters follows.
+    policy._apply(room)  # type: ignore[no-untyped-call]
+
+
+def cut_unset(policy: nn.Module, config: Config) -> None:
+    """Give each weight under ZeRO-3 this process's share of it, zero. The whole never exists.
+
+    DeepSpeed's own conversion wants every process to hold each weight whole, in turn, and broadcasts it.
+    """
+    import deepspeed
+    from deepspeed.runtime.zero.partition_parameters import PartitionedParamStatus
+
+    parameter: Any
+    context = deepspeed.zero.Init(config_dict_or_path=config)
+    for parameter in policy.parameters():
+        context._convert_to_deepspeed_param(parameter)
+        aligned = context._aligned_size(parameter)
+        share = aligned // context._partition_world_size(parameter)
+        parameter.ds_tensor = torch.zeros(share, dtype=parameter.dtype, device=parameter.device)
+        parameter.ds_tensor.ds_numel = share
+        parameter.ds_tensor.status = PartitionedParamStatus.AVAILABLE
+        parameter.ds_tensor.final_location = None  # not on a disk
+        parameter.ds_numel_aligned = aligned
+        parameter.partition()  # lets go of the whole
 
 
 def _cut_by_weight(optimizer: Any, name: str, parameter: Any) -> Fragment | None:  # noqa: ANN401

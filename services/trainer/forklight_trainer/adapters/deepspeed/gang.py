@@ -11,26 +11,53 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Self
 
 import torch
 import torch.distributed as dist
 
-from forklight_core.errors import ConfigError
+from forklight_core.errors import BusyError, ConfigError, ForklightError, PreconditionError, all_errors
+from forklight_core.retry import TRANSIENT
+from forklight_trainer.durable import FULL
 
 IDLE = timedelta(days=30)
 """How long a process may wait for a command."""
 COLLECTIVE = timedelta(minutes=30)
 """How long an exchange of tensors may take before the group is given up."""
+MOST_SAID = 3
+"""Failures that a message names."""
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """What went wrong on a process."""
+    """What went wrong on a process: an error of the tree, as data."""
 
     rank: int
     kind: str
+    """Name of its class."""
     message: str
+
+    @classmethod
+    def of(cls, error: ForklightError | OSError, rank: int) -> Self | None:
+        """None for what is no answer: it ends the process. A disk without room is, wherever it shows."""
+        if isinstance(error, ForklightError):
+            return cls(rank=rank, kind=type(error).__name__, message=str(error))
+        if error.errno in FULL:
+            return cls(
+                rank=rank,
+                kind=BusyError.__name__,
+                message=f"no room on its disk: {error}; free disk space, it is tried again",
+            )
+        return None
+
+
+def join_failures(failures: Sequence[Failure]) -> ForklightError:
+    """Of the kind of the first that lasts; where all may go away by themselves, of the first."""
+    kinds = [all_errors().get(each.kind, PreconditionError) for each in failures]
+    lasting = [kind for kind in kinds if not issubclass(kind, TRANSIENT)]
+    said = "; ".join(f"process {each.rank}: {each.message}" for each in failures[:MOST_SAID])
+    return (lasting or kinds)[0](said)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

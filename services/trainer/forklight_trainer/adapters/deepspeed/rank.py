@@ -6,18 +6,19 @@ Legend: T packed tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import deque
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from forklight_core.errors import PreconditionError
+from forklight_core.errors import ForklightError, PreconditionError
 from forklight_core.weights.manifest import TensorEntry
 from forklight_model.logprobs import TokenStats
 from forklight_model.model import HybridModel
 from forklight_model.routing import RecordedRouting
+from forklight_model.stretches import HeldWeights, WeightSource
 from forklight_trainer.adapters.deepspeed.commands import (
     Accumulate,
     Hold,
@@ -33,7 +34,7 @@ from forklight_trainer.adapters.deepspeed.library import import_deepspeed
 from forklight_trainer.adapters.deepspeed.published import own_published
 from forklight_trainer.adapters.deepspeed.scorer import LEAVES, Scorer
 from forklight_trainer.adapters.deepspeed.spool import FollowerWriter
-from forklight_trainer.adapters.deepspeed.spread import Spread, mark_experts, parameter_groups
+from forklight_trainer.adapters.deepspeed.spread import Spread, parameter_groups, prepare
 from forklight_trainer.adapters.deepspeed.state import Place, RankState
 from forklight_trainer.adapters.torch_plain import OptimizerSettings
 from forklight_trainer.batches.packing import Pack
@@ -52,17 +53,19 @@ class RankEngine:
         spread: Spread,
         *,
         dtype: torch.dtype = torch.float32,
+        weights: WeightSource | None = None,
     ) -> None:
+        """`weights` to start from, where the policy has none of its own: where it is on the meta device."""
         self.config, self.layout, self.gang = policy.config, spread.layout, spread.gang
+        self.dtype = dtype
         places = {name: _place(policy, name) for name, _ in policy.named_parameters()}
         self._host, self._writer = HostBuffers(), FollowerWriter()
-        exact = {name: weight.detach() for name, weight in policy.named_parameters()}
-        mark_experts(policy, spread)
+        weights = HeldWeights(policy) if weights is None else weights
         config = deepspeed_config(self.layout, optimizer, dtype)
+        prepare(policy, spread, config, dtype)
         self._engine = _wrap(Scorer(policy, spread), parameter_groups(policy, spread), config, self.layout)
-        if dtype != torch.float32:
-            self._take_over(exact)
         self._state = RankState(self._engine, self.layout, self.gang, places)
+        self._state.start_from(weights)
 
     def accumulate(self, command: Accumulate) -> list[PackOutcome]:
         """Outcomes of this lane's packs, without the fillers."""
@@ -121,12 +124,16 @@ class RankEngine:
 
     @torch.no_grad()
     def publish(self, command: Publish) -> list[TensorEntry]:
-        """Entries of the tensors that this process wrote."""
-        policy = self._engine.module.policy
-        with command.plan.open(self.gang.rank, self.gang.size) as sink:
-            for name, tensor in own_published(policy, self.layout, self.gang.rank):
-                sink.put(name, tensor)
-            return sink.close()
+        """Entries of the tensors that this process wrote. One that fails still gathers with the others."""
+        tensors = own_published(self._engine.module.policy, self.layout, self.gang.rank)
+        try:
+            with command.plan.open(self.gang.rank, self.gang.size) as sink:
+                for name, tensor in tensors:
+                    sink.put(name, tensor)
+                return sink.close()
+        except (ForklightError, OSError):
+            deque(tensors, maxlen=0)
+            raise
 
     def _accumulate(self, pack: Pack, objective: Objective, *, counts: bool) -> PackOutcome:
         stats, balance = self._forward(pack, objective.temperature, with_balance=objective.adds_router_loss)
@@ -156,12 +163,6 @@ class RankEngine:
             each.to(self.gang.device) for each in (pack.routing.experts_LTK, pack.routing.weights_LTK)
         )
         return RecordedRouting(experts_LTK=experts_LTK, weights_LTK=weights_LTK)
-
-    def _take_over(self, exact: Mapping[str, Tensor]) -> None:
-        """DeepSpeed's fp32 weights were made of rounded ones; these are the true ones."""
-        for fragment in own_fragments(self._engine, self.layout.zero_stage):
-            flat = exact[fragment.name].flatten()[fragment.start : fragment.start + fragment.length]
-            fragment.weight.copy_(flat)
 
     def _own_norm(self) -> float:
         """Of all processes' gradients; each element is kept by one process."""

@@ -11,15 +11,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 
 from forklight_core.errors import ConfigError
 from forklight_model.config import ModelConfig
+from forklight_model.model import HybridModel
 from forklight_model.moe import StackedExperts
 from forklight_model.spread.experts import LOCAL_EXPERTS, DistributedExperts, ExpertPlaces
 from forklight_model.spread.peers import Peers
 from forklight_model.spread.sequence import LightningSpread, check_sequence_spread
+from forklight_trainer.adapters.deepspeed.configuration import Config
+from forklight_trainer.adapters.deepspeed.fragments import cut_unset, make_room
 from forklight_trainer.adapters.deepspeed.gang import Gang
 from forklight_trainer.adapters.deepspeed.layout import Layout
 
@@ -62,6 +66,16 @@ def make_spread(
         experts=experts,
         expert_group=name,
     )
+
+
+def prepare(policy: HybridModel, spread: Spread, config: Config, dtype: torch.dtype) -> None:
+    """Get a policy ready for DeepSpeed. One without weights gets zeros: of ZeRO-3 no more than its share."""
+    is_cut, is_unset = spread.layout.zero_stage == 3, policy.lm_head.weight.is_meta
+    if is_unset:
+        make_room(policy, dtype, spread.gang.device, is_whole=not is_cut)
+    mark_experts(policy, spread)
+    if is_unset and is_cut:
+        cut_unset(policy, config)
 
 
 def mark_experts(policy: nn.Module, spread: Spread) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from forklight_model.checkpoint import check_shapes
 from forklight_model.parts import PartsReader, StateKey
+from forklight_model.stretches import WeightSource
 from forklight_trainer.adapters.deepspeed.fragments import (
     STEP,
     Fragment,
@@ -25,6 +28,8 @@ from forklight_trainer.checkpoints.parts import StatePart
 from forklight_trainer.checkpoints.random_state import restore_random_state
 
 MOMENTS = (StateKey.EXP_AVG, StateKey.EXP_AVG_SQ)
+READ_AT_ONCE = 1 << 24
+"""Numbers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +73,13 @@ class RankState:
                 )
 
     @torch.no_grad()
+    def start_from(self, weights: WeightSource) -> None:
+        """The first weights: exact ones, for DeepSpeed's own are rounded. All processes call it."""
+        for fragment in self._own():
+            self._copy(partial(weights.read, fragment.name), fragment, fragment.weight)
+        refresh_weights(self._engine, self._stage)
+
+    @torch.no_grad()
     def restore(self, folder: Path) -> None:
         """Take over a checkpoint, whatever wrote it. All processes call it."""
         with PartsReader(folder) as reader:
@@ -80,14 +92,20 @@ class RankState:
 
     def _restore(self, reader: PartsReader, fragment: Fragment) -> None:
         state = optimizer_state(self._engine, fragment.flat)
-        start = self._places[fragment.name].start + fragment.start
-        fragment.weight.copy_(reader.read(fragment.name, StateKey.WEIGHT, start, fragment.length))
+        self._copy(partial(reader.read, fragment.name, StateKey.WEIGHT), fragment, fragment.weight)
         for key in MOMENTS:
             target = fragment.cut(state[key])
             if reader.has_moments:
-                target.copy_(reader.read(fragment.name, key, start, fragment.length))
+                self._copy(partial(reader.read, fragment.name, key), fragment, target)
             else:
                 target.zero_()
+
+    def _copy(self, read: Callable[[int, int], Tensor], fragment: Fragment, target: Tensor) -> None:
+        """Piece by piece: under ZeRO-1 and -2 a stretch may be a whole layer's experts."""
+        start = self._places[fragment.name].start + fragment.start
+        for at in range(0, fragment.length, READ_AT_ONCE):
+            num = min(READ_AT_ONCE, fragment.length - at)
+            target.narrow(0, at, num).copy_(read(start + at, num))
 
     def _own(self) -> Iterator[Fragment]:
         return own_fragments(self._engine, self._stage)
