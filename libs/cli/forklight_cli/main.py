@@ -34,6 +34,7 @@ COMMANDS = dict(
         _entry("up", "Start the whole system of a run file in this terminal."),
         _entry("resume", "Go on with the run of a run folder.", module="up"),
         _entry("pause", "Let a run finish its step and wait.", module="control"),
+        _entry("rollback", "Have a run go on from an older checkpoint."),
         _entry("sft", "Supervised cold start of a run file."),
         _entry("status", "Where a run stands."),
         _entry("audit", "Prove that the ledger, the queues and the checkpoints of a run agree."),

@@ -57,13 +57,20 @@ def test_json_holds_assumptions_with_their_options() -> None:
     assert document["plan"]["decode"]["memory_s"] == pytest.approx(slower["memory_s"] * 0.89 / 0.5)
 
 
-@pytest.mark.parametrize("name", ["mini", "small", "minimax-m1"])
-def test_shipped_run_files_are_planned(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "window", "key"),
+    [
+        ("mini", 4096, "sampling.max_new_tokens"),
+        ("small", 16_384, "sampling.max_new_tokens"),
+        ("minimax-m1", 81_920, "length.windows"),
+    ],
+)
+def test_shipped_run_files_are_planned_for_their_largest_window(name: str, window: int, key: str) -> None:
     path = RUN_FILES / f"{name}.toml"
     done = call(f"--model {path} --gpus 512 --gpu h200 --json")
     document = json.loads(done.output)
     listed = {each["name"]: each for each in document["assumptions"]}
-    assert listed["window"]["source"] == f"{path}: sampling.max_new_tokens"
+    assert (listed["window"]["value"], listed["window"]["source"]) == (window, f"{path}: {key}")
     assert document["fits"] is (done.return_value is ExitCode.OK)
 
 

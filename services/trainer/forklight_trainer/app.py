@@ -75,7 +75,9 @@ def run(settings: TrainerSettings, stop: threading.Event, *, buffer: BufferPort 
     try:
         with open_door(settings.listen, servicer):
             parts = assemble(settings, run_file, board=board, buffer=port, stop=stop)
-            TrainingLoop(parts).run()
+            loop = TrainingLoop(parts)
+            servicer.attach(loop.roll_backs)
+            loop.run()
             parts.engine.close()
     except TRANSIENT as error:
         if not stop.is_set():

@@ -21,6 +21,7 @@ from forklight_trainer.batches.fetch import LostSample, fetch_batch
 from forklight_trainer.checkpoints.contents import CheckpointState
 from forklight_trainer.checkpoints.roll_backs import RollBack
 from forklight_trainer.durable import staged_folder
+from forklight_trainer.going_back import Request, RollBackRequests
 from forklight_trainer.patience import Patience
 from forklight_trainer.ports import Snapshot
 from forklight_trainer.position import Position
@@ -51,7 +52,7 @@ class TrainingLoop:
         self._saver = Saver(parts)
         self._at = Position(updates_per_version=parts.run_file.trainer.updates_per_version)
         self._steering = Steering(parts.run_file)
-        self._wanted: tuple[int, str] | None = None
+        self.roll_backs = RollBackRequests(parts, self._saver)
         self._is_over = False
 
     @property
@@ -63,22 +64,22 @@ class TrainingLoop:
         """Start, go through the steps, leave everything durable."""
         try:
             self._start()
-            while not self._is_over and not self._parts.stop.is_set():
+            while not self._parts.stop.is_set():
                 self._saver.check()
-                if self._wanted is not None:
-                    self._roll_back(*self._wanted)
-                elif self._at.step < self._parts.run_file.trainer.steps:
+                if (request := self.roll_backs.pending) is not None:
+                    self._roll_back(request)
+                elif not self._is_over and self._at.step < self._parts.run_file.trainer.steps:
                     self._advance()
-                else:
+                elif self.roll_backs.close():
                     self._is_over = True  # the buffer finishes the run with the last step's commit
+                    break
             self._finish()
         finally:
             self._saver.close()
 
     def request_roll_back(self, step: int, reason: str) -> None:
-        """Go on from the newest checkpoint up to `step`, before the next step begins. From any thread."""
-        self._saver.pinned_step = step
-        self._wanted = (step, reason)
+        """Go on from the newest checkpoint up to `step`, before the next step begins."""
+        self.roll_backs.demand(step, reason)
 
     def _advance(self) -> None:
         """One step, or one attempt at it."""
@@ -99,7 +100,9 @@ class TrainingLoop:
         """Take over the newest checkpoint and what belongs to it."""
         self._at = take_over(self._parts, self._patience, self._steering)
         self._saver.begin_at(self._at.step, live_step=self._at.live_step)
+        self._is_over = False
         self._report()
+        self.roll_backs.open()
         self._act()
 
     def _act(self) -> None:
@@ -110,14 +113,15 @@ class TrainingLoop:
         elif action.kind is ActionKind.ROLL_BACK:
             self.request_roll_back(action.step, action.reason)
 
-    def _roll_back(self, step: int, reason: str) -> None:
+    def _roll_back(self, request: Request) -> None:
         """Give up what was learned since an older checkpoint; the buffer delivers it again on a new line."""
-        self._wanted = None
+        step, reason = request.step, request.reason
         self._saver.wait()
         checkpoints, here = self._parts.checkpoints, self._at.step
         target = checkpoints.find_sound(most=step)
         if target is None:
             self._saver.pinned_step = None
+            self.roll_backs.open()
             self._pause(
                 PreconditionError(
                     f"asked to go back to step {step} ({reason}), and no sound checkpoint is as old: the "
@@ -128,8 +132,15 @@ class TrainingLoop:
             return
         log.warning("going back", extra={"from_step": here, "to_step": target, "reason": reason})
         metrics.count_roll_back()
-        roll_back = RollBack(from_step=here, to_step=target, reason=reason, at=round(time.time(), 3))
-        checkpoints.go_back(roll_back)
+        checkpoints.go_back(
+            RollBack(
+                from_step=here,
+                to_step=target,
+                reason=reason,
+                at=round(time.time(), 3),
+                asked_by=request.asked_by,
+            )
+        )
         self._start()
 
     def _lease(self) -> types_pb2.Batch | None:
@@ -326,6 +337,8 @@ class TrainingLoop:
         if self._is_over:
             self._patience.call("export the final model", self._export)
         self._parts.board.enter(Stage.DONE)
+        if (forgotten := self.roll_backs.pending) is not None:
+            log.warning("told to stop before going back", extra={"request": str(forgotten)})
         log.info(
             "trainer stopped",
             extra={"step": self._at.step, "version": self.version, "run_is_over": self._is_over},

@@ -39,40 +39,86 @@ STOPPED_SHARE = "forklight.trainer.stopped_share"
 LENGTH_P99 = "forklight.trainer.response_length_p99"
 LENGTH_BY_SIGN = "forklight.trainer.response_length_by_advantage"
 ALARM = "forklight.trainer.alarm"
+EPS_HIGH = "forklight.trainer.eps_high"
+GRAD_CLIP = "forklight.trainer.grad_clip"
+LEARNING_RATE = "forklight.trainer.learning_rate"
+TOKEN_SHARE = "forklight.trainer.token_share"
+PUT_IN_TOKENS = "forklight.trainer.put_in_tokens"
+REWARD_STD = "forklight.trainer.reward_std"
+RATIO_MEAN = "forklight.trainer.ratio_mean"
+CLIP_SHARE_LOW = "forklight.trainer.clip_share_low"
+STALENESS_MAX = "forklight.trainer.staleness_max"
+MAX_DP = "forklight.trainer.max_dp"
+PARITY_TOKENS = "forklight.trainer.parity_tokens"
+TAIL_PERPLEXITY = "forklight.trainer.tail_perplexity"
+LENGTH_P50 = "forklight.trainer.response_length_p50"
+LENGTH_P99_BY_SIGN = "forklight.trainer.response_length_p99_by_advantage"
+TOKENS_PER_S = "forklight.trainer.tokens_per_s"
+PUBLICATION_DURATION = "forklight.trainer.publication.duration"
+PUBLICATION_BYTES = "forklight.trainer.publication.bytes"
+PUBLICATION_STORED_SHARE = "forklight.trainer.publication.stored_share"
+PUBLICATION_FAILURES = "forklight.trainer.publication.failures"
 
 
 def record_step(record: StepRecord) -> None:
     """Everything a finished step measured."""
     counter(STEPS).add(1)
     counter(TOKENS).add(record.tokens)
+    counter(PUT_IN_TOKENS).add(record.put_in_tokens)
     counter(UNEQUAL_TOKENS).add(record.unequal_tokens or 0)
     record_stages(record.seconds)
-    for name, value in (
-        (STEP, record.step),
-        (VERSION, record.version),
-        (REWARD, record.reward_mean),
-        (RESPONSE_LENGTH, record.length_mean),
-        (ENTROPY, record.entropy),
-        (LOSS, record.loss),
-        (GRAD_NORM, record.grad_norm),
-        (RATIO_MAX, record.ratio_max),
-        (CLIP_SHARE, record.clip_share_high),
-        (MASKED_SHARE, record.masked_share),
-        (STALENESS, record.staleness_mean),
-        (CORRELATION, record.correlation),
-        (MEAN_KL, record.mean_kl),
-        (ROUTER_LOSS, record.router_auxiliary_loss),
-        (WINDOW, record.window),
-        (PERPLEXITY, record.perplexity),
-        (TAIL_RATIO, record.tail_ratio),
-        (REPEATED_SHARE, record.repeated_share),
-        (LENGTH_P99, record.length_p99),
-    ):
+    for name, value in (*_training(record), *_samples(record)):
         _set(name, value)
     _set(STOPPED_SHARE, record.window_stops, reason="length")
     _set(STOPPED_SHARE, record.repetition_stops, reason="repetition")
     _set(LENGTH_BY_SIGN, record.length_mean_positive, advantage="positive")
     _set(LENGTH_BY_SIGN, record.length_mean_negative, advantage="negative")
+    _set(LENGTH_P99_BY_SIGN, record.length_p99_positive, advantage="positive")
+    _set(LENGTH_P99_BY_SIGN, record.length_p99_negative, advantage="negative")
+
+
+def _training(record: StepRecord) -> tuple[tuple[str, float | None], ...]:
+    """What the update was, and how trainer and rollout agree."""
+    return (
+        (STEP, record.step),
+        (VERSION, record.version),
+        (LOSS, record.loss),
+        (ROUTER_LOSS, record.router_auxiliary_loss),
+        (GRAD_NORM, record.grad_norm),
+        (RATIO_MEAN, record.ratio_mean),
+        (RATIO_MAX, record.ratio_max),
+        (CLIP_SHARE, record.clip_share_high),
+        (CLIP_SHARE_LOW, record.clip_share_low),
+        (MASKED_SHARE, record.masked_share),
+        (CORRELATION, record.correlation),
+        (MEAN_KL, record.mean_kl),
+        (MAX_DP, record.max_dp),
+        (PARITY_TOKENS, record.parity_tokens),
+        (LEARNING_RATE, record.learning_rate),
+        (GRAD_CLIP, record.grad_clip),
+        (EPS_HIGH, record.eps_high),
+        (TOKEN_SHARE, record.token_share),
+        (TOKENS_PER_S, record.tokens_per_s),
+    )
+
+
+def _samples(record: StepRecord) -> tuple[tuple[str, float | None], ...]:
+    """What the policy wrote."""
+    return (
+        (REWARD, record.reward_mean),
+        (REWARD_STD, record.reward_std),
+        (RESPONSE_LENGTH, record.length_mean),
+        (LENGTH_P50, record.length_p50),
+        (LENGTH_P99, record.length_p99),
+        (WINDOW, record.window),
+        (ENTROPY, record.entropy),
+        (PERPLEXITY, record.perplexity),
+        (TAIL_PERPLEXITY, record.tail_perplexity),
+        (TAIL_RATIO, record.tail_ratio),
+        (REPEATED_SHARE, record.repeated_share),
+        (STALENESS, record.staleness_mean),
+        (STALENESS_MAX, record.staleness_max),
+    )
 
 
 def record_alarms(ringing: Mapping[str, bool]) -> None:
@@ -109,6 +155,18 @@ def record_checkpoint_write(seconds: float) -> None:
 def record_checkpoint_wait(seconds: float) -> None:
     """The loop stood still for what the background had to do."""
     histogram(CHECKPOINT_WAIT).record(seconds)
+
+
+def record_publication(kind: str, *, seconds: float, num_bytes: int, num_stored_bytes: int) -> None:
+    """A version was written: `num_stored_bytes` of the `num_bytes` that its tensors have."""
+    histogram(PUBLICATION_DURATION).record(seconds, {"kind": kind})
+    counter(PUBLICATION_BYTES).add(num_stored_bytes, {"kind": kind})
+    gauge(PUBLICATION_STORED_SHARE).set(num_stored_bytes / max(1, num_bytes))
+
+
+def count_publication_failure(error: Exception) -> None:
+    """An attempt; what goes away by itself is tried again."""
+    counter(PUBLICATION_FAILURES).add(1, {"error": type(error).__name__})
 
 
 def count_roll_back() -> None:

@@ -10,7 +10,7 @@ from forklight.v1 import types_pb2
 from forklight_core.errors import WeightsError
 from forklight_trainer.assembly import LoopParts
 from forklight_trainer.checkpoints.contents import CheckpointState
-from forklight_trainer.checkpoints.roll_backs import RollBack
+from forklight_trainer.checkpoints.roll_backs import AskedBy, RollBack
 from forklight_trainer.checkpoints.store import Restored
 from forklight_trainer.patience import Patience
 from forklight_trainer.ports import RestorePoint
@@ -27,7 +27,7 @@ def take_over(parts: LoopParts, patience: Patience, steering: Steering) -> Posit
     restored = parts.checkpoints.restore_latest(parts.engine, parts.run_id)
     at = _position(parts, restored)
     roll_backs = parts.checkpoints.roll_backs()
-    steering.restore(at.steering, went_back_from=[each.from_step for each in roll_backs])
+    steering.restore(at.steering, went_back_from=_alarmed_at(roll_backs))
     truncate_records(parts.steps_file, at.step)
     weights = _current_weights(parts, patience, at)
     point = RestorePoint(
@@ -45,6 +45,11 @@ def take_over(parts: LoopParts, patience: Patience, steering: Steering) -> Posit
     counts = {"redelivered": reply.num_redelivered, "recovered": reply.num_recovered}
     log.info("trainer started", extra=place | counts)
     return at
+
+
+def _alarmed_at(roll_backs: Sequence[RollBack]) -> list[int]:
+    """Where alarms made the run go back; what persons ask for does not count against `max_roll_backs`."""
+    return [each.from_step for each in roll_backs if each.asked_by == AskedBy.ALARM]
 
 
 def _events(

@@ -7,10 +7,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from forklight.v1 import types_pb2
+from forklight_core.errors import BusyError
 from forklight_trainer import metrics
 from forklight_trainer.assembly import LoopParts
 from forklight_trainer.background import Background
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 NOTABLE_S = 1.0
+PRUNING_S = 5.0
+"""How long the door waits for old checkpoints to be removed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,11 +50,23 @@ class Saver:
         self.durable_step = 0
         """Newest step that a crash cannot take."""
         self.pinned_step: int | None = None
-        """A person or an alarm wants to go back there: what that needs is not pruned."""
+        """Somebody wants to go back there: what that needs is not pruned."""
+        self._pruning = threading.Lock()
 
     def begin_at(self, step: int, *, live_step: int) -> None:
         """A checkpoint was restored; the version that rollout was told of is of `live_step`."""
         self.durable_step, self._live_step, self.pinned_step = step, live_step, None
+
+    def pin(self, step: int, *, is_there: Callable[[], bool]) -> bool:
+        """From another thread: pinned if it `is_there`, which is asked while nothing is being pruned."""
+        if not self._pruning.acquire(timeout=PRUNING_S):
+            raise BusyError("old checkpoints are being removed: ask again in a while")
+        try:
+            if is_there():
+                self.pinned_step = step
+            return self.pinned_step == step
+        finally:
+            self._pruning.release()
 
     def save(self, snapshot: Snapshot, state: CheckpointState, news: News) -> None:
         """Write a checkpoint of the snapshot, tell the buffer, forget old ones; returns at once."""
@@ -112,9 +127,10 @@ class Saver:
             "commit steps at the buffer",
             lambda: buffer.commit_steps(news.records, window_tokens=news.window_tokens, events=news.events),
         )
-        pinned = self.pinned_step
-        needed = {self._live_step} if pinned is None else {self._live_step, pinned}
-        self._parts.checkpoints.prune(needed=needed)
+        with self._pruning:
+            pinned = self.pinned_step
+            needed = {self._live_step} if pinned is None else {self._live_step, pinned}
+            self._parts.checkpoints.prune(needed=needed)
 
     def _announce(self, weights: types_pb2.WeightsRef, step: int) -> None:
         self._patience.call(

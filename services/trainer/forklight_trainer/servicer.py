@@ -1,4 +1,6 @@
-"""The trainer's door: it only answers questions, from its own thread, so that no long step silences it."""
+"""The trainer's door: answered from its own thread, so that no long step silences it. What is asked of the
+loop waits there until the step under way is done.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ from pathlib import Path
 import grpc.aio
 
 from forklight.v1 import trainer_pb2, trainer_pb2_grpc
-from forklight_core.errors import DeadlineError
+from forklight_core.errors import DeadlineError, UnavailableError
 from forklight_core.rpc import Registration, serve
+from forklight_trainer.going_back import RollBackRequests
 from forklight_trainer.status import StatusBoard
 
 log = logging.getLogger(__name__)
@@ -23,11 +26,16 @@ OPEN_DEADLINE_S = 10.0
 
 
 class TrainerServicer(trainer_pb2_grpc.TrainerServicer):
-    """Answers from the status board."""
+    """Answers from the status board; hands on what is asked of the loop."""
 
     def __init__(self, board: StatusBoard, steps_file: Path) -> None:
         self._board = board
         self._steps_file = steps_file
+        self._roll_backs: RollBackRequests | None = None
+
+    def attach(self, roll_backs: RollBackRequests) -> None:
+        """There is a loop now."""
+        self._roll_backs = roll_backs
 
     async def GetTrainerStatus(
         self,
@@ -36,7 +44,8 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServicer):
             trainer_pb2.GetTrainerStatusRequest, trainer_pb2.GetTrainerStatusReply
         ],
     ) -> trainer_pb2.GetTrainerStatusReply:
-        status = self._board.status
+        status, asked = self._board.status, self._roll_backs
+        pending = None if asked is None else asked.pending
         return trainer_pb2.GetTrainerStatusReply(
             step=status.step,
             version=status.version,
@@ -48,6 +57,29 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServicer):
             numeric_mode=status.numeric_mode,
             num_compared_tokens=status.num_compared_tokens,
             num_unequal_tokens=status.num_unequal_tokens,
+            checkpoint_steps=[] if asked is None else await asyncio.to_thread(lambda: asked.steps),
+            roll_back="" if pending is None else str(pending),
+        )
+
+    async def RollBack(
+        self,
+        request: trainer_pb2.RollBackRequest,
+        context: grpc.aio.ServicerContext[trainer_pb2.RollBackRequest, trainer_pb2.RollBackReply],
+    ) -> trainer_pb2.RollBackReply:
+        asked = self._roll_backs
+        if asked is None:
+            raise UnavailableError("the trainer is starting: ask again when it runs")
+        way = await asyncio.to_thread(
+            asked.ask, request.step, request.reason, is_exact=request.exact, is_dry=request.dry_run
+        )
+        if not request.dry_run:
+            log.warning("asked to go back", extra={"to_step": way.to_step, "reason": request.reason})
+        return trainer_pb2.RollBackReply(
+            to_step=way.to_step,
+            to_version=way.to_version,
+            from_step=way.from_step,
+            from_version=way.from_version,
+            dry_run=request.dry_run,
         )
 
 

@@ -1,7 +1,8 @@
 from forklight.v1 import types_pb2 as _types_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from typing import ClassVar as _ClassVar, Mapping as _Mapping, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -10,7 +11,7 @@ class GetTrainerStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetTrainerStatusReply(_message.Message):
-    __slots__ = ("step", "version", "lineage", "stage", "stage_since", "problem", "steps_file", "numeric_mode", "num_compared_tokens", "num_unequal_tokens")
+    __slots__ = ("step", "version", "lineage", "stage", "stage_since", "problem", "steps_file", "numeric_mode", "num_compared_tokens", "num_unequal_tokens", "checkpoint_steps", "roll_back")
     STEP_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     LINEAGE_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +22,8 @@ class GetTrainerStatusReply(_message.Message):
     NUMERIC_MODE_FIELD_NUMBER: _ClassVar[int]
     NUM_COMPARED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_UNEQUAL_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_STEPS_FIELD_NUMBER: _ClassVar[int]
+    ROLL_BACK_FIELD_NUMBER: _ClassVar[int]
     step: int
     version: int
     lineage: str
@@ -31,4 +34,32 @@ class GetTrainerStatusReply(_message.Message):
     numeric_mode: _types_pb2.NumericMode
     num_compared_tokens: int
     num_unequal_tokens: int
-    def __init__(self, step: _Optional[int] = ..., version: _Optional[int] = ..., lineage: _Optional[str] = ..., stage: _Optional[str] = ..., stage_since: _Optional[float] = ..., problem: _Optional[str] = ..., steps_file: _Optional[str] = ..., numeric_mode: _Optional[_Union[_types_pb2.NumericMode, _Mapping]] = ..., num_compared_tokens: _Optional[int] = ..., num_unequal_tokens: _Optional[int] = ...) -> None: ...
+    checkpoint_steps: _containers.RepeatedScalarFieldContainer[int]
+    roll_back: str
+    def __init__(self, step: _Optional[int] = ..., version: _Optional[int] = ..., lineage: _Optional[str] = ..., stage: _Optional[str] = ..., stage_since: _Optional[float] = ..., problem: _Optional[str] = ..., steps_file: _Optional[str] = ..., numeric_mode: _Optional[_Union[_types_pb2.NumericMode, _Mapping]] = ..., num_compared_tokens: _Optional[int] = ..., num_unequal_tokens: _Optional[int] = ..., checkpoint_steps: _Optional[_Iterable[int]] = ..., roll_back: _Optional[str] = ...) -> None: ...
+
+class RollBackRequest(_message.Message):
+    __slots__ = ("step", "reason", "exact", "dry_run")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    EXACT_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    reason: str
+    exact: bool
+    dry_run: bool
+    def __init__(self, step: _Optional[int] = ..., reason: _Optional[str] = ..., exact: bool = ..., dry_run: bool = ...) -> None: ...
+
+class RollBackReply(_message.Message):
+    __slots__ = ("to_step", "to_version", "from_step", "from_version", "dry_run")
+    TO_STEP_FIELD_NUMBER: _ClassVar[int]
+    TO_VERSION_FIELD_NUMBER: _ClassVar[int]
+    FROM_STEP_FIELD_NUMBER: _ClassVar[int]
+    FROM_VERSION_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    to_step: int
+    to_version: int
+    from_step: int
+    from_version: int
+    dry_run: bool
+    def __init__(self, to_step: _Optional[int] = ..., to_version: _Optional[int] = ..., from_step: _Optional[int] = ..., from_version: _Optional[int] = ..., dry_run: bool = ...) -> None: ...

@@ -39,6 +39,11 @@ class TrainerStub(object):
                 request_serializer=forklight_dot_v1_dot_trainer__pb2.GetTrainerStatusRequest.SerializeToString,
                 response_deserializer=forklight_dot_v1_dot_trainer__pb2.GetTrainerStatusReply.FromString,
                 _registered_method=True)
+        self.RollBack = channel.unary_unary(
+                '/forklight.v1.Trainer/RollBack',
+                request_serializer=forklight_dot_v1_dot_trainer__pb2.RollBackRequest.SerializeToString,
+                response_deserializer=forklight_dot_v1_dot_trainer__pb2.RollBackReply.FromString,
+                _registered_method=True)
 
 
 class TrainerServicer(object):
@@ -50,6 +55,16 @@ class TrainerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RollBack(self, request, context):
+        """Have the run go on from an older checkpoint, before its next step begins. Answered when it is accepted.
+        NotFoundError: no checkpoint is as old. InvalidInputError: nothing would be given up, or there is no reason.
+        BusyError: it is going back already. PreconditionError: the run is over, or has no checkpoint yet.
+        UnavailableError: the trainer is starting or stopping.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -57,6 +72,11 @@ def add_TrainerServicer_to_server(servicer, server):
                     servicer.GetTrainerStatus,
                     request_deserializer=forklight_dot_v1_dot_trainer__pb2.GetTrainerStatusRequest.FromString,
                     response_serializer=forklight_dot_v1_dot_trainer__pb2.GetTrainerStatusReply.SerializeToString,
+            ),
+            'RollBack': grpc.unary_unary_rpc_method_handler(
+                    servicer.RollBack,
+                    request_deserializer=forklight_dot_v1_dot_trainer__pb2.RollBackRequest.FromString,
+                    response_serializer=forklight_dot_v1_dot_trainer__pb2.RollBackReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -86,6 +106,33 @@ class Trainer(object):
             '/forklight.v1.Trainer/GetTrainerStatus',
             forklight_dot_v1_dot_trainer__pb2.GetTrainerStatusRequest.SerializeToString,
             forklight_dot_v1_dot_trainer__pb2.GetTrainerStatusReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RollBack(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/forklight.v1.Trainer/RollBack',
+            forklight_dot_v1_dot_trainer__pb2.RollBackRequest.SerializeToString,
+            forklight_dot_v1_dot_trainer__pb2.RollBackReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
 from functools import cache
 
 from opentelemetry import metrics
 from opentelemetry.metrics import Counter, Histogram
 from opentelemetry.metrics import _Gauge as Gauge
 
+from forklight_core.telemetry.metric_spec import MetricKind, MetricSpec
+from forklight_core.telemetry.trainer_metrics import TRAINER_METRICS
 
-class MetricKind(StrEnum):
-    """What an instrument does."""
-
-    COUNTER = "counter"
-    HISTOGRAM = "histogram"
-    GAUGE = "gauge"
-
-
-@dataclass(frozen=True, slots=True)
-class MetricSpec:
-    """One metric."""
-
-    name: str
-    kind: MetricKind
-    unit: str
-    help: str
-    owner: str
-
+__all__ = ["METRICS", "MetricKind", "MetricSpec", "counter", "gauge", "histogram"]
 
 C, H, G = MetricKind.COUNTER, MetricKind.HISTOGRAM, MetricKind.GAUGE
 
@@ -210,125 +193,7 @@ METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec("forklight.rpc.calls", C, "{call}", "Calls answered, by method and status", "core"),
     MetricSpec("forklight.rpc.duration", H, "s", "Time to answer a call, by method", "core"),
-    MetricSpec("forklight.trainer.alarm", G, "1", "1 while an alarm rings, by alarm", "trainer"),
-    MetricSpec(
-        "forklight.trainer.checkpoint.wait",
-        H,
-        "s",
-        "Time the trainer stood still for a checkpoint, a commit or an announcement",
-        "trainer",
-    ),
-    MetricSpec(
-        "forklight.trainer.checkpoint.write",
-        H,
-        "s",
-        "Time from a checkpoint's copy in memory to a durable folder, beside the next step",
-        "trainer",
-    ),
-    MetricSpec(
-        "forklight.trainer.clip_share", G, "1", "Share of tokens whose weight met the ceiling", "trainer"
-    ),
-    MetricSpec(
-        "forklight.trainer.correlation",
-        G,
-        "1",
-        "Correlation of trainer's and rollout's probabilities",
-        "trainer",
-    ),
-    MetricSpec(
-        "forklight.trainer.entropy", G, "nat", "Mean entropy of the policy on the step's tokens", "trainer"
-    ),
-    MetricSpec("forklight.trainer.grad_norm", G, "1", "Gradient norm before clipping", "trainer"),
-    MetricSpec("forklight.trainer.loss", G, "1", "Loss of the step", "trainer"),
-    MetricSpec(
-        "forklight.trainer.masked_share", G, "1", "Share of tokens dropped by the unified mask", "trainer"
-    ),
-    MetricSpec("forklight.trainer.mean_kl", G, "nat", "Mean KL of rollout to trainer", "trainer"),
-    MetricSpec(
-        "forklight.trainer.pauses", C, "{pause}", "Times the trainer paused the run, by error", "trainer"
-    ),
-    MetricSpec(
-        "forklight.trainer.perplexity",
-        G,
-        "1",
-        "Perplexity of the step's responses under the trainer's weights",
-        "trainer",
-    ),
-    MetricSpec("forklight.trainer.ratio_max", G, "1", "Largest importance ratio of the step", "trainer"),
-    MetricSpec(
-        "forklight.trainer.repeated_share",
-        G,
-        "1",
-        "Share of tokens in stretches their response has had before",
-        "trainer",
-    ),
-    MetricSpec(
-        "forklight.trainer.response_length", G, "{token}", "Mean response length of the step", "trainer"
-    ),
-    MetricSpec(
-        "forklight.trainer.response_length_by_advantage",
-        G,
-        "{token}",
-        "Mean response length, by sign of the advantage",
-        "trainer",
-    ),
-    MetricSpec(
-        "forklight.trainer.response_length_p99",
-        G,
-        "{token}",
-        "99th percentile of the step's response lengths",
-        "trainer",
-    ),
-    MetricSpec("forklight.trainer.reward", G, "1", "Mean reward of the step's samples", "trainer"),
-    MetricSpec(
-        "forklight.trainer.roll_backs",
-        C,
-        "{time}",
-        "Times the run went back to an older checkpoint",
-        "trainer",
-    ),
-    MetricSpec(
-        "forklight.trainer.router_auxiliary_loss",
-        G,
-        "1",
-        "Router balancing loss of the step, before its coefficient",
-        "trainer",
-    ),
-    MetricSpec(
-        "forklight.trainer.samples_lost", C, "{sample}", "Samples whose blob could not be read", "trainer"
-    ),
-    MetricSpec("forklight.trainer.stage_duration", H, "s", "Time of a step's stage, by stage", "trainer"),
-    MetricSpec(
-        "forklight.trainer.staleness", G, "{version}", "Mean versions the step's tokens are behind", "trainer"
-    ),
-    MetricSpec("forklight.trainer.step", G, "{step}", "Last finished optimizer step", "trainer"),
-    MetricSpec("forklight.trainer.steps", C, "{step}", "Optimizer steps done by this process", "trainer"),
-    MetricSpec(
-        "forklight.trainer.stopped_share",
-        G,
-        "1",
-        "Share of responses cut off, by reason: window or repetition",
-        "trainer",
-    ),
-    MetricSpec(
-        "forklight.trainer.tail_ratio",
-        G,
-        "1",
-        "Perplexity of long responses' last quarters over that of the first",
-        "trainer",
-    ),
-    MetricSpec("forklight.trainer.tokens", C, "{token}", "Response tokens learned from", "trainer"),
-    MetricSpec(
-        "forklight.trainer.unequal_tokens",
-        C,
-        "{token}",
-        "Tokens whose log-prob differs in bits from that of the weights that sampled them",
-        "trainer",
-    ),
-    MetricSpec("forklight.trainer.version", G, "{version}", "Newest published policy version", "trainer"),
-    MetricSpec(
-        "forklight.trainer.window", G, "{token}", "Length window of responses opened in the step", "trainer"
-    ),
+    *TRAINER_METRICS,
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +13,13 @@ from forklight_trainer.checkpoints.reading import read_json
 from forklight_trainer.durable import canonical_json, write_file
 
 ROLL_BACKS_FILE = "roll-backs.json"
+
+
+class AskedBy(StrEnum):
+    """Who wanted it."""
+
+    ALARM = "alarm"
+    PERSON = "person"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +31,7 @@ class RollBack:
     to_step: int
     reason: str
     at: float
+    asked_by: str = AskedBy.ALARM
     is_done: bool = False
     """The folders of what was learned since have been moved."""
 

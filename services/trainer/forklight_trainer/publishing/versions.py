@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from forklight.v1 import types_pb2
-from forklight_core.errors import PreconditionError, WeightsError
+from forklight_core.errors import ForklightError, PreconditionError, WeightsError
 from forklight_core.runfile.sections.publication import PublicationSection
 from forklight_core.weights.files import describe_file
 from forklight_core.weights.layout import version_folder
@@ -29,6 +29,7 @@ from forklight_core.weights.manifest import (
 )
 from forklight_core.weights.reading import Layer, open_layers, verify_tensors
 from forklight_model.tokenizer import Tokenizer
+from forklight_trainer import metrics
 from forklight_trainer.durable import remove_folder, staged_folder, sweep_leftovers
 from forklight_trainer.ports import TrainEngine
 from forklight_trainer.publishing import mirror
@@ -73,8 +74,12 @@ class WeightsStore:
         sweep_leftovers(self.folder)
         if not self._holds(engine, version, step):
             started = time.perf_counter()
-            manifest = self._write(engine, version, step)
-            _log_publication(manifest, time.perf_counter() - started)
+            try:
+                manifest = self._write(engine, version, step)
+            except (ForklightError, OSError) as error:
+                metrics.count_publication_failure(error)
+                raise
+            _note_publication(manifest, time.perf_counter() - started)
         self._forget_oldest(version)
         return self._name(self._open(version)[0])
 
@@ -259,7 +264,13 @@ def _contents(entries: Mapping[str, TensorEntry]) -> dict[str, tuple[str, tuple[
     return {name: (entry.dtype, entry.shape, entry.hash) for name, entry in entries.items()}
 
 
-def _log_publication(manifest: Manifest, seconds: float) -> None:
+def _note_publication(manifest: Manifest, seconds: float) -> None:
+    metrics.record_publication(
+        manifest.kind.value,
+        seconds=seconds,
+        num_bytes=manifest.num_bytes,
+        num_stored_bytes=manifest.num_stored_bytes,
+    )
     log.info(
         "weights written",
         extra={

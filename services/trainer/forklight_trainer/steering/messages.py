@@ -40,6 +40,8 @@ def run_events(
 
 def roll_back_event(done: RollBack, *, updates_per_version: int) -> types_pb2.RunEvent:
     """That the run went back; it stands with the step it went back to."""
+    way = f"from step {done.from_step} to step {done.to_step}"
+    asked = ", as a person asked" if done.asked_by == "person" else ""
     return types_pb2.RunEvent(
         id=f"rolled_back/{done.from_step}/{done.at}",
         kind="rolled_back",
@@ -47,6 +49,8 @@ def roll_back_event(done: RollBack, *, updates_per_version: int) -> types_pb2.Ru
         step=done.to_step,
         version=done.to_step // updates_per_version,
         at=done.at,
-        title=f"went back from step {done.from_step} to step {done.to_step}: {done.reason}",
-        evidence_json=json.dumps({"from_step": done.from_step, "to_step": done.to_step}),
+        title=f"went back {way}{asked}: {done.reason}",
+        evidence_json=json.dumps(
+            {"from_step": done.from_step, "to_step": done.to_step, "asked_by": done.asked_by}
+        ),
     )
