@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -32,7 +33,9 @@ MEMBERS, JOINED = "members", "joined"
 SLACK_S = 5.0
 """For a receiver, on top of the sender's deadlines."""
 NCCL_PATIENCE = 10
-"""Our own clock gives up a group of NCCL; NCCL's watchdog, which ends the process, comes long after that."""
+"""Our own clock gives up a group of NCCL; NCCL's watchdog comes long after that."""
+NCCL_ERRORS = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
+_ENVIRONMENT = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,8 +245,23 @@ def _open_wire(store: Store, rules: SendRules, place: tuple[int, int]) -> Wire:
 
         options = ProcessGroupNCCL.Options()
         options._timeout = timeout * NCCL_PATIENCE
-        return cast("Wire", ProcessGroupNCCL(store, *place, options))
+        with _errors_left_to_us():
+            return cast("Wire", ProcessGroupNCCL(store, *place, options))
     return cast("Wire", ProcessGroupGloo(store, *place, timeout))
+
+
+@contextmanager
+def _errors_left_to_us() -> Iterator[None]:
+    """By default a group of NCCL ends its process when a peer dies. It reads this once, when it is made."""
+    with _ENVIRONMENT:
+        before = os.environ.get(NCCL_ERRORS)
+        os.environ[NCCL_ERRORS] = "0"
+        try:
+            yield
+        finally:
+            os.environ.pop(NCCL_ERRORS)
+            if before is not None:
+                os.environ[NCCL_ERRORS] = before
 
 
 def _read_buckets(paths: Sequence[Path]) -> Iterator[Tensor]:

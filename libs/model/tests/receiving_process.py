@@ -1,6 +1,7 @@
 """A process that receives files: python receiving_process.py RENDEZVOUS SESSIONS FOLDER SIZES [KILL_AFTER].
 
-SIZES is `name=bytes,...`; it kills itself after so many buckets. A line of output for each session.
+SIZES is `name=bytes,...`; it kills itself after so many buckets. BACKEND and DEVICE say how it receives. One
+line of output for each session.
 """
 
 import os
@@ -21,11 +22,19 @@ def main(rendezvous: str, sessions: str, folder: str, sizes: str, kill_after: st
     if kill_after:
         die_after(int(kill_after))
     pairs = [each.split("=") for each in sizes.split(",")]
-    rules = SendRules(rendezvous=rendezvous, join_s=60.0, deadline_s=float(os.environ["DEADLINE_S"]))
+    rules = SendRules(
+        rendezvous=rendezvous,
+        backend=os.environ.get("BACKEND", "gloo"),
+        join_s=60.0,
+        deadline_s=float(os.environ["DEADLINE_S"]),
+    )
+    device = torch.device(os.environ.get("DEVICE", "cpu"))
     for session in sessions.split(","):
         Path(folder, session).mkdir()
         try:
-            FileReceiver(rules).receive(session, [(Path(folder, session, name), int(n)) for name, n in pairs])
+            FileReceiver(rules, device).receive(
+                session, [(Path(folder, session, name), int(n)) for name, n in pairs]
+            )
             sys.stdout.write(f"{session} whole\n")
         except UnavailableError as error:
             sys.stdout.write(f"{session} {' '.join(str(error).split())}\n")
