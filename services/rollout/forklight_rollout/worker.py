@@ -190,10 +190,13 @@ class Worker:
     async def _take_all(self) -> None:
         """Take entries until draining; never cut off in the middle: an entry taken is an entry dealt with."""
         while await self._wait_for_room():
+            taken = await self._take()
             # Together, so that the engine gets all of them between the same two steps.
-            await asyncio.gather(*(self._receive(leased) for leased in await self._take()))
+            await asyncio.gather(*(self._receive(leased) for leased in taken))
             if self._is_aside:
-                await self._hand_back(self.held.all(), "out_of_service")
+                leases = [leased.lease for leased in taken]
+                late = [group for group in self.held.all() if group.lease in leases]
+                await self._hand_back(late, "out_of_service")
         self._takes_ended.set()
 
     async def _wait_for_room(self) -> bool:
