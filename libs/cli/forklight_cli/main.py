@@ -46,6 +46,7 @@ COMMANDS = dict(
         _entry("score", "Log-probabilities of given tokens under a checkpoint."),
         _entry("generate", "Sample a response from a checkpoint."),
         _entry("verify", "Compare an answer with a reference, as the reward service does."),
+        _entry("logic", "Write logic puzzles as a prompt file; list their tasks."),
         _entry("sandbox", "Run programs as the reward service does: jailed and limited."),
     )
 )

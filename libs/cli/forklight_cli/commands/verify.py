@@ -12,12 +12,19 @@ from forklight_cli.commands.output import print_json_line
 
 
 @click.command()
-@click.option("--kind", type=click.Choice(["math"]), default="math", show_default=True)
-@click.option("--gold", help="Reference answer.")
+@click.option("--kind", type=click.Choice(["math", "logic"]), default="math", show_default=True)
+@click.option("--gold", help="Reference answer (math).")
+@click.option("--spec", type=click.Path(path_type=Path), help="JSON file of a specification (logic).")
 @click.option("--answer", help="Answer, or a whole response with its answer in a box.")
-@click.option("--cases", type=click.Path(path_type=Path), help="JSON lines of {id, gold, answer}.")
-def verify(kind: str, gold: str | None, answer: str | None, cases: Path | None) -> None:
+@click.option("--cases", type=click.Path(path_type=Path), help="JSON lines of {id, gold, answer} (math).")
+def verify(kind: str, gold: str | None, spec: Path | None, answer: str | None, cases: Path | None) -> None:
     """Compare an answer with a reference, as the reward service does. Prints one JSON object a case."""
+    if kind == "logic":
+        if spec is None or answer is None or gold is not None or cases is not None:
+            raise click.UsageError("--kind logic wants --spec FILE.json and --answer, nothing else")
+        return print_json_line(judge_logic(spec, answer))
+    if spec is not None:
+        raise click.UsageError("--spec is for --kind logic")
     if (cases is None) == (gold is None or answer is None):
         raise click.UsageError("give --gold and --answer, or --cases FILE.jsonl")
     if cases is None:
@@ -25,6 +32,21 @@ def verify(kind: str, gold: str | None, answer: str | None, cases: Path | None) 
     for case in read_cases(cases):
         print_json_line({"id": case["id"], **judge(str(case["gold"]), str(case["answer"]))})
     return None
+
+
+def judge_logic(spec: Path, answer: str) -> Mapping[str, object]:
+    """The verdict of a puzzle's own rules."""
+    from forklight_core.errors import InvalidInputError
+    from forklight_reward.logic.registry import check
+    from forklight_reward.verifier.extract import extract_answer, looks_like_response
+
+    try:
+        written = spec.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"cannot read {spec}: {error}") from None
+    found = extract_answer(answer).answer if looks_like_response(answer) else answer.strip()
+    is_right = check(written, found or "") and found is not None
+    return {"correct": is_right, "status": "ok" if is_right else "wrong", "answer": found}
 
 
 def judge(gold: str, answer: str) -> Mapping[str, object]:

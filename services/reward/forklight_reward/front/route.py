@@ -8,6 +8,7 @@ from enum import StrEnum
 from forklight.v1 import types_pb2
 from forklight_core.errors import InvalidInputError
 from forklight_core.wire import check_schema
+from forklight_reward.front.logic import decide_logic
 from forklight_reward.front.program import extract_program
 from forklight_reward.ports import Judge, Outcome, Part, Sandbox, Status, Verifier
 
@@ -18,6 +19,7 @@ class TaskKind(StrEnum):
     MATH = "math"
     CODE = "code"
     JUDGE = "judge"
+    LOGIC = "logic"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +33,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Router:
-    """The three workers behind the front door."""
+    """The three workers behind the front door; logic needs none."""
 
     verifier: Verifier
     sandbox: Sandbox
@@ -47,6 +49,8 @@ class Router:
                 return await self._execute(case, timeout_s)
             case TaskKind.JUDGE:
                 return await self._judge(case, timeout_s)
+            case TaskKind.LOGIC:
+                return decide_logic(case.spec.spec_json, case.response)
         known = ", ".join(TaskKind)
         raise InvalidInputError(f"unknown task kind {case.spec.kind!r}: this release scores {known}")
 

@@ -1,0 +1,70 @@
+"""`forklight logic`: puzzles as a prompt file, each with the specification that the reward service checks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from forklight_cli.commands.output import print_json_line
+
+ALL = "all"
+
+
+@click.group()
+def logic() -> None:
+    """Write logic puzzles as a prompt file; list their tasks."""
+
+
+@logic.command(name="list")
+def list_tasks() -> None:
+    """Print the name of every task, one a line."""
+    from forklight_reward.logic.registry import TASKS
+
+    for name in sorted(TASKS):
+        click.echo(name)
+
+
+@logic.command()
+@click.option("--task", required=True, help="Name of a task, or `all`.")
+@click.option("--level", type=click.IntRange(1, 5), default=1, show_default=True, help="Difficulty.")
+@click.option("--count", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Of each task.")
+@click.option("--seed", type=click.IntRange(0, 2**62), default=0, show_default=True, help="The first one.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON lines for `prompts.train`.")
+def generate(task: str, level: int, count: int, seed: int, out: Path) -> None:
+    """Write COUNT puzzles of every task: seeds SEED to SEED + COUNT - 1, so other seeds are other puzzles.
+
+    A puzzle that an earlier seed of the file has drawn already is left out.
+    """
+    from forklight_reward.logic.registry import TASKS, task_of
+
+    names = sorted(TASKS) if task == ALL else [task_of(task).name]
+    num_written = 0
+    with out.open("w", encoding="utf-8") as file:
+        for record in draw_records(names, level, range(seed, seed + count)):
+            file.write(json.dumps(record, sort_keys=True) + "\n")
+            num_written += 1
+    num_asked = len(names) * count
+    print_json_line({"out": str(out), "num_written": num_written, "num_repeated": num_asked - num_written})
+
+
+def draw_records(names: Sequence[str], level: int, seeds: range) -> Iterator[Mapping[str, object]]:
+    """Prompt records, no prompt twice."""
+    from forklight_reward.logic.registry import make_puzzle, spec_record
+
+    for name in names:
+        seen: set[str] = set()
+        for seed in seeds:
+            puzzle = make_puzzle(name, seed, level)
+            if puzzle.prompt in seen:
+                continue
+            seen.add(puzzle.prompt)
+            yield {
+                "id": f"logic-{name}-{level}-{seed}",
+                "prompt": puzzle.prompt,
+                "kind": "logic",
+                "gold": "",
+                "spec": spec_record(name, seed, level, puzzle),
+            }
