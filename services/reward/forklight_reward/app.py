@@ -2,7 +2,7 @@
 
                                      +--> verifier   exact rules, then math-verify in killable processes
     scoring queue --take--> front ---+--> sandbox    one jail a run; NOT_SERVING until the self-test passes
-                              |      +--> judge      grades 1 to 5, or abstains
+                              |      +--> judge      grades 1 to 5, or abstains; serves once canaries pass
         blobs --payload, spec-'
                               '--Verdict--> buffer (settles the queue entry)
 
@@ -20,18 +20,22 @@ from contextlib import AsyncExitStack
 
 from forklight.v1 import reward_pb2, reward_pb2_grpc
 from forklight_core.blobs import open_blob_store
-from forklight_core.errors import UnavailableError
+from forklight_core.errors import ForklightError, UnavailableError
 from forklight_core.lifecycle import sleep_or_stop
 from forklight_core.queues import RedisWorkQueue, RunKeys, connect_redis
 from forklight_core.rpc import Registration, RpcServer, open_channel, serve
 from forklight_core.runfile import load_run_file
+from forklight_reward import metrics
 from forklight_reward.adapters.grpc import GrpcBuffer, GrpcJudge, GrpcSandbox, GrpcVerifier
 from forklight_reward.front.attempts import Attempts
 from forklight_reward.front.quick import QuickVerifier
 from forklight_reward.front.reward import policy_of
 from forklight_reward.front.route import Router
 from forklight_reward.front.scorer import Scorer
-from forklight_reward.judge.rule import RuleJudge
+from forklight_reward.judge.canaries import check_canaries
+from forklight_reward.judge.contract import JudgeEngine
+from forklight_reward.judge.engines import open_engine
+from forklight_reward.judge.watch import JudgeWatch
 from forklight_reward.sandbox.jail import Jail, open_jail
 from forklight_reward.sandbox.self_test import run_self_test
 from forklight_reward.servicer import JudgeServicer, RewardServicer, SandboxServicer, VerifierServicer
@@ -151,9 +155,38 @@ def open_tested_jail() -> Jail:
 
 
 async def run_judge(settings: JudgeSettings, stop: asyncio.Event) -> None:
-    """Judge until `stop`."""
-    door = Registration(
-        reward_pb2_grpc.add_JudgeServicer_to_server, JudgeServicer(RuleJudge()), service_name("Judge")
-    )
-    async with serve(settings.listen, [door]):
-        await stop.wait()
+    """Judge until `stop`; say NOT_SERVING while the judge pays for answers that are worth nothing."""
+    run_file = load_run_file(settings.run_file)
+    api_key = settings.judge_api_key.get_secret_value()
+    async with open_engine(run_file.reward.judge, api_key=api_key) as engine:
+        servicer = JudgeServicer(engine, JudgeWatch(engine, group_size=run_file.sampling.group_size))
+        door = Registration(reward_pb2_grpc.add_JudgeServicer_to_server, servicer, service_name("Judge"))
+        async with serve(settings.listen, [door], serving=False) as server:
+            metrics.set_judge_ready(False)
+            if await prove_judge(engine, settings, stop):
+                servicer.is_proven = True
+                metrics.set_judge_ready(True)
+                await server.set_serving(True)
+                await stop.wait()
+
+
+async def prove_judge(engine: JudgeEngine, settings: JudgeSettings, stop: asyncio.Event) -> bool:
+    """Ask the canaries until the judge passes; False when told to stop before."""
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        while not stop.is_set():
+            check = asyncio.ensure_future(check_canaries(engine, timeout_s=settings.canaries_timeout_s))
+            await asyncio.wait({check, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not check.done():
+                check.cancel()
+                await asyncio.wait({check})
+                return False
+            try:
+                logger.info("judge has passed", extra={"judge": engine.version, "num_judged": check.result()})
+                return True
+            except ForklightError as error:
+                logger.error("judge does not serve", extra={"reason": str(error)})
+                await sleep_or_stop(stop, settings.canaries_every_s)
+        return False
+    finally:
+        stopping.cancel()

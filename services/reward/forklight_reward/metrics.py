@@ -5,7 +5,7 @@ from __future__ import annotations
 from forklight_core.telemetry import counter, gauge, histogram
 from forklight_reward.ports import Status
 
-KNOWN_KINDS = frozenset({"math", "code", "judge"})
+KNOWN_KINDS = frozenset({"math", "code", "judge", "logic"})
 
 
 def record_verdict(kind: str, status: Status, wall_s: float) -> None:
@@ -44,3 +44,33 @@ def count_job(verdict: str, *, is_judged: bool = True) -> None:
     """One program judged, by class, or only run: then OK stands for a good end."""
     purpose = "judge" if is_judged else "run"
     counter("forklight.reward.sandbox_jobs").add(1, {"class": verdict, "purpose": purpose})
+
+
+def count_judgement(*, is_abstention: bool) -> None:
+    """One sample judged."""
+    counter("forklight.reward.judge.calls").add(1, {"outcome": "abstain" if is_abstention else "grade"})
+
+
+def count_watched(*, is_matched: bool) -> None:
+    """One judged sample, and whether a rule knows what is right there."""
+    counter("forklight.reward.judge.watched").add(1, {"matched": "yes" if is_matched else "no"})
+
+
+def set_judge_ready(is_ready: bool) -> None:
+    """Whether the judge has passed the canaries."""
+    gauge("forklight.reward.judge.ready").set(int(is_ready))
+
+
+def set_judge_length(slope: float | None, cusum: float, *, is_alarm: bool) -> None:
+    """What the length monitor found in a window; no slope where too few groups tell."""
+    if slope is not None:
+        gauge("forklight.reward.judge.length_slope").set(slope)
+    gauge("forklight.reward.judge.length_cusum").set(cusum)
+    gauge("forklight.reward.judge.alarm").set(int(is_alarm), {"monitor": "length"})
+
+
+def set_judge_pairs(inconsistency: float, position_bias: float, *, is_alarm: bool) -> None:
+    """How much the order of two answers decides."""
+    gauge("forklight.reward.judge.inconsistency").set(inconsistency)
+    gauge("forklight.reward.judge.position_bias").set(position_bias)
+    gauge("forklight.reward.judge.alarm").set(int(is_alarm), {"monitor": "order"})

@@ -15,6 +15,7 @@ from forklight_core.errors import BusyError, InvalidInputError, UnavailableError
 from forklight_reward import metrics
 from forklight_reward.front.scorer import Scorer
 from forklight_reward.judge.contract import JudgeEngine
+from forklight_reward.judge.watch import JudgeWatch
 from forklight_reward.sandbox.jail import Jail
 from forklight_reward.sandbox.program import ProgramRun, run_program
 from forklight_reward.sandbox.result import LIMIT_CLASSES, Class, SandboxResult
@@ -187,19 +188,32 @@ def run_reply(run: ProgramRun, jail: Jail) -> reward_pb2.ExecuteReply:
 
 
 class JudgeServicer:
-    """Generative reward model."""
+    """Generative reward model. Refuses to judge before it has passed the canaries."""
 
-    def __init__(self, engine: JudgeEngine) -> None:
+    def __init__(self, engine: JudgeEngine, watch: JudgeWatch) -> None:
         self._engine = engine
+        self._watch = watch
+        self.is_proven = False
 
     async def Judge(self, request: reward_pb2.JudgeRequest, context: Call) -> reward_pb2.JudgeReply:
         """Grade what was said after the thinking."""
+        if not self.is_proven:
+            raise UnavailableError(
+                f"judge {self._engine.version} has not passed the canaries: it grades nothing"
+            )
         started = time.monotonic()
         judgement = await self._engine.judge(
             prompt=request.prompt,
             reference=request.reference,
             answer=final_part(request.response).strip(),
             timeout_s=time_left_s(context),
+        )
+        self._watch.add(
+            group_id=request.envelope.group_id,
+            sample_id=request.envelope.sample_id,
+            reference=request.reference,
+            response=request.response,
+            judgement=judgement,
         )
         is_abstention = judgement.grade is None
         return reward_pb2.JudgeReply(

@@ -5,7 +5,7 @@ Scoring itself is in the run file.
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from forklight_core.settings import ServiceSettings
 
@@ -46,3 +46,10 @@ class SandboxSettings(ServiceSettings):
 
 class JudgeSettings(ServiceSettings):
     """The judge."""
+
+    judge_api_key: SecretStr = SecretStr("")
+    """Bearer key of the judge's endpoints; empty: none is sent."""
+    canaries_timeout_s: float = Field(default=120.0, gt=0)
+    """How long the judge may take over all canaries."""
+    canaries_every_s: float = Field(default=30.0, gt=0)
+    """Pause between two checks while they fail."""

@@ -38,6 +38,7 @@ def find_contradictions(run_file: RunFile) -> Iterator[str]:
     yield from _roll_backs_out_of_reach(run_file)
     yield from _impossible_evaluations(run_file)
     yield from _impossible_cold_starts(run_file)
+    yield from _impossible_judges(run_file)
 
 
 def _impossible_policies(run_file: RunFile) -> Iterator[str]:
@@ -128,3 +129,18 @@ def _impossible_cold_starts(run_file: RunFile) -> Iterator[str]:
         )
     if sft.stop_after_rounds and not sft.holdout:
         yield "sft.stop_after_rounds needs sft.holdout: without held-out demonstrations nothing is measured"
+
+
+def _impossible_judges(run_file: RunFile) -> Iterator[str]:
+    judge = run_file.reward.judge
+    if judge.kind == "openai" and not judge.endpoints:
+        yield 'reward.judge.kind = "openai" needs reward.judge.endpoints: without one there is nobody to ask'
+    if judge.kind == "rule" and judge.endpoints:
+        yield 'reward.judge.endpoints is set and reward.judge.kind is "rule", which asks nobody: set "openai"'
+    if judge.votes > 2 and not judge.temperature:
+        yield (
+            f"reward.judge.votes is {judge.votes} and reward.judge.temperature is 0: votes of the same order "
+            "are all the same; raise the temperature or hold 2 votes"
+        )
+    if judge.binary_floor and judge.mode == "pairwise":
+        yield "reward.judge.binary_floor is of five grades, and reward.judge.mode is pairwise: remove it"

@@ -11,7 +11,7 @@ from forklight_core.runfile.sections.evaluation import EvaluationSection
 from forklight_core.runfile.sections.parity import ParitySection
 from forklight_core.runfile.sections.publication import PublicationSection
 from forklight_core.runfile.sections.recipe import RecipeSection
-from forklight_core.runfile.sections.reward import RewardSection
+from forklight_core.runfile.sections.reward import JudgeSection, RewardSection
 from forklight_core.runfile.sections.rollout import RolloutSection, ToolName, ToolsSection
 from forklight_core.runfile.sections.run import ModelSection, PromptsSection, RunSection, SamplingSection
 from forklight_core.runfile.sections.section import Fraction, Positive, Section
@@ -48,6 +48,7 @@ __all__ = [
     "BufferSection",
     "EvaluationSection",
     "Fraction",
+    "JudgeSection",
     "ModelSection",
     "ParitySection",
     "Positive",

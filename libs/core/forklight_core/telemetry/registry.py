@@ -120,6 +120,46 @@ METRICS: tuple[MetricSpec, ...] = (
         "Samples left to the queue without a verdict, by reason",
         "reward",
     ),
+    MetricSpec(
+        "forklight.reward.judge.alarm", G, "1", "1 while a monitor of the judge rings, by it", "reward"
+    ),
+    MetricSpec("forklight.reward.judge.calls", C, "{sample}", "Samples judged, by outcome", "reward"),
+    MetricSpec(
+        "forklight.reward.judge.inconsistency",
+        G,
+        "1",
+        "Share of the last 512 comparisons where the order decided",
+        "reward",
+    ),
+    MetricSpec(
+        "forklight.reward.judge.length_cusum",
+        G,
+        "1",
+        "Evidence that the judge pays for length; rings above 5",
+        "reward",
+    ),
+    MetricSpec(
+        "forklight.reward.judge.length_slope",
+        G,
+        "1",
+        "Score a doubling of length at matched correctness, in the last 64 groups",
+        "reward",
+    ),
+    MetricSpec(
+        "forklight.reward.judge.position_bias",
+        G,
+        "1",
+        "Above 0 when the judge favours what it reads first, over 512 comparisons",
+        "reward",
+    ),
+    MetricSpec("forklight.reward.judge.ready", G, "1", "1 once the judge has passed the canaries", "reward"),
+    MetricSpec(
+        "forklight.reward.judge.watched",
+        C,
+        "{sample}",
+        "Judged samples seen by the length monitor, by whether a rule knows what is right",
+        "reward",
+    ),
     MetricSpec("forklight.reward.math_calls", C, "{call}", "Answers verified, by status and path", "reward"),
     MetricSpec("forklight.reward.math_kills", C, "{process}", "Math workers killed at their limit", "reward"),
     MetricSpec(

@@ -1,1 +1,1 @@
-"""Generative reward model: the contract of an engine, and a rule-based engine for tests."""
+"""Generative reward model: what judges, how it is asked, and what watches it."""

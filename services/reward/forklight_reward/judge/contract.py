@@ -9,19 +9,31 @@ LOWEST_GRADE = 1
 HIGHEST_GRADE = 5
 
 
+def score_of(grade: float) -> float:
+    """A grade, or a mean of grades, on [0, 1]."""
+    return (grade - LOWEST_GRADE) / (HIGHEST_GRADE - LOWEST_GRADE)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
     """A grade from 1 (wrong, empty, evasive) to 5 (equivalent and complete); None is an abstention."""
 
     grade: int | None
     evidence: str
+    exact: float | None = None
+    """The score where it is finer than the grade, as the mean of several votes is."""
 
     @property
     def score(self) -> float | None:
         """The grade on [0, 1]; None on abstention."""
         if self.grade is None:
             return None
-        return (self.grade - LOWEST_GRADE) / (HIGHEST_GRADE - LOWEST_GRADE)
+        return score_of(self.grade) if self.exact is None else self.exact
+
+
+def abstain(evidence: str) -> Judgement:
+    """No score, and why."""
+    return Judgement(grade=None, evidence=evidence)
 
 
 class JudgeEngine(Protocol):
@@ -33,5 +45,5 @@ class JudgeEngine(Protocol):
         ...
 
     async def judge(self, *, prompt: str, reference: str, answer: str, timeout_s: float) -> Judgement:
-        """One judgement. UnavailableError or DeadlineError when there is none to be had."""
+        """One judgement. UnavailableError, DeadlineError or BusyError when there is none to be had."""
         ...

@@ -130,9 +130,7 @@ def train_step(
     return StepOutcome(
         batch=batch_figures(batch, version=policy.version),
         tokens=token_figures(tally),
-        sequences=sequence_figures(
-            batch, advantages, tally.logprobs_by_sample(len(batch.samples))
-        ),
+        sequences=sequence_figures(batch, advantages, tally.logprobs_by_sample(len(batch.samples))),
         parity=parity,
         grad_norm=grad_norm,
         recipe=recipe,

@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from forklight_core.runfile.sections.section import Section
-from forklight_core.runfile.units import Seconds
+from forklight_core.runfile.units import Count, Seconds
+
+# No user or password: what is in a run file is printed and stored with every checkpoint.
+EndpointUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")]
+
+
+class JudgeSection(Section):
+    """The generative reward model."""
+
+    kind: Literal["rule", "openai"] = "rule"
+    """rule: by words in common, for tests and wiring; openai: a model behind OpenAI's chat API."""
+    endpoints: tuple[EndpointUrl, ...] = ()
+    """Base addresses of the model, without /v1; a rollout pod's door is one."""
+    model: str = ""
+    """Name of the model; empty: the endpoint's only one."""
+    mode: Literal["five_grades", "pairwise"] = "five_grades"
+    """Grade against the reference, or compare with it in both orders."""
+    votes: Annotated[int, Field(ge=1, le=16)] = 2
+    """Of five_grades; every second one reads the candidate first."""
+    binary_floor: bool = False
+    """five_grades: grades of 2 and less are worth nothing."""
+    length_neutral: bool = False
+    """Ask with the rubric that values no length, and show answers of like length."""
+    special_tokens: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Control tokens of the judge's tokenizer, broken in foreign text beside the common ones."""
+    temperature: Annotated[float, Field(ge=0.0, le=2.0)] = 0.0
+    """Of the judge."""
+    max_tokens: Count = 1024
+    """Of one reply."""
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Calls at once of one judge process, over all endpoints."""
 
 
 class RewardSection(Section):
@@ -25,3 +55,5 @@ class RewardSection(Section):
     """Samples scored at once by one front door."""
     verifier_processes: Annotated[int, Field(ge=1, le=64)] = 1
     """Killable worker processes of one verifier."""
+    judge: JudgeSection = JudgeSection()
+    """Who grades what rules cannot."""
