@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -16,9 +17,9 @@ import torch
 
 from forklight.v1 import types_pb2
 from forklight_core.runfile.sections.publication import PublicationSection
-from forklight_model import file_sending
-from forklight_model.file_sending import FileSender, SendRules
+from forklight_model.file_sending import FileSender
 from forklight_model.model import HybridModel
+from forklight_model.sending_group import SendRules
 from forklight_model.sizes import SIZES
 from forklight_model.tokenizer import build_character_tokenizer
 from forklight_rollout.adapters.published import load_weights
@@ -131,8 +132,10 @@ def sender(monkeypatch: pytest.MonkeyPatch) -> FileSender:
     ):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PYTHONPATH", ":".join(path for path in sys.path if path))
-    monkeypatch.setattr(file_sending, "BUCKET_BYTES", BUCKET_BYTES)
-    return FileSender(SendRules(rendezvous="127.0.0.1:0", num_receivers=2, join_s=60.0, deadline_s=6.0))
+    rules = SendRules(
+        rendezvous="127.0.0.1:0", num_receivers=2, join_s=60.0, deadline_s=6.0, bucket_bytes=BUCKET_BYTES
+    )
+    return FileSender(rules)
 
 
 @pytest.fixture
@@ -163,7 +166,7 @@ def test_a_dead_pod_holds_up_neither_the_trainer_nor_the_others(
         for pod in pods[version > 1 :]:
             pod.tell(reference)
         if version == 2:
-            sender._rules = SendRules(rendezvous="", num_receivers=1, join_s=60.0, deadline_s=6.0)
+            sender._rules = replace(sender._rules, num_receivers=1)
         started = time.monotonic()
         store.send(reference)
         assert time.monotonic() - started < 5  # a thread does it

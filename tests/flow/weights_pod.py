@@ -14,8 +14,8 @@ import torch
 
 from forklight.v1 import types_pb2
 from forklight_core.errors import ForklightError
-from forklight_model import file_sending
-from forklight_model.file_sending import FileReceiver, Group, SendRules, Work
+from forklight_model.file_sending import FileReceiver
+from forklight_model.sending_group import Group, SendRules, Work
 from forklight_rollout.adapters.published import read_tensors
 from forklight_rollout.weights.cache import WeightsCache
 from forklight_rollout.weights.source import CachedSource
@@ -26,10 +26,9 @@ BUCKET_BYTES = 4096
 
 def main(rendezvous: str, cache: str, kill_after: str) -> None:
     torch.set_num_threads(1)
-    file_sending.BUCKET_BYTES = BUCKET_BYTES
     if int(kill_after):
         die_after(int(kill_after))
-    rules = SendRules(rendezvous=rendezvous, join_s=60.0, deadline_s=6.0)
+    rules = SendRules(rendezvous=rendezvous, join_s=60.0, deadline_s=6.0, bucket_bytes=BUCKET_BYTES)
     receiver = FileReceiver(rules) if rendezvous else None
     source = CachedSource(cache=WeightsCache(folder=Path(cache)), receiver=receiver)
     say("ready")

@@ -12,13 +12,12 @@ from pathlib import Path
 import torch
 
 from forklight_core.errors import UnavailableError
-from forklight_model import file_sending
-from forklight_model.file_sending import FileReceiver, Group, SendRules, Work
+from forklight_model.file_sending import FileReceiver
+from forklight_model.sending_group import Group, SendRules, Work
 
 
 def main(rendezvous: str, sessions: str, folder: str, sizes: str, kill_after: str = "") -> None:
     torch.set_num_threads(1)
-    file_sending.BUCKET_BYTES = int(os.environ["BUCKET_BYTES"])
     if kill_after:
         die_after(int(kill_after))
     pairs = [each.split("=") for each in sizes.split(",")]
@@ -27,6 +26,7 @@ def main(rendezvous: str, sessions: str, folder: str, sizes: str, kill_after: st
         backend=os.environ.get("BACKEND", "gloo"),
         join_s=60.0,
         deadline_s=float(os.environ["DEADLINE_S"]),
+        bucket_bytes=int(os.environ["BUCKET_BYTES"]),
     )
     device = torch.device(os.environ.get("DEVICE", "cpu"))
     for session in sessions.split(","):
@@ -50,6 +50,7 @@ def die_after(num_buckets: int) -> None:
         return pass_on(self, bucket)
 
     Group._pass_on = counted  # type: ignore[method-assign]
+    SendRules.is_apart = property(lambda self: False)  # type: ignore[assignment]  # this process is to die
 
 
 if __name__ == "__main__":

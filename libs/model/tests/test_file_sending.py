@@ -15,11 +15,13 @@ from pathlib import Path
 import pytest
 
 from forklight_core.errors import UnavailableError
-from forklight_model import file_sending
-from forklight_model.file_sending import FileReceiver, FileSender, SendRules
+from forklight_model.file_sending import FileReceiver, FileSender
+from forklight_model.sending_group import SendRules
 
 BUCKET_BYTES = 1 << 14
-RULES = SendRules(rendezvous="127.0.0.1:0", num_receivers=2, join_s=60.0, deadline_s=6.0)
+RULES = SendRules(
+    rendezvous="127.0.0.1:0", num_receivers=2, join_s=60.0, deadline_s=6.0, bucket_bytes=BUCKET_BYTES
+)
 RECEIVER = Path(__file__).with_name("receiving_process.py")
 pytestmark = pytest.mark.filterwarnings("ignore:.*c10d.*")
 
@@ -31,7 +33,6 @@ def on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEADLINE_S", str(RULES.deadline_s))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("TORCH_CPP_LOG_LEVEL", "FATAL")
-    monkeypatch.setattr(file_sending, "BUCKET_BYTES", BUCKET_BYTES)
 
 
 @pytest.fixture
@@ -135,3 +136,30 @@ def test_a_receiver_without_a_sender_gives_up(paths: list[Path]) -> None:
     receiver = FileReceiver(replace(RULES, rendezvous=f"127.0.0.1:{port}", join_s=0.5))
     with pytest.raises(UnavailableError, match="nobody sends v1"):
         receiver.receive("v1", [(paths[0], 3)])
+
+
+@pytest.fixture
+def apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sender's end in a child, as with NCCL."""
+    monkeypatch.setattr(SendRules, "is_apart", property(lambda self: True))
+
+
+@pytest.mark.usefixtures("apart")
+def test_an_end_in_a_child_sends_every_byte(sender: FileSender, fleet: Fleet, paths: list[Path]) -> None:
+    sender._rules = replace(RULES, num_receivers=1, deadline_s=60.0)
+    folder = fleet.start("v1")
+    assert sender.send("v1", paths, threading.Event()) == 1
+    assert fleet.end() == [(0, ["v1 whole"])]
+    assert contents((folder / "v1").iterdir()) == contents(paths)
+
+
+@pytest.mark.usefixtures("apart")
+def test_an_end_in_a_child_that_breaks_is_an_error_with_its_last_words(
+    sender: FileSender, fleet: Fleet, paths: list[Path]
+) -> None:
+    sender._rules = replace(RULES, num_receivers=1, deadline_s=60.0)
+    fleet.start("v1", kill_after=10)
+    with pytest.raises(UnavailableError, match="sending broke off .1.: .*sending broke off"):
+        sender.send("v1", paths, threading.Event())
+    ((exit_code, _),) = fleet.end()
+    assert exit_code == -signal.SIGKILL

@@ -18,8 +18,8 @@ import pytest
 import torch
 
 from forklight_core.errors import UnavailableError
-from forklight_model import file_sending
-from forklight_model.file_sending import FileSender, SendRules
+from forklight_model.file_sending import FileSender
+from forklight_model.sending_group import SendRules
 
 pytestmark = [
     pytest.mark.gpu,
@@ -28,7 +28,7 @@ pytestmark = [
 ]
 RULES = SendRules(rendezvous="127.0.0.1:0", backend="nccl", join_s=60.0, deadline_s=25.0)
 RECEIVER = Path(__file__).parents[1] / "receiving_process.py"
-SIZES = {"a": 20 * file_sending.BUCKET_BYTES + 17, "b": 2 * file_sending.BUCKET_BYTES, "c": 0}
+SIZES = {"a": 20 * RULES.bucket_bytes + 17, "b": 2 * RULES.bucket_bytes, "c": 0}
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def receive(folder: Path, sender: FileSender, sessions: str, *kill_after: str) -
     environment = os.environ | {
         "BACKEND": "nccl",
         "DEVICE": "cuda:1",
-        "BUCKET_BYTES": str(file_sending.BUCKET_BYTES),
+        "BUCKET_BYTES": str(RULES.bucket_bytes),
         "DEADLINE_S": str(RULES.deadline_s),
     }
     return subprocess.Popen([*command, *kill_after], stdout=subprocess.PIPE, text=True, env=environment)

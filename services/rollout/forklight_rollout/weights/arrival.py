@@ -27,7 +27,8 @@ def open_source(settings: RolloutSettings, publication: PublicationSection) -> W
 def _open_receiver(publication: PublicationSection) -> Receiver:
     import torch
 
-    from forklight_model.file_sending import FileReceiver, SendRules
+    from forklight_model.file_sending import FileReceiver
+    from forklight_model.sending_group import SendRules
 
     rules = SendRules(
         rendezvous=publication.rendezvous,

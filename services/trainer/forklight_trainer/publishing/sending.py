@@ -12,7 +12,8 @@ import torch
 
 from forklight_core.errors import UnavailableError
 from forklight_core.runfile.sections.publication import PublicationSection
-from forklight_model.file_sending import FileSender, SendRules
+from forklight_model.file_sending import FileSender
+from forklight_model.sending_group import SendRules
 
 log = logging.getLogger(__name__)
 
