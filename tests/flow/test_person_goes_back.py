@@ -100,8 +100,9 @@ async def test_a_person_pauses_a_run_looks_goes_back_and_lets_it_go_on(
         accepted = await said(rollback, tmp_path, 2, "--reason", "garble", typed="y\n")
         assert "accepted: the run goes back to step 2" in accepted
         await until(lambda: len(lineages(tmp_path)) == 2)
-        while "rolled_back: went back from step" not in (shown := await said(status, tmp_path)):
-            await asyncio.sleep(0.05)  # the event is told after the line is taken up
+        # The event is told after the line is taken up.
+        await until(lambda: "rolled_back: went" in CliRunner().invoke(status, [str(tmp_path)]).output)
+        shown = await said(status, tmp_path)
         assert "phase      paused (paused by hand)" in shown
         assert "to step 2, as a person asked: garble" in shown
         await said(resume, tmp_path)
