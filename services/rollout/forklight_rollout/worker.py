@@ -212,7 +212,7 @@ class Worker:
     def _num_wanted(self) -> int:
         """Groups that fill the engine, and one beyond, if they are as large as the last one was."""
         free = max(0, self._engine.limits.num_sequences - self.held.num_in_engine)
-        return 1 + (free // self.held.usual_size if self.held.usual_size else 0)
+        return 1 + (free // self.held.last_size if self.held.last_size else 0)
 
     async def _take(self) -> list[Leased]:
         pod = self._submission.provenance.pod

@@ -1,15 +1,15 @@
 """gRPC with one way to serve and one way to call; errors cross it as the tree they are."""
 
 from forklight_core.rpc.client import DEFAULT_DEADLINE_S, open_channel, open_sync_channel
+from forklight_core.rpc.coalescer import Coalescer
 from forklight_core.rpc.server import Registration, RpcServer, serve
 from forklight_core.rpc.status import error_named
-from forklight_core.rpc.together import Together
 
 __all__ = [
     "DEFAULT_DEADLINE_S",
     "Registration",
     "RpcServer",
-    "Together",
+    "Coalescer",
     "error_named",
     "open_channel",
     "open_sync_channel",

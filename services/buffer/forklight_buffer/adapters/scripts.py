@@ -18,7 +18,7 @@ from redis.exceptions import NoScriptError, RedisError
 from forklight_buffer.keys import BufferKeys
 from forklight_core.errors import UnavailableError
 from forklight_core.queues import WORKERS, create_group, guard_redis, redis_error
-from forklight_core.rpc import Together
+from forklight_core.rpc import Coalescer
 
 READING = frozenset({"read"})
 GROWING = frozenset({"open_group", "submit_trajectory", "save_segment"})
@@ -82,7 +82,7 @@ class ScriptRunner:
         self._sources = read_scripts()
         self._hashes = {name: hashlib.sha1(source).hexdigest() for name, source in self._sources.items()}
         self._key_names = keys.in_order()
-        self._together: Together[_Call, Reply] = Together(self._run_all, most=MOST_AT_ONCE)
+        self._coalescer: Coalescer[_Call, Reply] = Coalescer(self._run_all, most=MOST_AT_ONCE)
 
     async def load(self) -> None:
         """Put the scripts and the consumer groups on the server."""
@@ -102,7 +102,7 @@ class ScriptRunner:
         if not (self._gate.is_open or past_gate):
             raise UnavailableError("Redis restarted; the buffer is reconciling it with its ledger: try again")
         try:
-            return await self._together.submit(_Call(name=name, arguments=arguments))
+            return await self._coalescer.submit(_Call(name=name, arguments=arguments))
         except NoScriptError:
             self._gate.close()
             raise UnavailableError(

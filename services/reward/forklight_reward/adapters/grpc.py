@@ -9,7 +9,7 @@ import grpc.aio
 
 from forklight.v1 import buffer_pb2, buffer_pb2_grpc, reward_pb2, reward_pb2_grpc, types_pb2
 from forklight_core.queues import Lease
-from forklight_core.rpc import Together, error_named
+from forklight_core.rpc import Coalescer, error_named
 from forklight_reward.front.verdict import STATUS_FROM_WIRE
 from forklight_reward.ports import Outcome, Part, Status
 
@@ -94,14 +94,14 @@ class GrpcBuffer:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._door = cast("buffer_pb2_grpc.BufferAsyncStub", buffer_pb2_grpc.BufferStub(channel))
-        self._together: Together[buffer_pb2.SubmitVerdictRequest, None] = Together(
+        self._coalescer: Coalescer[buffer_pb2.SubmitVerdictRequest, None] = Coalescer(
             self._submit_all, most=MOST_AT_ONCE
         )
 
     async def submit_verdict(self, verdict: types_pb2.Verdict, lease: Lease) -> None:
         """Hand a verdict over."""
         claim = types_pb2.Lease(entry_id=lease.entry_id, consumer=lease.consumer, fence=lease.fence)
-        await self._together.submit(buffer_pb2.SubmitVerdictRequest(verdict=verdict, lease=claim))
+        await self._coalescer.submit(buffer_pb2.SubmitVerdictRequest(verdict=verdict, lease=claim))
 
     async def _submit_all(
         self, requests: Sequence[buffer_pb2.SubmitVerdictRequest]

@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import httpx
@@ -23,6 +22,7 @@ from forklight_core.errors import (
 )
 from forklight_reward.judge.breaker import Breaker
 from forklight_reward.judge.chat import Message
+from forklight_reward.slots import Slots
 
 PATH = "/v1/chat/completions"
 MOST_REPLY_BYTES = 2**20
@@ -63,8 +63,7 @@ class ChatClient:
             raise InvalidInputError("a judge needs at least one endpoint")
         self.options = options
         self._endpoints = list(endpoints)
-        self._slots = asyncio.Semaphore(options.concurrency)
-        self._num_waiting = 0
+        self._slots = Slots(options.concurrency, name="judge", max_waiting=MOST_WAITING)
         headers = {"authorization": f"Bearer {options.api_key}"} if options.api_key else {}
         limits = httpx.Limits(max_connections=options.concurrency)
         # The deadline is asyncio's, over the whole call: with a limit a read, a slow drip would never end.
@@ -85,7 +84,7 @@ class ChatClient:
         deadline = time.monotonic() + timeout_s
         tried: list[Endpoint] = []
         error: ForklightError | None = None
-        async with self._slot(timeout_s):
+        async with self._slots.hold(timeout_s):
             while (endpoint := self._choose(tried)) is not None:
                 tried.append(endpoint)
                 try:
@@ -110,25 +109,6 @@ class ChatClient:
     def _choose(self, tried: Sequence[Endpoint]) -> Endpoint | None:
         free = [each for each in self._endpoints if each not in tried and not each.breaker.is_open]
         return min(free, key=lambda each: each.num_running, default=None)
-
-    @asynccontextmanager
-    async def _slot(self, wait_s: float) -> AsyncIterator[None]:
-        if self._num_waiting >= MOST_WAITING:
-            raise BusyError(f"judge: {self._num_waiting} calls wait already; start more endpoints")
-        self._num_waiting += 1
-        try:
-            async with asyncio.timeout(max(0.0, wait_s)):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise BusyError(
-                f"judge: none of {self.options.concurrency} slots was free in {wait_s:.1f} s"
-            ) from None
-        finally:
-            self._num_waiting -= 1
-        try:
-            yield
-        finally:
-            self._slots.release()
 
     async def _ask(self, endpoint: Endpoint, body: dict[str, object], left_s: float) -> str:
         """One call. Only what the endpoint is to blame for counts against it."""

@@ -44,6 +44,12 @@ def boxes_of(box_rows: int, box_columns: int) -> list[tuple[int, ...]]:
     ]
 
 
+def solve_square(search: Search, givens: Board) -> str:
+    """The one board that keeps the rules and the givens, as an answer."""
+    size = len(givens)
+    return write(rows_of(only_board(search, number_domains(flat(givens), size)), size))
+
+
 @dataclass(frozen=True, slots=True)
 class Sudoku:
     """4x4, 6x6 and 9x9."""
@@ -104,7 +110,7 @@ class Sudoku:
         """Search."""
         search = self.search(whole(spec, "box_rows"), whole(spec, "box_columns"))
         givens = whole_rows(spec, "givens")
-        return write(rows_of(only_board(search, number_domains(flat(givens), len(givens))), len(givens)))
+        return solve_square(search, givens)
 
     def verify(self, spec: Spec, answer: str) -> bool:
         """Rows, columns, boxes and givens."""
@@ -162,7 +168,7 @@ class Futoshiki:
         """Search."""
         givens = whole_rows(spec, "givens")
         search = self.search(len(givens), whole_rows(spec, "smaller"))
-        return write(rows_of(only_board(search, number_domains(flat(givens), len(givens))), len(givens)))
+        return solve_square(search, givens)
 
     def verify(self, spec: Spec, answer: str) -> bool:
         """Latin, with the givens and the signs."""
@@ -253,7 +259,7 @@ class Skyscraper:
         """Search."""
         givens = whole_rows(spec, "givens")
         search = self.search(len(givens), wholes(spec, "clues"))
-        return write(rows_of(only_board(search, number_domains(flat(givens), len(givens))), len(givens)))
+        return solve_square(search, givens)
 
     def verify(self, spec: Spec, answer: str) -> bool:
         """Latin, with the givens and the clues."""

@@ -11,7 +11,7 @@ from forklight.v1 import buffer_pb2, buffer_pb2_grpc, types_pb2
 from forklight_core.blobs import BlobRef
 from forklight_core.ids import group_of
 from forklight_core.queues import Lease
-from forklight_core.rpc import Together, error_named
+from forklight_core.rpc import Coalescer, error_named
 from forklight_rollout.ports import PendingSample, Saved, SegmentRef, SubmitOutcome
 
 CALL_TIMEOUT_S = 10.0
@@ -30,7 +30,7 @@ class RpcBuffer:
     def __init__(self, channel: grpc.aio.Channel, run_id: str) -> None:
         self._stub = cast("buffer_pb2_grpc.BufferAsyncStub", buffer_pb2_grpc.BufferStub(channel))
         self._run_id = run_id
-        self._together: Together[buffer_pb2.SubmitTrajectoryRequest, SubmitOutcome] = Together(
+        self._coalescer: Coalescer[buffer_pb2.SubmitTrajectoryRequest, SubmitOutcome] = Coalescer(
             self._submit_all, most=MOST_AT_ONCE
         )
 
@@ -69,7 +69,7 @@ class RpcBuffer:
 
     async def submit(self, trajectory: types_pb2.Trajectory, lease: Lease) -> SubmitOutcome:
         request = buffer_pb2.SubmitTrajectoryRequest(trajectory=trajectory, lease=_lease_message(lease))
-        return await self._together.submit(request)
+        return await self._coalescer.submit(request)
 
     async def _submit_all(
         self, requests: Sequence[buffer_pb2.SubmitTrajectoryRequest]

@@ -40,7 +40,7 @@ class HeldGroups:
         self._changed = asyncio.Event()
         self.num_unsubmitted = 0
         """Samples whose generation has ended but not their submission."""
-        self.usual_size = 0
+        self.last_size = 0
         """Samples of the group that came last; 0 before the first."""
 
     def __len__(self) -> int:
@@ -69,7 +69,7 @@ class HeldGroups:
         """Remember a new lease."""
         group = HeldGroup(lease=lease, task=task)
         self._groups[group.group_id] = group
-        self.usual_size = task.sampling.num_samples
+        self.last_size = task.sampling.num_samples
         return group
 
     def close_sample(self, group: HeldGroup, sample_id: str) -> None:

@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 _Waiting: TypeAlias = tuple[Item, "asyncio.Future[Result]"]
 
 
-class Together(Generic[Item, Result]):
+class Coalescer(Generic[Item, Result]):
     """Bounded by whoever waits in `submit`: an item is kept for no longer than its caller waits."""
 
     def __init__(
@@ -62,6 +62,9 @@ class Together(Generic[Item, Result]):
             found = await self._send([item for item, _ in self._taken])
         except ForklightError as error:
             found = [error] * len(self._taken)
+        if len(found) != len(self._taken):
+            odd = ForklightError(f"{len(self._taken)} items were sent and {len(found)} answers came back")
+            found = [odd] * len(self._taken)
         for (_, answer), result in zip(self._taken, found, strict=True):
             if answer.done():
                 continue

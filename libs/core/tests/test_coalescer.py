@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from forklight_core.errors import FencedError, UnavailableError
-from forklight_core.rpc import Together
+from forklight_core.rpc import Coalescer
 
 
 class Carrier:
@@ -26,11 +26,11 @@ class Carrier:
 
 async def test_what_comes_while_a_call_is_under_way_goes_with_the_next() -> None:
     carrier = Carrier()
-    together: Together[int, int] = Together(carrier.send, most=3)
+    coalescer: Coalescer[int, int] = Coalescer(carrier.send, most=3)
     carrier.go.clear()
-    calls = [asyncio.create_task(together.submit(number)) for number in (0, 2)]
+    calls = [asyncio.create_task(coalescer.submit(number)) for number in (0, 2)]
     await carrier.started.wait()
-    calls += [asyncio.create_task(together.submit(number)) for number in (4, 6, 8, 10)]
+    calls += [asyncio.create_task(coalescer.submit(number)) for number in (4, 6, 8, 10)]
     await asyncio.sleep(0)
     carrier.go.set()
     assert await asyncio.gather(*calls) == [0, 4, 8, 12, 16, 20]
@@ -39,14 +39,14 @@ async def test_what_comes_while_a_call_is_under_way_goes_with_the_next() -> None
 
 async def test_whoever_is_alone_is_sent_at_once_again_and_again() -> None:
     carrier = Carrier()
-    together: Together[int, int] = Together(carrier.send, most=3)
-    assert [await together.submit(number) for number in (0, 2, 4)] == [0, 4, 8]
+    coalescer: Coalescer[int, int] = Coalescer(carrier.send, most=3)
+    assert [await coalescer.submit(number) for number in (0, 2, 4)] == [0, 4, 8]
     assert carrier.carried == [[0], [2], [4]]
 
 
 async def test_one_that_is_refused_leaves_the_others_as_they_are() -> None:
-    together: Together[int, int] = Together(Carrier().send, most=8)
-    found = await asyncio.gather(*map(together.submit, (0, 1, 2)), return_exceptions=True)
+    coalescer: Coalescer[int, int] = Coalescer(Carrier().send, most=8)
+    found = await asyncio.gather(*map(coalescer.submit, (0, 1, 2)), return_exceptions=True)
     assert (found[0], found[2]) == (0, 4)
     assert isinstance(found[1], FencedError)
 
@@ -59,19 +59,28 @@ async def test_a_call_that_fails_fails_for_all_it_carried_and_no_others() -> Non
             raise failures.pop()
         return list(numbers)
 
-    together: Together[int, int] = Together(send, most=2)
-    found = await asyncio.gather(*map(together.submit, (1, 2, 3)), return_exceptions=True)
+    coalescer: Coalescer[int, int] = Coalescer(send, most=2)
+    found = await asyncio.gather(*map(coalescer.submit, (1, 2, 3)), return_exceptions=True)
     assert [type(each) for each in found[:2]] == [UnavailableError, UnavailableError]
     assert found[2] == 3
 
 
+async def test_a_reply_of_another_length_is_nobodys_answer() -> None:
+    async def send(numbers: Sequence[int]) -> list[int | Exception]:
+        return list(numbers[1:])
+
+    coalescer: Coalescer[int, int] = Coalescer(send, most=2)
+    found = await asyncio.gather(*map(coalescer.submit, (1, 2)), return_exceptions=True)
+    assert [str(each) for each in found] == ["2 items were sent and 1 answers came back"] * 2
+
+
 async def test_who_stopped_waiting_is_not_sent() -> None:
     carrier = Carrier()
-    together: Together[int, int] = Together(carrier.send, most=8)
+    coalescer: Coalescer[int, int] = Coalescer(carrier.send, most=8)
     carrier.go.clear()
-    first = asyncio.create_task(together.submit(0))
+    first = asyncio.create_task(coalescer.submit(0))
     await carrier.started.wait()
-    late, kept = asyncio.create_task(together.submit(2)), asyncio.create_task(together.submit(4))
+    late, kept = asyncio.create_task(coalescer.submit(2)), asyncio.create_task(coalescer.submit(4))
     await asyncio.sleep(0)
     late.cancel()
     await asyncio.sleep(0)
@@ -84,6 +93,6 @@ async def test_a_bug_in_the_carrier_reaches_everybody_who_waits() -> None:
     async def send(numbers: Sequence[int]) -> list[int | Exception]:
         raise ZeroDivisionError(str(numbers))
 
-    together: Together[int, int] = Together(send, most=1)
-    found = await asyncio.gather(*map(together.submit, (1, 2)), return_exceptions=True)
+    coalescer: Coalescer[int, int] = Coalescer(send, most=1)
+    found = await asyncio.gather(*map(coalescer.submit, (1, 2)), return_exceptions=True)
     assert [type(each) for each in found] == [ZeroDivisionError, ZeroDivisionError]
