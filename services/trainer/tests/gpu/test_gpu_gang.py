@@ -1,4 +1,4 @@
-"""A sharded trainer of two GPUs against one GPU, over NCCL."""
+"""A sharded trainer of two and four GPUs against one GPU, over NCCL."""
 
 from __future__ import annotations
 
@@ -31,11 +31,33 @@ JOBS = (
         **BF16,
     ),
 )
+FOUR_JOBS = (
+    Job(name="zero1", zero_stage=1, **BF16),
+    Job(name="zero2-tokens", zero_stage=2, sequence_parallel=4, **BF16),
+    Job(name="zero3-experts", zero_stage=3, expert_parallel=4, **BF16),
+    Job(
+        name="zero3-two-by-two",
+        zero_stage=3,
+        sequence_parallel=2,
+        expert_parallel=2,
+        recomputes=True,
+        adds_router_loss=True,
+        **BF16,
+    ),
+)
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 def test_two_gpus_learn_as_one(tmp_path: Path) -> None:
-    found = run_gang(tmp_path, JOBS, num_ranks=2, device="cuda")
+    _learns_as_one(run_gang(tmp_path, JOBS, num_ranks=2, device="cuda"))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 4, reason="needs four GPUs")
+def test_four_gpus_learn_as_one(tmp_path: Path) -> None:
+    _learns_as_one(run_gang(tmp_path, FOUR_JOBS, num_ranks=4, device="cuda"))
+
+
+def _learns_as_one(found: dict[str, dict[str, float]]) -> None:
     for name, figures in found.items():
         # The very bits of one GPU, before the first update.
         assert figures["first_logprobs"] == 0.0, (name, figures)
