@@ -74,9 +74,7 @@ def make_payload(sample: str, size: int) -> bytes:
 async def roll_out(world: World, hops: Hops, size: int, item: Leased) -> None:
     """One group: the samples' blobs and headers, as a rollout pod sends them."""
     task = types_pb2.GenerationTask.FromString(item.body)
-    lease = types_pb2.Lease(
-        entry_id=item.lease.entry_id, consumer=item.lease.consumer, fence=item.lease.fence
-    )
+    trajectories = []
     for index in range(task.sampling.num_samples):
         sample = ids.sample_id(task.envelope.group_id, index)
         payload = make_payload(sample, size)
@@ -101,9 +99,11 @@ async def roll_out(world: World, hops: Hops, size: int, item: Leased) -> None:
             finished_at=time.time(),
             purpose=task.purpose,
         )
-        with hops.measure("submit trajectory"):
-            request = buffer_pb2.SubmitTrajectoryRequest(trajectory=trajectory, lease=lease)
-            await world.buffer.SubmitTrajectory(request, timeout=CALL_S)
+        trajectories.append(trajectory)
+    with hops.measure("submit 8 trajectories"):
+        await asyncio.gather(
+            *(world.rollout_door.submit(trajectory, item.lease) for trajectory in trajectories)
+        )
 
 
 async def score(world: World, hops: Hops, item: Leased) -> None:
@@ -118,13 +118,8 @@ async def score(world: World, hops: Hops, item: Leased) -> None:
         score=float(ids.sample_index(task.envelope.sample_id) % 2),
         worker="bench",
     )
-    lease = types_pb2.Lease(
-        entry_id=item.lease.entry_id, consumer=item.lease.consumer, fence=item.lease.fence
-    )
     with hops.measure("submit verdict"):
-        await world.buffer.SubmitVerdict(
-            buffer_pb2.SubmitVerdictRequest(verdict=verdict, lease=lease), timeout=CALL_S
-        )
+        await world.reward_door.submit_verdict(verdict, item.lease)
 
 
 async def produce(world: World, hops: Hops, size: int, num_groups: int) -> None:

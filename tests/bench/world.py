@@ -1,4 +1,4 @@
-"""A real Redis-compatible server and a real buffer process, for benches."""
+"""A real Redis-compatible server and a real buffer process, and the doors that pods use, for benches."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from forklight_core.queues import RedisWorkQueue, RunKeys, connect_redis
 from forklight_core.redis_server import EmbeddedRedis, start_embedded
 from forklight_core.retry import retry_async
 from forklight_core.rpc import open_channel
+from forklight_reward.adapters.grpc import GrpcBuffer
+from forklight_rollout.adapters.buffer_rpc import RpcBuffer
 
 RUN_ID = "bench"
 LEASE_S = 60.0
@@ -60,6 +62,8 @@ class World:
     scoring: RedisWorkQueue
     blobs: BlobStore
     buffer: buffer_pb2_grpc.BufferAsyncStub
+    rollout_door: RpcBuffer
+    reward_door: GrpcBuffer
     process: subprocess.Popen[bytes]
     server: EmbeddedRedis
 
@@ -131,6 +135,8 @@ async def open_world(folder: Path, *, group_size: int, groups_per_step: int) -> 
             scoring=RedisWorkQueue(redis, keys.scoring, lease_s=LEASE_S),
             blobs=open_blob_store(f"file://{folder}/blobs"),
             buffer=stub,
+            rollout_door=RpcBuffer(channel, RUN_ID),
+            reward_door=GrpcBuffer(channel),
             process=process,
             server=server,
         )

@@ -91,7 +91,7 @@ async def test_a_person_pauses_a_run_looks_goes_back_and_lets_it_go_on(
         )
         assert isinstance(await refusal(tmp_path, 0, "--yes"), NotFoundError)
         told = await said(rollback, tmp_path, 2, "--dry-run", "--reason", "garble")
-        assert "checkpoint of step 2 (version 2)" in told and "given up  steps 3" in told
+        assert "checkpoint of step 2 (version 2)" in told and "given up  step 3," in told
         assert told.endswith("nothing was asked of the run (--dry-run)\n")
         declined = await forklight(rollback, tmp_path, 2, "--reason", "garble", typed="n\n")
         assert declined.exit_code == 1 and "Go back? [y/N]" in declined.output

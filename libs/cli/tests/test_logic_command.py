@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from forklight_buffer.prompts import read_prompts
 from forklight_cli.main import cli
-from forklight_core.errors import InvalidInputError
+from forklight_core.errors import BusyError, InvalidInputError
 from forklight_reward.logic.registry import TASKS, check
 
 
@@ -96,3 +96,20 @@ def test_verify_refuses_a_broken_specification_and_mixed_options(spec: Path, tmp
     spec.write_text("{}")
     broken = forklight("verify", "--kind", "logic", "--spec", spec, "--answer", "1")
     assert isinstance(broken.exception, InvalidInputError)
+
+
+def test_generate_keeps_the_old_file_when_the_new_one_cannot_be_whole(tmp_path: Path) -> None:
+    full = generate("zebra_puzzle", Path("/dev/full"), count=2)
+    assert isinstance(full.exception, BusyError)
+    assert "/dev/full was not written: No space left on device" in str(full.exception)
+    lost = generate("zebra_puzzle", tmp_path / "none" / "some.jsonl", count=2)
+    assert isinstance(lost.exception, InvalidInputError)
+    assert "cannot be written: No such file or directory" in str(lost.exception)
+
+
+def test_generate_leaves_one_file(tmp_path: Path) -> None:
+    out = tmp_path / "some.jsonl"
+    out.write_text("old\n")
+    assert generate("zebra_puzzle", out, count=3).exit_code == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["some.jsonl"]
+    assert len(out.read_text().splitlines()) == 3

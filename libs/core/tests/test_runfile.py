@@ -61,6 +61,15 @@ def test_no_name_is_suggested_when_nothing_is_near(tmp_path: Path) -> None:
     assert "did you mean" not in str(raised.value)
 
 
+def test_an_address_is_refused_without_telling_its_password_when_it_has_one(tmp_path: Path) -> None:
+    path = write(tmp_path, '[reward.judge]\nendpoints = ["http://me:secret@judge:8000"]\n')
+    with pytest.raises(ConfigError) as caught:
+        load_run_file(path)
+    assert "secret" not in str(caught.value)
+    assert "http://***@judge:8000" in str(caught.value)
+    assert "without user or password" in str(caught.value) and "FORKLIGHT_JUDGE_API_KEY" in str(caught.value)
+
+
 def test_all_problems_are_told_at_once_when_there_are_several(tmp_path: Path) -> None:
     path = write(tmp_path, '[trainer]\nsteps = 0\nstepz = 1\n[sampling]\nmax_new_tokens = "80q"\n')
     with pytest.raises(ConfigError) as raised:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import click
 
-from forklight_cli.commands.output import print_json_line
+from forklight_cli.commands.output import print_json_line, write_lines
 
 ALL = "all"
 
@@ -36,18 +36,27 @@ def list_tasks() -> None:
 def generate(task: str, level: int, count: int, seed: int, out: Path) -> None:
     """Write COUNT puzzles of every task: seeds SEED to SEED + COUNT - 1, so other seeds are other puzzles.
 
-    A puzzle that an earlier seed of the file has drawn already is left out.
+    A puzzle that an earlier seed of the file has drawn already is left out. A file that is there already is
+    replaced when the new one is whole.
     """
     from forklight_reward.logic.registry import TASKS, task_of
 
     names = sorted(TASKS) if task == ALL else [task_of(task).name]
-    num_written = 0
-    with out.open("w", encoding="utf-8") as file:
-        for record in draw_records(names, level, range(seed, seed + count)):
-            file.write(json.dumps(record, sort_keys=True) + "\n")
-            num_written += 1
     num_asked = len(names) * count
+    records = draw_records(names, level, range(seed, seed + count))
+    with click.progressbar(
+        length=num_asked, label="puzzles", file=sys.stderr, hidden=num_asked < 1000
+    ) as bar:
+        num_written = write_lines(out, _counted(records, bar.update))
     print_json_line({"out": str(out), "num_written": num_written, "num_repeated": num_asked - num_written})
+
+
+def _counted(
+    records: Iterator[Mapping[str, object]], count: Callable[[int], None]
+) -> Iterator[Mapping[str, object]]:
+    for record in records:
+        yield record
+        count(1)
 
 
 def draw_records(names: Sequence[str], level: int, seeds: range) -> Iterator[Mapping[str, object]]:

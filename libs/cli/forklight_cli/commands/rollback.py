@@ -104,24 +104,24 @@ def describe_way(folder: RunFolder, way: trainer_pb2.RollBackReply, reason: str)
         f"the run has done step {way.from_step} (version {way.from_version}); it goes back to the "
         f"checkpoint of step {way.to_step} (version {way.to_version})"
     )
-    steps = span_of(way.to_step + 1, way.from_step)
-    yield f"  given up  steps {steps}, and the step under way if there is one"
+    steps = span_of("step", way.to_step + 1, way.from_step)
+    yield f"  given up  {steps}, and the step under way if there is one"
     if way.from_version > way.to_version:
-        versions = span_of(way.to_version + 1, way.from_version)
-        yield f"            versions {versions}; their numbers come again, with other weights"
-    yield "  then      samples of these steps are delivered and learned again, on a new line of the ledger"
+        versions = span_of("version", way.to_version + 1, way.from_version)
+        yield f"            {versions}; what comes next takes these numbers again, with other weights"
+    yield "  then      samples learned since are delivered and learned again, on a new line of the ledger"
     if (gone := last_deleted_step(folder, way.from_step)) > way.to_step:
         yield (
-            f"            of steps {span_of(way.to_step + 1, gone)} they may be deleted already (checkpoints."
-            "keep_last): those count as lost, and new ones are generated"
+            f"            of {span_of('step', way.to_step + 1, gone)} they may be deleted already "
+            "(checkpoints.keep_last): those count as lost, and new ones are generated"
         )
     yield f"            rollout pods load version {way.to_version} again"
     yield f"  reason    {reason}"
 
 
-def span_of(first: int, last: int) -> str:
-    """`4`, or `4 to 7 (4 of them)`."""
-    return str(first) if first == last else f"{first} to {last} ({last - first + 1} of them)"
+def span_of(noun: str, first: int, last: int) -> str:
+    """`step 4`, or `steps 4 to 7 (4 of them)`."""
+    return f"{noun} {first}" if first == last else f"{noun}s {first} to {last} ({last - first + 1} of them)"
 
 
 def last_deleted_step(folder: RunFolder, step: int) -> int:

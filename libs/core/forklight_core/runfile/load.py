@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,7 +109,12 @@ def _explain(detail: ErrorDetails, given: Mapping[str, str]) -> str:
     if detail["type"] == "extra_forbidden":
         nearest = nearest_key(key)
         return f"unknown key {key}{where}" + (f"; did you mean {nearest}?" if nearest else "")
-    return f"{key}{where}: {detail['msg'].removeprefix('Value error, ')} (given: {detail['input']!r})"
+    return f"{key}{where}: {detail['msg'].removeprefix('Value error, ')} (given: {_shown(detail['input'])})"
+
+
+def _shown(value: object) -> str:
+    """A value as it is written, without the user and password of an address."""
+    return re.sub(r"(://)[^/\s'\"]*@", r"\1***@", repr(value))
 
 
 def _where(key: str, given: Mapping[str, str]) -> str:

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints
+from pydantic import AfterValidator, Field
 
 from forklight_core.runfile.sections.section import Section
 from forklight_core.runfile.units import Count, Seconds
 
-# No user or password: what is in a run file is printed and stored with every checkpoint.
-EndpointUrl = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/@?#]+(/[^\s@?#]*)?$")]
+ADDRESS = re.compile(r"https?://[^\s/@?#]+(/[^\s@?#]*)?")
+
+
+def check_address(address: str) -> str:
+    """Without a user or password: what is in a run file is printed, and stored with every checkpoint."""
+    if ADDRESS.fullmatch(address) is None:
+        raise ValueError(
+            "must be http(s)://HOST[:PORT][/PATH] without user or password (a key goes into the "
+            "environment variable FORKLIGHT_JUDGE_API_KEY)"
+        )
+    return address
+
+
+EndpointUrl = Annotated[str, AfterValidator(check_address)]
 
 
 class JudgeSection(Section):
