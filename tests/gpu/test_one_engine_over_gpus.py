@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ CONFIG = dataclasses.replace(
 PROMPT = tuple(7 + index * 13 % 590 for index in range(1300))  # more than one piece of prefill
 WISH = MemoryWish(max_batch=4, max_prompt_tokens=1330, max_new_tokens=64, budget_bytes=2**31)
 LEADER = Path(__file__).parents[2] / "services" / "rollout" / "tests" / "ranks_leader.py"
+START_S = 120.0
 END_S = 60.0
 
 
@@ -67,10 +69,14 @@ def test_a_lost_process_ends_the_leader_with_the_reason(weights: list[PublishedW
     command = [sys.executable, str(LEADER), str(manifest), weights[0].manifest_id, "cuda"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as leader:  # type: ignore[call-overload]
+        start = threading.Timer(START_S, leader.kill)  # else a leader that never starts is waited for
+        start.start()
         try:
             os.kill(int(leader.stdout.readline()), signal.SIGKILL)
+            start.cancel()
             _, said = leader.communicate(timeout=END_S)
         finally:
+            start.cancel()
             leader.kill()
     assert leader.returncode == 1
     assert "process 1 on GPU 1" in said and "was ended by SIGKILL" in said
