@@ -1,6 +1,6 @@
 # The same words for people and for CI; each is one line to a script or module.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint types proto chaos bench-plane test-gpu test-vllm bench-kernels bench-rollout bench-trainer
+.PHONY: help setup demo up test lint types proto chaos test-hostile soak-reward bench-plane bench-reward test-gpu test-vllm bench-kernels bench-rollout bench-trainer
 GPU_PYTHON ?= .venv/bin/python
 VLLM_PYTHON ?= .venv-vllm/bin/python
 VLLM_MARKS ?= not gpu
@@ -32,8 +32,17 @@ proto: ## Generate libs/core/forklight from proto/
 chaos: setup ## Kill every kind of process in 20 seeded runs (about 20 minutes)
 	@.venv/bin/python -m tests.chaos.torture --seeds 20
 
+test-hostile: setup ## The slow rows of the tables of hostile programs, in real jails (about 3 minutes)
+	@.venv/bin/python -m pytest -m hostile services/reward/tests
+
+soak-reward: setup ## 10,000 verdicts while workers are killed: none lost, double or wrong, memory flat (about 8 minutes)
+	@.venv/bin/python -m tests.soak.soak $(SOAK_OPTIONS)
+
 bench-plane: setup ## Trajectories a second through queue, ledger and blobs
 	@.venv/bin/python -m tests.bench.plane
+
+bench-reward: setup ## Verdicts a second, latency and CPU of every class of work (BENCH_OPTIONS=--quick for less)
+	@.venv/bin/python -m services.reward.bench.all $(BENCH_OPTIONS)
 
 test-gpu: ## On an NVIDIA GPU: every kernel against float64, golden numbers, rollout's bits against the trainer's
 	@$(GPU_PYTHON) -m pytest -m gpu kernels/tests/gpu libs/model/tests/gpu services/trainer/tests/gpu tests/gpu

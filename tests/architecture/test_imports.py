@@ -14,6 +14,7 @@ from tests.architecture.sources import ROOT, name_of, python_files, tree_of
 
 TORCH_FREE = (
     "forklight_core",
+    "forklight_data",
     "forklight_buffer",
     "forklight_reward",
     "forklight_console",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -14,18 +13,12 @@ from forklight.v1 import types_pb2
 from forklight_buffer.audit import audit_run
 from forklight_core.blobs import open_blob_store
 from forklight_core.wire import unpack_payload
-from forklight_model.logprobs import token_logprobs
-from forklight_model.model import HybridModel
-from forklight_model.tokenizer import build_character_tokenizer
-from forklight_rollout.adapters.memory import MemoryEngine, MemorySequence
 from forklight_rollout.adapters.published import load_weights
-from forklight_rollout.ports import Engine, EngineLimits, PromptStart
-from forklight_rollout.tools.format import REPLY_CLOSE
+from forklight_rollout.ports import Engine
 from forklight_rollout.weights.manifest import PublishedWeights
 from tests.flow.one_process import run_all, write_run
+from tests.flow.writer import TOKENIZER, Writer
 
-TOKENIZER = build_character_tokenizer()
-REPLY_TAIL = TOKENIZER.encode(REPLY_CLOSE)
 DEADLINE_S = 90.0
 
 
@@ -40,41 +33,8 @@ TURNS = (
 )
 
 
-class Writer(MemoryEngine):
-    """Writes the turns of one of two policies, with the probabilities that the run's model gives them."""
-
-    def __init__(self, model: HybridModel) -> None:
-        limits = EngineLimits(num_sequences=8, max_tokens=512, vocabulary_size=TOKENIZER.vocab_size)
-        super().__init__(limits)
-        self._model = model
-        self._turns: dict[int, list[tuple[int, float]]] = {}
-
-    def admit(self, prompt: PromptStart) -> None:
-        super().admit(prompt)
-        for start in prompt.sequences:
-            text = TURNS[start.seed % 2][_count_replies(start.prefix_ids)]
-            turn = [*TOKENIZER.encode(text), TOKENIZER.token_id("<eos>")]
-            logprobs = self.score([*prompt.prompt_ids, *start.prefix_ids, *turn])[-len(turn) :]
-            self._turns[id(self._sequences[start.key])] = list(zip(turn, logprobs, strict=True))
-
-    def score(self, ids: Sequence[int]) -> Sequence[float]:
-        with torch.no_grad():
-            ends = torch.tensor([0, len(ids)], dtype=torch.int32)
-            scores: list[float] = token_logprobs(
-                self._model, torch.tensor(ids), ends, 1.0
-            ).logprobs_T.tolist()
-        return scores[1:]
-
-    def draw(self, sequence: MemorySequence) -> tuple[int, float]:
-        return self._turns[id(sequence)].pop(0)
-
-
-def _count_replies(ids: Sequence[int]) -> int:
-    return sum(list(ids[place : place + len(REPLY_TAIL)]) == REPLY_TAIL for place in range(len(ids)))
-
-
 def write_with_tools(weights: PublishedWeights) -> Engine:
-    return Writer(load_weights(weights, dtype=torch.float32, device="cpu"))
+    return Writer(load_weights(weights, dtype=torch.float32, device="cpu"), TURNS)
 
 
 async def test_programs_run_in_the_sandbox_and_only_the_policy_s_words_count(tmp_path: Path) -> None:

@@ -46,8 +46,12 @@ COMMANDS = dict(
         _entry("score", "Log-probabilities of given tokens under a checkpoint."),
         _entry("generate", "Sample a response from a checkpoint."),
         _entry("verify", "Compare an answer with a reference, as the reward service does."),
+        _entry("verdict", "Verdicts of a run: show one, score it again, prove that none was changed."),
         _entry("logic", "Write logic puzzles as a prompt file; list their tasks."),
+        _entry("data", "Import, curate, count and split prompts with their answers."),
+        _entry("judge", "Choose reference answers; check a model as a judge."),
         _entry("sandbox", "Run programs as the reward service does: jailed and limited."),
+        _entry("repo", "Repository tasks: prove, export and import them."),
     )
 )
 

@@ -59,9 +59,13 @@ class ParityError(PreconditionError):
 
 
 class BusyError(ForklightError):
-    """A bounded resource is full."""
+    """A bounded resource is full. `retry_after_s` says when to try again, where somebody can tell."""
 
     code = "RESOURCE_EXHAUSTED"
+
+    def __init__(self, *words: object, retry_after_s: float | None = None) -> None:
+        super().__init__(*words)
+        self.retry_after_s = retry_after_s
 
 
 class UnavailableError(ForklightError, ConnectionError):

@@ -17,6 +17,12 @@ LONGEST_DELAY_S = 2.0
 Result = TypeVar("Result")
 
 
+def delay_after(error: ForklightError, delay_s: float) -> float:
+    """The pause before the next call: what a busy peer asked for, with jitter, if that is longer."""
+    hint = error.retry_after_s if isinstance(error, BusyError) else None
+    return delay_s if hint is None else max(delay_s, hint * random.uniform(1.0, 1.5))
+
+
 def backoff_delays() -> Iterator[float]:
     """Doubling delays with jitter, without end."""
     delay = FIRST_DELAY_S
@@ -36,10 +42,11 @@ async def retry_async(
     for delay in backoff_delays():
         try:
             return await call()
-        except on:
-            if time.monotonic() + delay > end:
+        except on as error:
+            pause = delay_after(error, delay)
+            if time.monotonic() + pause > end:
                 raise
-        await asyncio.sleep(delay)
+        await asyncio.sleep(pause)
     raise AssertionError("backoff_delays never ends")
 
 
@@ -55,8 +62,9 @@ def retry_sync(
     for delay in backoff_delays():
         try:
             return call()
-        except on:
-            if time.monotonic() + delay > end:
+        except on as error:
+            pause = delay_after(error, delay)
+            if time.monotonic() + pause > end:
                 raise
-        wait(delay)
+        wait(pause)
     raise AssertionError("backoff_delays never ends")

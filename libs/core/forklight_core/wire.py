@@ -37,6 +37,19 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """Commands that a response gave to a shell in a folder of its own, in order."""
+
+    commands: tuple[str, ...]
+    timeout_s: float
+    """That each may compute; one that takes longer changes nothing."""
+
+    def to_wire(self) -> types_pb2.Session:
+        """As a message."""
+        return types_pb2.Session(commands=self.commands, timeout_s=self.timeout_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrajectoryArrays:
     """What a blob holds: a response, or a segment of one. P prompt tokens, R response tokens."""
 
@@ -53,6 +66,7 @@ class TrajectoryArrays:
     start: int = 0  # index of the first of these tokens in the response
     drawn: UInt8Array | None = None  # [R] 1 where the policy drew the token, 0 where it was put in; None: all
     spans: tuple[Span, ...] = ()  # of a segment; starts count from the response's first token
+    session: Session | None = None  # of a whole response that used the tool `shell`
 
     @property
     def end(self) -> int:
@@ -84,6 +98,7 @@ def pack_payload(arrays: TrajectoryArrays) -> bytes:
         version_spans=[
             types_pb2.VersionSpan(start=span.start, version=span.version) for span in arrays.spans
         ],
+        session=None if arrays.session is None else arrays.session.to_wire(),
     )
     if arrays.routing is not None:
         _, payload.routing_layers, payload.routing_top_k = arrays.routing.experts.shape
@@ -107,12 +122,18 @@ def unpack_payload(data: bytes) -> TrajectoryArrays:
         start=payload.start,
         drawn=np.frombuffer(payload.drawn, dtype=np.uint8) if payload.drawn else None,
         spans=tuple(Span(start=span.start, version=span.version) for span in payload.version_spans),
+        session=read_session(payload.session) if payload.HasField("session") else None,
     )
     arrays = replace(arrays, routing=_unpack_routing(payload, arrays.num_fed))
     fault = find_fault(arrays)
     if fault:
         raise DataLossError(fault)
     return arrays
+
+
+def read_session(message: types_pb2.Session) -> Session:
+    """What a message says of a session."""
+    return Session(commands=tuple(message.commands), timeout_s=message.timeout_s)
 
 
 def find_fault(arrays: TrajectoryArrays) -> str:

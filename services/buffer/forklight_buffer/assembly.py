@@ -14,6 +14,8 @@ from forklight_buffer.adapters.redis import RedisLiveState
 from forklight_buffer.adapters.scripts import Gate, ScriptRunner
 from forklight_buffer.batches import Batches
 from forklight_buffer.context import Context
+from forklight_buffer.curriculum.curriculum import Curriculum
+from forklight_buffer.curriculum.order import FileOrder, PromptOrder
 from forklight_buffer.dead_letters import DeadLetters
 from forklight_buffer.evaluation.last_round import LastRound
 from forklight_buffer.evaluation.rounds import Evaluator
@@ -66,6 +68,7 @@ class Buffer:
     journal: Journal
     phases: PhaseControl
     reconciler: Reconciler
+    order: PromptOrder
     opener: Opener
     intake: Intake
     segments: Segments
@@ -88,6 +91,7 @@ class Buffer:
             await asyncio.to_thread(self._check_owner)
             await self.runner.load()
             mended = await self.reconciler.reconcile()
+            self.order.look_again()
             self.gate.open()
             counter(metrics.RECONCILIATIONS).add(1)
             control = await asyncio.to_thread(context.ledger.control)
@@ -147,7 +151,8 @@ def build(run_id: str, run_folder: Path, run_file: RunFile, outside: Outside) ->
     journal = Journal(context)
     phases, steering = PhaseControl(context, journal), Steering(context)
     reconciler = Reconciler(context, RedisLiveState(runner, outside.clock, past_gate=True), books, tasks)
-    opener = Opener(context, phases, books, tasks)
+    order = make_order(context, steering, books)
+    opener = Opener(context, phases, books, tasks, order=order)
     evaluator = Evaluator(context, phases, steering, books)
     last_round = LastRound(context, phases, evaluator)
     batches = Batches(context, journal, phases, last_round=last_round, steering=steering)
@@ -161,6 +166,7 @@ def build(run_id: str, run_folder: Path, run_file: RunFile, outside: Outside) ->
         journal=journal,
         phases=phases,
         reconciler=reconciler,
+        order=order,
         opener=opener,
         intake=Intake(context),
         segments=Segments(context),
@@ -176,6 +182,12 @@ def build(run_id: str, run_folder: Path, run_file: RunFile, outside: Outside) ->
         steering=steering,
         last_round=last_round,
     )
+
+
+def make_order(context: Context, steering: Steering, books: Books) -> PromptOrder:
+    """How training prompts follow each other; ConfigError for a curriculum that leaves prompts unnamed."""
+    book = books[Purpose.TRAIN]
+    return Curriculum(context, steering, book) if context.run_file.curriculum.on else FileOrder(book)
 
 
 def read_books(run_file: RunFile) -> Books:

@@ -109,7 +109,7 @@ class Intake:
 
     async def _judge(self, sample: str, verdict: types_pb2.Verdict, lease: Lease) -> Judgement:
         state, reason, reward = State.REWARD_FAILED, "", None
-        if verdict.HasField("score"):
+        if verdict.HasField("score") and not verdict.mask:
             reward = _finite(verdict.score, sample)
         elif verdict.status == types_pb2.VERDICT_STATUS_ABSTAIN:
             reason = with_detail(Reason.ABSTAIN, verdict.evidence)

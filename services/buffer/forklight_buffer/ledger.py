@@ -16,6 +16,7 @@ from forklight_buffer.records import (
     Ending,
     EvaluatedSample,
     Event,
+    Evidence,
     GroupRow,
     LeasedGroup,
     Lineage,
@@ -60,6 +61,20 @@ class Rewind:
     reverted: tuple[SampleRow, ...]
     adopted: tuple[Commit, ...]
     new_commits: tuple[Commit, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvidencePage:
+    """Evidence that counts on the line of checkpoints the run is on, and where that line stands."""
+
+    rows: Sequence[Evidence]
+    last_number: int
+    """Of the rows looked at, counting or not."""
+    lineage: str
+    step: int
+    is_last: bool
+    open_prompts: Mapping[str, int]
+    """Training groups that are open, by prompt; of the last page, when asked for."""
 
 
 class GroupLedger(Protocol):
@@ -280,7 +295,24 @@ class ReportLedger(Protocol):
         ...
 
 
-class Ledger(GroupLedger, SampleLedger, CommitLedger, RunLedger, RoundLedger, ReportLedger, Protocol):
+class EvidenceLedger(Protocol):
+    """What is known of the difficulty of prompts."""
+
+    def evidence(self, *, after: int, limit: int, with_open: bool) -> EvidencePage:
+        """Rows after a number, in the order the groups finished, and what is open; one snapshot."""
+        ...
+
+
+class Ledger(
+    GroupLedger,
+    SampleLedger,
+    CommitLedger,
+    RunLedger,
+    RoundLedger,
+    ReportLedger,
+    EvidenceLedger,
+    Protocol,
+):
     """The whole ledger."""
 
     def close(self) -> None:

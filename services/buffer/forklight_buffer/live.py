@@ -79,6 +79,7 @@ class GroupFacts:
     kind: str
     spec_id: str
     spec_bytes: int
+    opened_version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +127,7 @@ class LiveGroup:
             kind=self.kind,
             spec_id=self.spec_id,
             spec_bytes=self.spec_bytes,
+            opened_version=self.opened_version,
         )
 
     def row(self) -> GroupRow:

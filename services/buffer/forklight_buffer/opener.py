@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from forklight_buffer import metrics
 from forklight_buffer.context import Context
+from forklight_buffer.curriculum.order import FileOrder, PromptOrder
 from forklight_buffer.live import Opening, Standing
 from forklight_buffer.phases import PhaseControl, is_last_evaluation
 from forklight_buffer.prompts import Prompt, PromptBook
@@ -25,10 +26,19 @@ GROUPS_AT_ONCE = 64
 class Opener:
     """The only place where groups begin."""
 
-    def __init__(self, context: Context, phases: PhaseControl, books: Books, tasks: TaskMaker) -> None:
+    def __init__(
+        self,
+        context: Context,
+        phases: PhaseControl,
+        books: Books,
+        tasks: TaskMaker,
+        *,
+        order: PromptOrder | None = None,
+    ) -> None:
         self._context = context
         self._phases = phases
         self._books = books
+        self._order = order or FileOrder(books[Purpose.TRAIN])
         self._tasks = tasks
         self._unopened: deque[Opening] = deque()
 
@@ -53,12 +63,20 @@ class Opener:
         ledger = self._context.ledger
         index = await asyncio.to_thread(ledger.next_index)
         position = await asyncio.to_thread(ledger.next_position)
-        book = self._books[Purpose.TRAIN]
-        chosen = [
-            (index + offset, position + offset, book.at(position + offset)) for offset in range(num_admitted)
+        prompts = await self._order.pick(range(position, position + num_admitted), standing)
+        rows = [
+            self._training_row(standing, index + offset, position + offset, prompt)
+            for offset, prompt in enumerate(prompts)
         ]
-        rows = [self._training_row(standing, *one) for one in chosen]
-        return await self.open_rows(rows, [prompt for _, _, prompt in chosen])
+        return await self._open_picked(rows, prompts)
+
+    async def _open_picked(self, rows: Sequence[GroupRow], prompts: Sequence[Prompt]) -> int:
+        """What did not get into the ledger is not open, whatever the order believes."""
+        try:
+            return await self.open_rows(rows, prompts)
+        except BaseException:
+            self._order.look_again()
+            raise
 
     def _training_row(
         self, standing: Standing, index: int, position: int, prompt: Prompt, redrive_of: str = ""
@@ -120,7 +138,8 @@ class Opener:
             if old is not None and prompt is not None:
                 rows.append(self._training_row(standing, index + len(rows), old.position, prompt, group_id))
                 prompts.append(prompt)
-        return await self.open_rows(rows, prompts)
+        self._order.note_redriven(rows)
+        return await self._open_picked(rows, prompts)
 
     async def open_rows(self, rows: Sequence[GroupRow], prompts: Sequence[Prompt]) -> int:
         """Journal, then open."""

@@ -1,23 +1,45 @@
 """The prompt source: JSON lines of {id, prompt, kind, gold, spec, tools}, read and checked once, in an
-endless seeded order.
+endless seeded order; {domain, source, level, synthetic} are for the curriculum.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import get_args
 
 from forklight_core.errors import InvalidInputError
 from forklight_core.runfile.schema import ToolName
 
-KNOWN = ("id", "prompt", "kind", "gold", "spec", "tools")
+KNOWN = (
+    "id", "prompt", "kind", "gold", "spec", "tools", "workspace", "domain", "source", "level", "synthetic",
+)  # fmt: skip
 KNOWN_TOOLS = get_args(ToolName)
 MEND = 'every line must be like {"id": "p1", "prompt": "1+1?", "kind": "math", "gold": "2"}'
+
+
+MOST_NAME_LENGTH = 64
+MOST_LEVEL = 1000
+MOST_WORKSPACE_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a curriculum goes by. Prompts that have the same share one object."""
+
+    domain: str
+    """The row's domain, else its source, else its kind."""
+    source: str
+    task: str
+    """What rises by a level as a whole: the task of a puzzle, else the source, else the domain."""
+    level: int | None
+    synthetic: bool | None
+    """None: the row does not say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +53,9 @@ class Prompt:
     spec_json: str
     tools: tuple[str, ...] | None = None
     """Those of the run's tools that its samples may call; None: all of them."""
+    workspace_json: str = field(default="", repr=False)
+    """Files that the tool `shell` begins with: a JSON object of path to text; empty: it has no such tool."""
+    traits: Traits = field(repr=False)
 
 
 class PromptBook:
@@ -38,7 +63,7 @@ class PromptBook:
 
     def __init__(self, prompts: tuple[Prompt, ...], *, seed: int, shuffle: bool) -> None:
         self._prompts = prompts
-        self._by_id = {prompt.prompt_id: prompt for prompt in prompts}
+        self._places = {prompt.prompt_id: place for place, prompt in enumerate(prompts)}
         self._seed = seed
         self._shuffle = shuffle
         self._order = lru_cache(maxsize=2)(self._make_order)
@@ -51,7 +76,9 @@ class PromptBook:
         """Of all prompts, in the order of the file."""
         digest = hashlib.blake2b(digest_size=16)
         for prompt in self._prompts:
-            digest.update(repr(prompt).encode())
+            digest.update((repr(prompt) + prompt.workspace_json).encode())
+            if prompt.traits != plain_traits(prompt.kind):
+                digest.update(repr(prompt.traits).encode())
         return digest.hexdigest()
 
     def at(self, position: int) -> Prompt:
@@ -61,7 +88,17 @@ class PromptBook:
 
     def by_id(self, prompt_id: str) -> Prompt | None:
         """A prompt by its id."""
-        return self._by_id.get(prompt_id)
+        place = self._places.get(prompt_id)
+        return None if place is None else self._prompts[place]
+
+    @property
+    def prompts(self) -> Sequence[Prompt]:
+        """All of them, in the order of the file."""
+        return self._prompts
+
+    def place_of(self, prompt_id: str) -> int | None:
+        """Where a prompt is in the file."""
+        return self._places.get(prompt_id)
 
     def _make_order(self, epoch: int) -> list[int]:
         """Sorted by a keyed hash of the id: the same on every machine and version of Python."""
@@ -123,14 +160,55 @@ def _parse_line(line: str, where: str) -> Prompt:
     spec = found.get("spec", {})
     if not isinstance(spec, dict):
         raise InvalidInputError(f"{where}: spec is a {type(spec).__name__}; it must be a JSON object")
+    kind = sys.intern(_text(found, "kind", where))
     return Prompt(
         prompt_id=_text(found, "id", where),
         text=_text(found, "prompt", where),
-        kind=_text(found, "kind", where),
+        kind=kind,
         gold=_text(found, "gold", where, may_lack=True),
         spec_json=json.dumps(spec, sort_keys=True) if spec else "",
         tools=_tools(found, where),
+        workspace_json=_workspace(found, where),
+        traits=_traits(found, spec, kind, where),
     )
+
+
+@cache
+def plain_traits(kind: str) -> Traits:
+    """Of a row that says nothing a curriculum could go by."""
+    return _shared(Traits(domain=kind, source="", task=kind, level=None, synthetic=None))
+
+
+@cache
+def _shared(traits: Traits) -> Traits:
+    return traits
+
+
+def _traits(found: dict[str, object], spec: dict[str, object], kind: str, where: str) -> Traits:
+    """A puzzle's specification says its task and level, unless the row does."""
+    source = _name(found, "source", where)
+    domain = _name(found, "domain", where) or source or kind
+    is_puzzle = kind == "logic"
+    task = spec.get("task") if is_puzzle else None
+    level = found.get("level", spec.get("level") if is_puzzle else None)
+    if level is not None and (type(level) is not int or not 0 <= level <= MOST_LEVEL):
+        raise InvalidInputError(f"{where}: level is {level!r}; it must be a number from 0 to {MOST_LEVEL}")
+    synthetic = found.get("synthetic")
+    if synthetic is not None and not isinstance(synthetic, bool):
+        raise InvalidInputError(f"{where}: synthetic is {synthetic!r}; it must be true or false")
+    name = task if isinstance(task, str) and task else source or domain
+    return _shared(Traits(domain, source, name, level, synthetic))
+
+
+def _name(found: dict[str, object], name: str, where: str) -> str:
+    value = found.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not value.strip() or len(value) > MOST_NAME_LENGTH:
+        raise InvalidInputError(
+            f"{where}: {name} is {str(value)[:80]!r}; it must be a name of 1 to {MOST_NAME_LENGTH} characters"
+        )
+    return value
 
 
 def _tools(found: dict[str, object], where: str) -> tuple[str, ...] | None:
@@ -143,6 +221,18 @@ def _tools(found: dict[str, object], where: str) -> tuple[str, ...] | None:
     if unknown:
         raise InvalidInputError(f"{where}: unknown tool {unknown[0]!r}; known are {', '.join(KNOWN_TOOLS)}")
     return tuple(names)
+
+
+def _workspace(found: dict[str, object], where: str) -> str:
+    files = found.get("workspace")
+    if files is None:
+        return ""
+    if not isinstance(files, dict) or any(not isinstance(text, str) for text in files.values()):
+        raise InvalidInputError(f"{where}: workspace must be an object of path to text")
+    text = json.dumps(files, sort_keys=True)
+    if len(text) > MOST_WORKSPACE_BYTES:
+        raise InvalidInputError(f"{where}: workspace is larger than {MOST_WORKSPACE_BYTES} bytes")
+    return text
 
 
 def _text(found: dict[str, object], name: str, where: str, *, may_lack: bool = False) -> str:

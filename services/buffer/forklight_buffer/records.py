@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from forklight_buffer.states import Phase, Purpose, RoundState, State
 
@@ -52,7 +53,7 @@ class SampleRow:
     num_saved_tokens: int = 0
     """Of one that is open after all, in a listing; no column."""
     correct: float | None = None
-    """Of one that was evaluated: how right its answer is, from 0 to 1; what a pass is decided on."""
+    """Of a scored one: how right its answer is, from 0 to 1; what a pass is decided on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,19 @@ class Ending:
     index: int
     state: State
     reason: str = ""
+
+
+class Evidence(NamedTuple):
+    """What a finished training group says of its prompt. A tuple: a long run has millions of them."""
+
+    number: int
+    """Its place in the order of finishing."""
+    prompt_id: str
+    num_scored: int
+    passed: float
+    """Sum of how right the scored samples are, each from 0 to 1."""
+    step: int
+    """The last committed step when it finished, or the step that learned it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

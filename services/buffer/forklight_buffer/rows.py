@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TypedDict
 
 from forklight.v1 import types_pb2
 from forklight_buffer.live import LiveGroup, LiveSample
 from forklight_buffer.records import GroupRow, LeasedGroup, SampleRow
-from forklight_buffer.states import Purpose, State
+from forklight_buffer.states import State
 from forklight_core import ids
 from forklight_core.wire import parse
 
@@ -54,19 +54,23 @@ def row_of_live(group: LiveGroup, sample: LiveSample) -> SampleRow:
         opened_at=group.opened_at,
         ended_at=sample.since,
         num_saved_tokens=sample.num_saved_tokens,
-        correct=_correctness(sample) if group.purpose is Purpose.EVALUATE else None,
+        correct=_correctness(sample),
     )
     if not sample.trajectory:
         return row
-    return _with(row, trajectory_fields(parse(types_pb2.Trajectory, sample.trajectory)))
+    return replace(row, **trajectory_fields(parse(types_pb2.Trajectory, sample.trajectory)))
 
 
 def _correctness(sample: LiveSample) -> float | None:
     """How right the answer of a scored sample is."""
     if sample.reward is None:
         return None
-    parts = {part.name: part.value for part in parse(types_pb2.Verdict, sample.verdict).parts}
-    return next((parts[name] for name in RIGHT_PARTS if name in parts), sample.reward)
+    return _rightness(parse(types_pb2.Verdict, sample.verdict).parts, sample.reward)
+
+
+def _rightness(found: Iterable[types_pb2.RewardPart], reward: float) -> float:
+    parts = {part.name: part.value for part in found}
+    return next((parts[name] for name in RIGHT_PARTS if name in parts), reward)
 
 
 def row_of_group(group: GroupRow, index: int, state: State, *, reason: str, at: float) -> SampleRow:
@@ -89,7 +93,12 @@ def rows_of_leased(group: GroupRow, leased: LeasedGroup, at: float) -> Iterator[
     for sample in body.samples:
         index = ids.sample_index(sample.trajectory.envelope.sample_id)
         row = row_of_group(group, index, State.TRAINED, reason="", at=at)
-        yield _with(row, trajectory_fields(sample.trajectory), reward=sample.reward)
+        yield replace(
+            row,
+            reward=sample.reward,
+            correct=_rightness(sample.parts, sample.reward),
+            **trajectory_fields(sample.trajectory),
+        )
 
 
 def live_samples(leased: LeasedGroup) -> Iterator[LiveSample]:
@@ -109,7 +118,3 @@ def live_samples(leased: LeasedGroup) -> Iterator[LiveSample]:
             verdict=types_pb2.Verdict(score=sample.reward, parts=sample.parts).SerializeToString(),
             reward=sample.reward,
         )
-
-
-def _with(row: SampleRow, fields: TrajectoryFields, *, reward: float | None = None) -> SampleRow:
-    return replace(row, reward=row.reward if reward is None else reward, **fields)

@@ -195,6 +195,12 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
         outcome = await self._complete(report)
         return door.SubmitReply(outcome=outcome.wire)
 
+    async def ReportEvents(self, request: door.ReportEventsRequest, context: Call) -> door.ReportEventsReply:
+        self._check_run(request.run_id)
+        orders = self._desks.steering.check(0, request.events)
+        entered = await self._complete(self._desks.steering.enter(orders.events))
+        return door.ReportEventsReply(num_entered=entered)
+
     async def SetRunPhase(self, request: door.SetRunPhaseRequest, context: Call) -> door.SetRunPhaseReply:
         self._check_run(request.run_id)
         if int(request.phase) not in set(Phase):

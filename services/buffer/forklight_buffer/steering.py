@@ -88,8 +88,13 @@ class Steering:
 
     async def report(self, event: types_pb2.RunEvent) -> None:
         """An event of the buffer itself."""
-        entered = await asyncio.to_thread(self._context.ledger.report_events, [self._read(event)])
+        await self.enter([self._read(event)])
+
+    async def enter(self, events: Sequence[ReportedEvent]) -> int:
+        """Events of anybody but the trainer, checked already; how many did not stand before."""
+        entered = await asyncio.to_thread(self._context.ledger.report_events, list(events))
         await self._tell(entered)
+        return len(entered)
 
     async def _tell(self, entered: Sequence[ReportedEvent]) -> None:
         for one in entered:

@@ -18,6 +18,9 @@ from forklight_core.blobs import BlobRef, BlobStore
 from forklight_core.runfile import RunFile
 from forklight_core.wire import SCHEMA_VERSION
 
+SHELL = "shell"
+"""The tool that needs files."""
+
 
 class TaskMaker:
     """Makes the task of a group; the spec blob of a prompt is written once."""
@@ -43,7 +46,7 @@ class TaskMaker:
             sampling=self._sampling(row),
             purpose=row.purpose.wire,
             opened_version=row.opened_version,
-            tools=self._tools(prompt),
+            tools=await self._tools(prompt),
         )
         return Opening(
             row=row,
@@ -66,10 +69,11 @@ class TaskMaker:
             repetition_tokens=sampling.repetition_tokens,
         )
 
-    def _tools(self, prompt: Prompt) -> types_pb2.Tools | None:
+    async def _tools(self, prompt: Prompt) -> types_pb2.Tools | None:
         """The run's tools that the prompt does not leave out; None when that is none."""
         tools = self._run_file.tools
         names = [name for name in tools.names if prompt.tools is None or name in prompt.tools]
+        names = [name for name in names if name != SHELL or prompt.workspace_json]
         if not names:
             return None
         return types_pb2.Tools(
@@ -77,7 +81,12 @@ class TaskMaker:
             max_calls=tools.max_calls,
             max_output_tokens=tools.max_output_tokens,
             timeout_s=tools.timeout_s,
+            workspace=await self._workspace_of(prompt) if SHELL in names else None,
         )
+
+    async def _workspace_of(self, prompt: Prompt) -> types_pb2.BlobRef:
+        blob = await asyncio.to_thread(self._blobs.put, prompt.workspace_json.encode())
+        return types_pb2.BlobRef(id=blob.id, size_bytes=blob.size_bytes)
 
     async def _spec_of(self, purpose: Purpose, prompt: Prompt) -> BlobRef:
         key = (purpose, prompt.prompt_id)
@@ -88,6 +97,7 @@ class TaskMaker:
                 prompt=prompt.text,
                 gold=prompt.gold,
                 spec_json=prompt.spec_json,
+                source=prompt.traits.source,
             )
             self._specs[key] = await asyncio.to_thread(
                 self._blobs.put, spec.SerializeToString(deterministic=True)
@@ -112,4 +122,5 @@ def scoring_task(trajectory: types_pb2.Trajectory, group: GroupFacts, traceparen
         kind=group.kind,
         spec=types_pb2.BlobRef(id=group.spec_id, size_bytes=group.spec_bytes),
         window_tokens=group.window,
+        opened_version=group.opened_version,
     ).SerializeToString()

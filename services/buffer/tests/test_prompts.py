@@ -49,7 +49,7 @@ ROW: dict[str, object] = {
         ('{"id": "b", "prompt": "?", "kind": "math", "answer": "2"}', "unknown key 'answer'"),
         ('{"id": "b", "prompt": "?", "kind": "code", "spec": "text"}', "spec is a str"),
         ('{"id": "b", "prompt": "?", "kind": "math", "tools": "python"}', "tools is 'python'"),
-        ('{"id": "b", "prompt": "?", "kind": "math", "tools": ["python", "shell"]}', "unknown tool 'shell'"),
+        ('{"id": "b", "prompt": "?", "kind": "math", "tools": ["python", "web"]}', "unknown tool 'web'"),
         (GOOD, "id 'a' is taken by line 1"),
     ],
 )
@@ -104,6 +104,36 @@ def test_tools_of_a_task_are_the_run_s_less_those_its_prompt_leaves_out(tmp_path
         "none": None,
     }
     assert tools_of("named", RunFile()) is None
+
+
+def test_a_workspace_travels_as_a_blob_with_the_shell_only(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl"
+    files = {"a.py": "x = 1\n"}
+    rows = {
+        "with": {"workspace": files},
+        "without": {},
+        "left out": {"workspace": files, "tools": ["python"]},
+    }
+    lines = [json.loads(GOOD) | {"id": name} | row for name, row in rows.items()]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    prompts, blobs = read_prompts(path, seed=0, shuffle=False), MemoryBlobStore()
+    maker = TaskMaker("r", RunFile.model_validate({"tools": {"names": ["python", "shell"]}}), blobs)
+    found = {}
+    for name in rows:
+        prompt = prompts.by_id(name)
+        assert prompt is not None
+        row = GroupRow(**ROW, prompt_id=name)  # type: ignore[arg-type]
+        tools = parse(types_pb2.GenerationTask, asyncio.run(maker.make_opening(row, prompt)).task).tools
+        workspace = json.loads(blobs.get(tools.workspace.id)) if tools.HasField("workspace") else None
+        found[name] = (list(tools.names), workspace)
+    assert found == {
+        "with": (["python", "shell"], files),
+        "without": (["python"], None),
+        "left out": (["python"], None),
+    }
+    path.write_text(json.dumps(json.loads(GOOD) | {"workspace": {"a": 1}}))
+    with pytest.raises(InvalidInputError, match="workspace must be an object of path to text"):
+        read_prompts(path, seed=0, shuffle=False)
 
 
 def test_every_epoch_holds_every_prompt_in_another_order(tmp_path: Path) -> None:

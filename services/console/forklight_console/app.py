@@ -1,6 +1,6 @@
 """The console, wired.
 
-    browser --HTTP--> routes --RunView--> buffer (gRPC) and steps.jsonl
+    browser --HTTP--> routes --RunView--> buffer (gRPC), steps.jsonl and judge/log.jsonl
 
 Nothing waits for the console; it may be stopped and started at any time.
 """
@@ -52,7 +52,8 @@ async def run(settings: ConsoleSettings, stop: asyncio.Event) -> None:
             "the console has no log-in and listens beyond loopback", extra={"address": settings.listen}
         )
     async with open_channel(settings.buffer_address) as channel:
-        view = LiveRunView(channel, settings.run_id, settings.run_folder / "steps.jsonl")
+        folder = settings.run_folder
+        view = LiveRunView(channel, settings.run_id, folder / "steps.jsonl", folder / "judge" / "log.jsonl")
         app = make_app(view, settings.run_id, is_local=host in LOOPBACK)
         config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
         with bind(host.strip("[]"), int(port)) as listener:

@@ -8,6 +8,7 @@ from typing import Protocol
 from forklight.v1 import buffer_pb2, types_pb2
 
 StepRecord = Mapping[str, object]
+JudgeRecord = Mapping[str, object]
 
 
 class RunView(Protocol):
@@ -26,3 +27,6 @@ class RunView(Protocol):
 
     async def steps(self, *, after: int, limit: int) -> Sequence[StepRecord]:
         """The newest records of optimizer steps behind the step `after`, oldest first."""
+
+    async def judge(self, *, limit: int) -> Sequence[JudgeRecord]:
+        """The newest windows, probes and switches of the judge, oldest first."""

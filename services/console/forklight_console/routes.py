@@ -11,11 +11,13 @@ from fastapi.templating import Jinja2Templates
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
+from forklight_console.judge_panel import make_judge_panel
 from forklight_console.page import make_overview, make_step_table, parse_state
 from forklight_console.ports import RunView
 from forklight_core.errors import DeadlineError, ForklightError, UnavailableError
 
 PAGE_STEPS = 50
+PAGE_JUDGE = 20
 templates = Jinja2Templates(Path(__file__).parent / "templates")
 router = APIRouter()
 
@@ -30,7 +32,13 @@ async def show_page(request: Request) -> Response:
     except ForklightError as error:
         problem = str(error)
     steps = make_step_table(await view.steps(after=0, limit=PAGE_STEPS))
-    context = {"run_id": request.app.state.run_id, "overview": overview, "problem": problem, "steps": steps}
+    context = {
+        "run_id": request.app.state.run_id,
+        "overview": overview,
+        "problem": problem,
+        "steps": steps,
+        "judge": make_judge_panel(await view.judge(limit=PAGE_JUDGE)),
+    }
     return templates.TemplateResponse(request, "overview.html", context)
 
 
@@ -84,6 +92,14 @@ async def get_events(
     except ForklightError as error:
         raise as_http(error) from error
     return as_json(events)
+
+
+@router.get("/api/judge")
+async def get_judge(
+    request: Request, limit: Annotated[int, Query(ge=1, le=10_000)] = 1000
+) -> list[dict[str, object]]:
+    """What the judge measured of itself: the newest windows, probes and switches, oldest first."""
+    return [dict(record) for record in await view_of(request).judge(limit=limit)]
 
 
 @router.get("/healthz")

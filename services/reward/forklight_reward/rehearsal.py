@@ -9,14 +9,16 @@ import numpy as np
 from forklight.v1 import types_pb2
 from forklight_core import ids
 from forklight_core.blobs import BlobStore, MemoryBlobStore
-from forklight_core.wire import SCHEMA_VERSION, TrajectoryArrays, pack_payload
+from forklight_core.wire import SCHEMA_VERSION, Session, TrajectoryArrays, pack_payload
 from forklight_reward.adapters.memory import LocalJudge, LocalVerifier
 from forklight_reward.front.attempts import Attempts
+from forklight_reward.front.fleet import fleet_of
+from forklight_reward.front.lanes import Lanes, Sorter
 from forklight_reward.front.reward import RewardPolicy
-from forklight_reward.front.route import Router
 from forklight_reward.front.scorer import Scorer
 from forklight_reward.judge.rule import RuleJudge
 from forklight_reward.ports import Judge, Outcome, Sandbox, Status, Verifier
+from forklight_reward.worker import Desk, Score
 
 RUN_ID = "rehearsal"
 GOLD = "42"
@@ -25,6 +27,11 @@ GOLD = "42"
 def math_spec(gold: str = GOLD) -> types_pb2.TaskSpec:
     """A maths task."""
     return types_pb2.TaskSpec(schema_version=SCHEMA_VERSION, kind="math", prompt="6 * 7 = ?", gold=gold)
+
+
+def spec_of(kind: str, *, gold: str = "", spec_json: str = "") -> types_pb2.TaskSpec:
+    """A task of a kind."""
+    return types_pb2.TaskSpec(schema_version=SCHEMA_VERSION, kind=kind, gold=gold, spec_json=spec_json)
 
 
 def pack_text(sample: str, text: str) -> bytes:
@@ -86,7 +93,13 @@ class NoSandbox:
     """Port Sandbox where no program is expected: says that the machinery is missing."""
 
     async def execute(
-        self, *, envelope: types_pb2.Envelope, spec_json: str, source: str, timeout_s: float
+        self,
+        *,
+        envelope: types_pb2.Envelope,
+        spec_json: str,
+        source: str,
+        session: Session | None = None,
+        timeout_s: float,
     ) -> Outcome:
         """Never a score."""
         return Outcome(
@@ -104,15 +117,18 @@ def local_scorer(
     attempts: Attempts | None = None,
 ) -> Scorer:
     """A front door over parts of this process."""
-    router = Router(
-        verifier=verifier or LocalVerifier(),
-        sandbox=sandbox or NoSandbox(),
-        judge=judge or LocalJudge(RuleJudge()),
+    fleet = fleet_of(
+        [verifier or LocalVerifier()], [sandbox or NoSandbox()], [judge or LocalJudge(RuleJudge())]
     )
     return Scorer(
         run_id=tasks.run_id,
         blobs=tasks.blobs,
-        router=router,
+        fleet=fleet,
         policy=policy or RewardPolicy(),
         attempts=attempts or Attempts(max_attempts=3, timeout_s=0.2),
     )
+
+
+def local_desk(tasks: TaskMaker, score: Score, concurrency: int = 4) -> Desk:
+    """The lines of a worker over tasks of this process."""
+    return Desk(score=score, sorter=Sorter(tasks.blobs), lanes=Lanes(concurrency))

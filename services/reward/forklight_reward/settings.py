@@ -20,11 +20,11 @@ class FrontSettings(ServiceSettings):
     buffer_address: str
     """host:port of the buffer."""
     verifier_address: str
-    """host:port of the verifier."""
+    """host:port of the verifier; several, separated by commas, are asked in turn."""
     sandbox_address: str
-    """host:port of the sandbox."""
+    """host:port of the sandbox; several, separated by commas, are asked in turn."""
     judge_address: str
-    """host:port of the judge."""
+    """host:port of the judge; several, separated by commas, are asked in turn."""
     submit_deadline_s: float = Field(default=300.0, gt=0)
     """How long a verdict is offered to a buffer that does not answer before its lease is left to expire."""
     drain_s: float = Field(default=20.0, gt=0, le=600)
@@ -42,11 +42,21 @@ class SandboxSettings(ServiceSettings):
     """Programs run at once; 0: one a core. More than that distorts their clocks."""
     self_test_every_s: float = Field(default=30.0, gt=0)
     """Pause between two self-tests while they fail."""
+    sandbox_compiler: str = "g++"
+    """C++ compiler, a command under /usr of this machine; empty: only Python is served."""
+    sandbox_warm_jails: int = Field(default=8, ge=0, le=64)
+    """Jails that wait for programs of one size of disk; 0: every jail is made when it is asked for."""
+    sandbox_max_warm_jails: int = Field(default=16, ge=0, le=256)
+    """Jails that wait, of all sizes together."""
+    sandbox_warm_idle_s: float = Field(default=120.0, gt=0)
+    """How long a jail waits before it is thrown away."""
 
 
 class JudgeSettings(ServiceSettings):
     """The judge."""
 
+    buffer_address: str = ""
+    """host:port of the buffer, told of alarms and measures against length; empty: only the log is."""
     judge_api_key: SecretStr = SecretStr("")
     """Bearer key of the judge's endpoints; empty: none is sent."""
     canaries_timeout_s: float = Field(default=120.0, gt=0)

@@ -1,10 +1,12 @@
-"""A bounded number of blocking jobs at once, a bounded line in front of them, each in a thread of its own
-pool.
+"""Bounded lines: so many jobs at once, so many in front of them, and an honest answer to the rest.
+
+Who cannot be served before the deadline is told so at once, and when it is worth coming back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -14,41 +16,79 @@ from forklight_core.errors import BusyError
 
 Result = TypeVar("Result")
 MAX_WAITING = 1024
+SHORTEST_HINT_S = 0.05
+LONGEST_HINT_S = 60.0
+KEPT = 0.9
+"""Of the running mean of how long a job holds its place, at each new one."""
 
 
-class Slots:
-    """`num_slots` jobs run, up to `max_waiting` wait, more are refused."""
+class Line:
+    """`num_places` jobs run, up to `max_waiting` wait, more are refused."""
 
-    def __init__(self, num_slots: int, *, name: str, max_waiting: int = MAX_WAITING) -> None:
-        self.num_slots = num_slots
+    def __init__(self, num_places: int, *, name: str, max_waiting: int = MAX_WAITING) -> None:
+        self.num_places, self.max_waiting = num_places, max_waiting
+        self.num_waiting = self.num_running = 0
         self._name = name
-        self._max_waiting = max_waiting
-        self._num_waiting = 0
-        self._semaphore = asyncio.Semaphore(num_slots)
-        # As many threads as slots: a cancelled call frees its slot at once, its thread when the job is over.
-        self._threads = ThreadPoolExecutor(num_slots, thread_name_prefix=name)
+        self._mean_s: float | None = None
+        self._semaphore = asyncio.Semaphore(num_places)
+
+    @property
+    def num_room(self) -> int:
+        """How many more may come in."""
+        return self.num_places + self.max_waiting - self.num_running - self.num_waiting
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may come in."""
+        return self.num_room > 0
+
+    @property
+    def expected_wait_s(self) -> float:
+        """How long who comes now will wait, by what jobs took before; 0 while nobody knows."""
+        ahead = self.num_running + self.num_waiting + 1 - self.num_places
+        return 0.0 if ahead <= 0 or self._mean_s is None else self._mean_s * ahead / self.num_places
+
+    def busy(self, why: str) -> BusyError:
+        """The refusal, with a hint when to come back."""
+        hint = min(LONGEST_HINT_S, max(SHORTEST_HINT_S, self.expected_wait_s))
+        return BusyError(f"{self._name}: {why}; try again in {hint:.2f} s or start more", retry_after_s=hint)
 
     @asynccontextmanager
-    async def hold(self, wait_s: float) -> AsyncIterator[None]:
-        """A slot. BusyError when the line is full or the wait too long."""
-        if self._num_waiting >= self._max_waiting:
-            raise BusyError(
-                f"{self._name}: {self._num_waiting} jobs wait already; try later or start more workers"
-            )
-        self._num_waiting += 1
+    async def hold(self, wait_s: float | None = None) -> AsyncIterator[None]:
+        """A place, within `wait_s`. BusyError when the line is full, or the wait would be too long."""
+        if not self.has_room:
+            raise self.busy(f"{self.num_running} run and {self.num_waiting} jobs wait already")
+        if wait_s is not None and self.expected_wait_s > wait_s:
+            raise self.busy(f"the wait is about {self.expected_wait_s:.1f} s, the caller has {wait_s:.1f} s")
+        self.num_waiting += 1
         try:
-            async with asyncio.timeout(max(0.0, wait_s)):
+            async with asyncio.timeout(wait_s if wait_s is None else max(0.0, wait_s)):
                 await self._semaphore.acquire()
         except TimeoutError:
-            raise BusyError(
-                f"{self._name}: no slot of {self.num_slots} was free within {wait_s:.1f} s"
-            ) from None
+            raise self.busy(f"no slot of {self.num_places} was free within {wait_s:.1f} s") from None
         finally:
-            self._num_waiting -= 1
+            self.num_waiting -= 1
+        self.num_running += 1
+        started = time.monotonic()
         try:
             yield
         finally:
+            self.num_running -= 1
+            self._learn(time.monotonic() - started)
             self._semaphore.release()
+
+    def _learn(self, took_s: float) -> None:
+        self._mean_s = took_s if self._mean_s is None else KEPT * self._mean_s + (1 - KEPT) * took_s
+
+
+class Slots(Line):
+    """A line whose jobs block: each runs in a thread of its own pool."""
+
+    def __init__(self, num_slots: int, *, name: str, max_waiting: int = MAX_WAITING) -> None:
+        super().__init__(num_slots, name=name, max_waiting=max_waiting)
+        self.num_slots = num_slots
+        # As many threads as slots: a cancelled call frees its slot at once, its thread when the job is over.
+        self._threads = ThreadPoolExecutor(num_slots, thread_name_prefix=name)
 
     async def run(self, job: Callable[[], Result]) -> Result:
         """Run a blocking job while holding a slot."""

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from forklight_reward.rehearsal import TaskMaker
-from forklight_reward.sandbox.jail import Jail, open_jail
+from forklight_reward.sandbox.jail_runner import open_jail_runner
+from forklight_reward.sandbox.runner import Runner
 from forklight_reward.verifier.pool import MathPool
 
 
@@ -20,9 +21,11 @@ def pool() -> Iterator[MathPool]:
 
 
 @pytest.fixture(scope="session")
-def jail() -> Jail:
+def runner() -> Iterator[Runner]:
     """This machine's jails."""
-    return open_jail()
+    made = open_jail_runner()
+    yield made
+    made.close()
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from forklight_core.rpc import Registration, open_channel, serve
 from forklight_reward import app
 from forklight_reward.app import run_front, run_judge, run_sandbox, run_verifier
 from forklight_reward.rehearsal import RUN_ID, TaskMaker, math_spec
-from forklight_reward.sandbox.jail import Jail
+from forklight_reward.sandbox.runner import Runner
 from forklight_reward.servicer import SandboxServicer
 from forklight_reward.settings import FrontSettings, JudgeSettings, SandboxSettings, VerifierSettings
 from forklight_reward.slots import Slots
@@ -117,7 +117,7 @@ async def test_sandbox_serves_after_its_self_test(common: dict[str, object]) -> 
         assert wrong.HasField("score")
         flood = await execute("while True: print('x' * 1000)")
         assert (flood.status, flood.score) == (types_pb2.VERDICT_STATUS_LIMIT, 0.0)
-        with pytest.raises(InvalidInputError, match="not supported yet"):
+        with pytest.raises(InvalidInputError, match="tests of mode repo"):
             await execute("x", json.dumps({"mode": "repo"}))
         run = json.dumps({"mode": "run", "limits": {"wall_s": 3}})
         printed = await execute("import sys; print(6 * 7); print('hm', file=sys.stderr)", run)
@@ -132,10 +132,10 @@ async def test_sandbox_serves_after_its_self_test(common: dict[str, object]) -> 
 async def test_sandbox_runs_nothing_while_the_self_test_fails(
     common: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail() -> Jail:
+    def fail(settings: SandboxSettings) -> Runner:
         raise UnavailableError("no jails here")
 
-    monkeypatch.setattr(app, "open_tested_jail", fail)
+    monkeypatch.setattr(app, "open_tested_runner", fail)
     address = free_address()
     settings = SandboxSettings.model_validate({**common, "listen": address, "self_test_every_s": 0.01})
     async with running(lambda stop: run_sandbox(settings, stop)), open_channel(address) as channel:
@@ -164,13 +164,13 @@ async def test_slots_are_bounded_and_the_line_in_front_too() -> None:
         slots.close()
 
 
-async def test_a_run_that_could_not_have_its_whole_time_is_busy(jail: Jail) -> None:
+async def test_a_run_that_could_not_have_its_whole_time_is_busy(runner: Runner) -> None:
     class FewSeconds:
         def time_remaining(self) -> float:
             return 4.0
 
     servicer = SandboxServicer(Slots(1, name="sandbox"))
-    servicer.jail = jail
+    servicer.runner = runner
     spec = json.dumps({"mode": "run", "limits": {"wall_s": 10}})
     with pytest.raises(BusyError, match="took the program's time"):
         await servicer.Execute(
@@ -179,10 +179,10 @@ async def test_a_run_that_could_not_have_its_whole_time_is_busy(jail: Jail) -> N
         )
 
 
-async def test_program_that_waited_too_long_for_a_slot_is_busy_and_not_late(jail: Jail) -> None:
+async def test_program_that_waited_too_long_for_a_slot_is_busy_and_not_late(runner: Runner) -> None:
     slots = Slots(1, name="sandbox")
     servicer = SandboxServicer(slots)
-    servicer.jail = jail
+    servicer.runner = runner
     door = Registration(reward_pb2_grpc.add_SandboxServicer_to_server, servicer, app.service_name("Sandbox"))
     try:
         async with serve("127.0.0.1:0", [door]) as server, open_channel(server.address) as channel:

@@ -17,7 +17,7 @@ from forklight_reward.front.reward import Length, RewardPolicy, overlong_penalty
 from forklight_reward.judge.rule import RuleJudge
 from forklight_reward.ports import Outcome, Part, Status
 from forklight_reward.rehearsal import TaskMaker, local_scorer, math_spec
-from forklight_reward.sandbox.jail import Jail
+from forklight_reward.sandbox.runner import Runner
 
 RIGHT = r"<think>6 * 7</think> \boxed{42}"
 WRONG = r"<think>6 * 7</think> \boxed{41}"
@@ -196,10 +196,10 @@ async def test_judge_task_is_scored_on_what_follows_the_thinking(tasks: TaskMake
     assert (verdict.score, parts_of(verdict)) == (1.0, {"judge": 1.0})
 
 
-async def test_code_task_runs_the_last_program(tasks: TaskMaker, jail: Jail) -> None:
+async def test_code_task_runs_the_last_program(tasks: TaskMaker, runner: Runner) -> None:
     spec_json = json.dumps({"mode": "stdio", "tests": [{"stdin": "20 22", "stdout": "42"}]})
     spec = types_pb2.TaskSpec(schema_version=1, kind="code", spec_json=spec_json)
-    scorer = local_scorer(tasks, sandbox=LocalSandbox(jail))
+    scorer = local_scorer(tasks, sandbox=LocalSandbox(runner))
     text = "<think>```python\nprint(0)\n```</think>\n```python\nprint(sum(map(int, input().split())))\n```\n"
     verdict = await scorer.score_task(tasks.task(text, spec=spec), attempt=1)
     assert (verdict.score, verdict.worker) == (1.0, "sandbox")

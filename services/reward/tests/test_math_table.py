@@ -1,4 +1,6 @@
-"""The table of the verifier: what is right and what is not, with pairs that math-verify alone gets wrong."""
+"""The table of the verifier: what is right and what is not, with pairs that math-verify alone gets wrong, and
+answers that were written to be taken for right.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +61,34 @@ EQUAL = [
     ("1", r"0.\overline{9}"),
     ("6,7", r"6 \text{ or } 7"),
     ("12345678901234567890", "12345678901234567890"),
+    ("7/2", "2+3/2"),
+    ("-1/2", r"\frac{1}{-2}"),
+    ("-3", "\u22123"),
+    ("3.5", "\uff13\uff0e\uff15"),
+    ("12345", r"12\,345"),
+    ("1234567.5", "1,234,567.5"),
+    ("2/3", r"0.\dot{6}"),
+    ("2/3", "0.(6)"),
+    ("25", "25 percent"),
+    ("12", r"12\text{ cm}^2"),
+    ("60", r"60\text{ miles per hour}"),
+    ("C", "C."),
+    (r"\text{no solution}", r"\text{No solution}"),
+    (r"\log_2 8", "3"),
+    ("20", "10100_2"),
+    ("15", r"\binom62"),
+    ("3:40", "3{:}40"),
+    (r"\frac{1+\sqrt5}{2}", r"\frac{\sqrt{5}+1}{2}"),
+    (r"(-\infty,-2)\cup(2,\infty)", r"x<-2 \text{ or } x>2"),
+    (r"\mathbb{R}", r"(-\infty,\infty)"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{bmatrix}1\\2\end{bmatrix}"),
+    ("i^2", "-1"),
+    ("y=2x+1", "2x+1=y"),
+    ("5", "10/2=5"),
+    ("5", r"x = 5\text{ cm}"),
+    ("2,3", r"\boxed{2} \text{ and } \boxed{3}"),
+    ("7", r"\boxed{5} wait, that is wrong. \boxed{7}"),
+    ("10^{100}", "1" + "0" * 100),
 ]
 DIFFERENT = [
     ("1/3", "0.333"),
@@ -91,18 +121,73 @@ DIFFERENT = [
     (r"2\pi", "6.28318530717958"),
     ("4", "-2^2"),
     ("A", "B"),
+    ("-2.5", "-2+1/2"),
+    ("2 1/2", "21/2"),
+    ("1000.5", "1.000,5"),
+    ("1234", "12,34"),
+    ("12", "1 2"),
+    ("5", "5 thousand"),
+    ("5", "5 dozen"),
+    ("3", "3 halves"),
+    ("4", r"4\text{ or more}"),
+    ("4", r"\text{at least }4"),
+    ("5", "5 out of 6"),
+    ("50%", "5%"),
+    ("2 hours", "2 minutes"),
+    (r"\frac{\pi}{6}", "30"),
+    ("A", "A or B"),
+    ("A", "AB"),
+    ("A", "not A"),
+    ("A", "a"),
+    ("2A", "2a"),
+    ("e", "E"),
+    ("Tuesday", "not Tuesday"),
+    ("yes", "yes and no"),
+    ("x<3", "x>3"),
+    (r"\{0,1\}", "[0,1]"),
+    ("(0,1)", r"\{0,1\}"),
+    ("x+y=7", "7"),
+    ("5", "6=5"),
+    ("5", "5=6"),
+    ("5", "4<5"),
+    ("x=1,y=2", "x=2,y=1"),
+    ("1+i", "1"),
+    (r"\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1&2\end{pmatrix}"),
+    (r"\begin{pmatrix}1&2\\3&4\end{pmatrix}", "1,2,3,4"),
+    ("4", r"\boxed{1}\boxed{2}\boxed{3}\boxed{4}"),
+    ("4", r"\boxed{3} or \boxed{4}"),
+    ("5", r"\boxed{6 \boxed{5}}"),
+    ("5", r"\boxed{5} % \boxed{6}"),
+    ("5", r"\phantom{5}"),
+    ("5", "5_3"),
+    ("5", "5}"),
+    ("x", "\u0445"),
+    ("11", "1l"),
+    ("5", "nan"),
+    ("5", "1/0"),
+    (r"\infty", r"-\infty"),
+    (r"\sqrt{x^2}", "x"),
+    ("23", "2(3)"),
+    ("42", r"\neq 42"),
+    ("42", "42!"),
+    ("6", r"\sum_{k=1}^{3} k"),
+    (r"\sqrt{2}", "1.41421356237309504880"),
+    ("0", "{}"),
+    ("5", "5" * 1_000_000),
+    ("5", r"\boxed{" + "5" * 1_000_000 + "}"),
+    ("5", r"\boxed{5" + " " * 1_000_000 + "6}"),
     ("(-\\infty,3)", r"x\le 3"),
 ]
 
 
-@pytest.mark.parametrize(("gold", "answer"), EQUAL)
+@pytest.mark.parametrize(("gold", "answer"), EQUAL, ids=range(len(EQUAL)))
 def test_answer_is_correct_when_it_means_the_same(gold: str, answer: str, pool: MathPool) -> None:
     verdict = verify_math(gold, answer, pool=pool, wait_s=120)
     assert verdict.correct, verdict
     assert verdict.status is MathStatus.OK
 
 
-@pytest.mark.parametrize(("gold", "answer"), DIFFERENT)
+@pytest.mark.parametrize(("gold", "answer"), DIFFERENT, ids=range(len(DIFFERENT)))
 def test_answer_is_not_correct_when_it_means_something_else(gold: str, answer: str, pool: MathPool) -> None:
     verdict = verify_math(gold, answer, pool=pool, wait_s=120)
     assert not verdict.correct, verdict

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from pydantic import JsonValue
 
 from forklight_core.errors import InvalidInputError
 from forklight_reward.sandbox.compare import UnreadableValueError, read_json, same_json
-from forklight_reward.sandbox.jail import Jail
 from forklight_reward.sandbox.result import Class, SandboxResult
-from forklight_reward.sandbox.run import execute, run_spec_file
+from forklight_reward.sandbox.run import execute
+from forklight_reward.sandbox.runner import Runner
 from forklight_reward.sandbox.spec import FunctionCase, FunctionTests, Limits, Mode, Spec, parse_spec
 
 LIMITS = Limits(cpu_s=1.0, wall_s=1.5, memory_mb=128, pids=8, output_bytes=2**21, disk_mb=8)
@@ -20,10 +19,10 @@ AC, WA, CE, RE = Class.ACCEPTED, Class.WRONG_ANSWER, Class.COMPILE_ERROR, Class.
 TLE, MLE, OLE = Class.TIME_LIMIT, Class.MEMORY_LIMIT, Class.OUTPUT_LIMIT
 
 
-def call(source: str, jail: Jail, *, expected: JsonValue = 7, entry: str = "f") -> SandboxResult:
+def call(source: str, runner: Runner, *, expected: JsonValue = 7, entry: str = "f") -> SandboxResult:
     """f(3, 4) must give `expected`."""
     tests = FunctionTests(entry=entry, cases=[FunctionCase(args=[3, 4], expected=expected)])
-    return execute(Spec(mode=Mode.FUNCTION, source=source, tests=tests, limits=LIMITS), jail)
+    return execute(Spec(mode=Mode.FUNCTION, source=source, tests=tests, limits=LIMITS), runner)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +45,8 @@ def call(source: str, jail: Jail, *, expected: JsonValue = 7, entry: str = "f") 
         ),
     ],
 )
-def test_right_function_is_accepted(source: str, entry: str, expected: JsonValue, jail: Jail) -> None:
-    result = call(source, jail, entry=entry, expected=expected)
+def test_right_function_is_accepted(source: str, entry: str, expected: JsonValue, runner: Runner) -> None:
+    result = call(source, runner, entry=entry, expected=expected)
     assert result.verdict is AC, result
 
 
@@ -100,9 +99,9 @@ PATCHED_JSON = "import json, json.encoder\njson.dumps = lambda *a, **k: '{\"valu
     ],
 )  # fmt: skip
 def test_wrong_or_hostile_function_is_not_accepted(
-    name: str, source: str, allowed: set[Class], jail: Jail
+    name: str, source: str, allowed: set[Class], runner: Runner
 ) -> None:
-    result = call(source, jail)
+    result = call(source, runner)
     assert result.verdict in allowed, result
     assert result.score == 0.0
 
@@ -140,14 +139,14 @@ def test_values_are_compared_by_type_and_value(value: JsonValue, expected: JsonV
     assert same_json(value, expected) is same
 
 
-def test_argument_changed_in_place_does_not_change_what_is_expected(jail: Jail) -> None:
+def test_argument_changed_in_place_does_not_change_what_is_expected(runner: Runner) -> None:
     tests = FunctionTests(entry="f", cases=[FunctionCase(args=[[3, 1]], expected=[1, 3])] * 2)
     source = "def f(x):\n    x.append(9)\n    return x"
-    result = execute(Spec(mode=Mode.FUNCTION, source=source, tests=tests, limits=LIMITS), jail)
+    result = execute(Spec(mode=Mode.FUNCTION, source=source, tests=tests, limits=LIMITS), runner)
     assert (result.verdict, result.num_passed) == (WA, 0)
 
 
-def test_expected_values_are_not_in_the_jail(jail: Jail) -> None:
+def test_expected_values_are_not_in_the_jail(runner: Runner) -> None:
     source = """
 import gc, glob
 def f(a, b):
@@ -162,11 +161,11 @@ def f(a, b):
             FunctionCase(args=[3, 4], expected=918273 * 1000 + 645),
         ],
     )
-    result = execute(Spec(mode=Mode.FUNCTION, source=source, tests=tests, limits=LIMITS), jail)
+    result = execute(Spec(mode=Mode.FUNCTION, source=source, tests=tests, limits=LIMITS), runner)
     assert (result.num_passed, result.first_fail) == (1, 1)
 
 
-def test_cases_count_and_keyword_arguments_work(jail: Jail) -> None:
+def test_cases_count_and_keyword_arguments_work(runner: Runner) -> None:
     cases = [FunctionCase(args={"a": n, "b": 1}, expected=n + 1 if n != 1 else 0) for n in range(3)]
     spec = Spec(
         mode=Mode.FUNCTION,
@@ -174,15 +173,22 @@ def test_cases_count_and_keyword_arguments_work(jail: Jail) -> None:
         tests=FunctionTests(entry="f", cases=cases),
         limits=LIMITS,
     )
-    result = execute(spec, jail)
+    result = execute(spec, runner)
     assert (result.verdict, result.num_passed, result.num_tests, result.first_fail) == (WA, 2, 3, 1)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mode": "repo"}, "not supported yet"),
-        ({"language": "cpp"}, "not supported yet"),
+        ({"language": "pascal"}, "language"),
+        (
+            {
+                "language": "cpp",
+                "mode": "function",
+                "tests": {"entry": "f", "cases": [{"args": {"a": 1}, "expected": 1}]},
+            },
+            "no names in cpp",
+        ),
         ({"mode": "magic"}, "mode"),
         ({"tests": []}, "tests"),
         ({"tests": {"entry": "f", "cases": [{"args": [], "expected": 1}]}}, "must be a list"),
@@ -205,16 +211,3 @@ def test_bad_spec_is_refused_with_the_reason(change: dict[str, JsonValue], messa
 def test_spec_that_is_not_json_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="not JSON"):
         parse_spec("{")
-
-
-def test_spec_file_gives_one_line(jail: Jail, tmp_path: Path) -> None:
-    path = tmp_path / "spec.json"
-    path.write_text(
-        json.dumps({"mode": "stdio", "language": "python", "source": "print(7)", "tests": [{"stdout": "7"}]})
-    )
-    line = run_spec_file(str(path))
-    result = json.loads(line)
-    assert "\n" not in line
-    assert (result["class"], result["score"], result["mask"]) == ("AC", 1, False)
-    assert result["tests"] == {"passed": 1, "total": 1, "first_fail": None}
-    assert set(result["usage"]) == {"cpu_ms", "wall_ms", "mem_peak", "out_bytes"}

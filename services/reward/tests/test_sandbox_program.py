@@ -8,17 +8,17 @@ import time
 import pytest
 
 from forklight_core.errors import InvalidInputError
-from forklight_reward.sandbox.jail import Jail
 from forklight_reward.sandbox.program import KEPT_BYTES, ProgramRun, run_program
 from forklight_reward.sandbox.result import Class
 from forklight_reward.sandbox.run import execute
+from forklight_reward.sandbox.runner import Runner
 from forklight_reward.sandbox.spec import parse_spec
 
 TIGHT: dict[str, float] = {"cpu_s": 1.0, "wall_s": 3.0, "memory_mb": 128, "output_bytes": 2**18}
 
 
-def run(source: str, jail: Jail) -> ProgramRun:
-    return run_program(parse_spec(json.dumps({"mode": "run", "limits": TIGHT}), source), jail)
+def run(source: str, runner: Runner) -> ProgramRun:
+    return run_program(parse_spec(json.dumps({"mode": "run", "limits": TIGHT}), source), runner)
 
 
 @pytest.mark.parametrize(
@@ -32,13 +32,13 @@ def run(source: str, jail: Jail) -> ProgramRun:
     ],
 )
 def test_a_program_that_ends_well_gives_what_it_printed(
-    source: str, stdout: bytes | None, jail: Jail
+    source: str, stdout: bytes | None, runner: Runner
 ) -> None:
     if stdout is None:
         with pytest.raises(InvalidInputError, match="source is empty"):
-            run(source, jail)
+            run(source, runner)
         return
-    found = run(source, jail)
+    found = run(source, runner)
     assert (found.failure, found.stdout, found.stderr) == (None, stdout, b"")
     assert found.stdout_bytes == len(stdout)
 
@@ -56,23 +56,23 @@ def test_a_program_that_ends_well_gives_what_it_printed(
         ("import os; os.kill(os.getpid(), 9)", Class.RUNTIME_ERROR, b""),
     ],
 )
-def test_how_a_program_failed_is_named(source: str, failure: Class, said: bytes, jail: Jail) -> None:
+def test_how_a_program_failed_is_named(source: str, failure: Class, said: bytes, runner: Runner) -> None:
     started = time.monotonic()
-    found = run(source, jail)
+    found = run(source, runner)
     assert found.failure is failure
     assert said in found.stderr
     assert time.monotonic() - started < 20
 
 
-def test_long_output_keeps_its_beginning_and_long_errors_their_end(jail: Jail) -> None:
-    found = run("import sys; print('a' * 90000); print('b' * 90000, file=sys.stderr); print('z')", jail)
+def test_long_output_keeps_its_beginning_and_long_errors_their_end(runner: Runner) -> None:
+    found = run("import sys; print('a' * 90000); print('b' * 90000, file=sys.stderr); print('z')", runner)
     assert (found.failure, found.stdout_bytes, found.stderr_bytes) == (None, 90003, 90001)
     assert found.stdout == b"a" * KEPT_BYTES
     assert found.stderr == b"b" * (KEPT_BYTES - 1) + b"\n"
 
 
-def test_a_run_takes_no_tests_and_gives_no_verdict(jail: Jail) -> None:
+def test_a_run_takes_no_tests_and_gives_no_verdict(runner: Runner) -> None:
     with pytest.raises(InvalidInputError, match="tests of mode run must be absent"):
         parse_spec(json.dumps({"mode": "run", "source": "x", "tests": [{"stdout": "7"}]}))
     with pytest.raises(InvalidInputError, match="gets no score"):
-        execute(parse_spec(json.dumps({"mode": "run", "source": "print(7)"})), jail)
+        execute(parse_spec(json.dumps({"mode": "run", "source": "print(7)"})), runner)

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from forklight_reward.sandbox.jail import Jail
 from forklight_reward.sandbox.limits import descendants
 from forklight_reward.sandbox.result import Class, SandboxResult
 from forklight_reward.sandbox.run import execute
+from forklight_reward.sandbox.runner import Runner
 from forklight_reward.sandbox.spec import Limits, Mode, Spec, StdioTest
 
 AC, WA, CE, RE = Class.ACCEPTED, Class.WRONG_ANSWER, Class.COMPILE_ERROR, Class.RUNTIME_ERROR
@@ -57,9 +57,9 @@ while True: pass
 
 
 def run(
-    source: str, jail: Jail, tests: list[StdioTest] | None = None, limits: Limits = LIMITS
+    source: str, runner: Runner, tests: list[StdioTest] | None = None, limits: Limits = LIMITS
 ) -> SandboxResult:
-    return execute(Spec(mode=Mode.STDIO, source=source, tests=tests or ADD, limits=limits), jail)
+    return execute(Spec(mode=Mode.STDIO, source=source, tests=tests or ADD, limits=limits), runner)
 
 
 @pytest.mark.parametrize(
@@ -80,22 +80,22 @@ def run(
         ("deep recursion", "def f(n): return 0 if n == 0 else 1 + f(n - 1)\nprint(f(5000) - 4993)"),
     ],
 )
-def test_honest_program_is_accepted(name: str, source: str, jail: Jail) -> None:
-    result = run(source, jail)
+def test_honest_program_is_accepted(name: str, source: str, runner: Runner) -> None:
+    result = run(source, runner)
     assert (result.verdict, result.score, result.num_passed, result.first_fail) == (AC, 1.0, 1, None), result
 
 
-def test_big_honest_output_is_accepted(jail: Jail) -> None:
+def test_big_honest_output_is_accepted(runner: Runner) -> None:
     words = "7 " * 750_000
-    result = run("import sys\nsys.stdout.write('7 ' * 750_000)", jail, [StdioTest(stdout=words)])
+    result = run("import sys\nsys.stdout.write('7 ' * 750_000)", runner, [StdioTest(stdout=words)])
     assert result.verdict is AC, result
     assert result.usage.output_bytes == len(words)
 
 
 @pytest.mark.parametrize("source", ["print(len(input()))", "print(1048576)"])
-def test_big_input_is_fine_read_or_unread(source: str, jail: Jail) -> None:
+def test_big_input_is_fine_read_or_unread(source: str, runner: Runner) -> None:
     tests = [StdioTest(stdin="x" * 2**20, stdout=str(2**20))]
-    assert run(source, jail, tests).verdict is AC
+    assert run(source, runner, tests).verdict is AC
 
 
 HOSTILE: list[tuple[str, str, set[Class]]] = [
@@ -138,10 +138,10 @@ HOSTILE: list[tuple[str, str, set[Class]]] = [
 
 
 @pytest.fixture(scope="module")
-def hostile_results(jail: Jail) -> dict[str, SandboxResult]:
+def hostile_results(runner: Runner) -> dict[str, SandboxResult]:
     """All hostile programs, some at a time: most of them only wait for their limit."""
     with ThreadPoolExecutor(6) as threads:
-        results = threads.map(lambda row: run(row[1], jail, limits=TIGHT), HOSTILE)
+        results = threads.map(lambda row: run(row[1], runner, limits=TIGHT), HOSTILE)
         return dict(zip((row[0] for row in HOSTILE), results, strict=True))
 
 
@@ -155,17 +155,17 @@ def test_hostile_program_gets_its_class(
     assert result.usage.wall_s < 10
 
 
-def test_every_descriptor_is_private(jail: Jail) -> None:
+def test_every_descriptor_is_private(runner: Runner) -> None:
     source = (
         "import os\nfor fd in range(3, 64):\n"
         "    try: os.write(fd, b'7')\n    except OSError: pass\nprint('no')"
     )
-    assert run(source, jail).verdict is WA
+    assert run(source, runner).verdict is WA
 
 
-def test_daemon_is_gone_when_the_result_is_there(jail: Jail) -> None:
+def test_daemon_is_gone_when_the_result_is_there(runner: Runner) -> None:
     before = set(descendants_of_us())
-    result = run(DAEMON, jail)
+    result = run(DAEMON, runner)
     assert result.verdict is AC
     assert result.usage.wall_s < 5
     assert set(descendants_of_us()) <= before
@@ -176,12 +176,13 @@ def descendants_of_us() -> list[int]:
 
 
 SERVICE = """
-from forklight_reward.sandbox.jail import open_jail
+from forklight_reward.sandbox.jail_runner import open_jail_runner
 from forklight_reward.sandbox.run import execute
 from forklight_reward.sandbox.spec import Limits, Mode, Spec, StdioTest
 limits = Limits(wall_s=300)
 tests = [StdioTest(stdout="7")]
-execute(Spec(mode=Mode.STDIO, source="import time; time.sleep(300)", tests=tests, limits=limits), open_jail())
+spec = Spec(mode=Mode.STDIO, source="import time; time.sleep(300)", tests=tests, limits=limits)
+execute(spec, open_jail_runner())
 """
 
 
@@ -212,16 +213,16 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_next_run_starts_clean(jail: Jail) -> None:
+def test_next_run_starts_clean(runner: Runner) -> None:
     plant = "open('/tmp/json.py', 'w').write('evil = 1'); open('/dev/shm/x', 'w').write('x'); print(7)"
     look = "import json, os\nprint(hasattr(json, 'evil'), os.listdir('/dev/shm'), sorted(os.listdir('/tmp')))"
     tests = [StdioTest(stdout="7"), StdioTest(stdout="7")]
-    assert run(plant, jail, tests).num_passed == 2
-    assert run(look, jail, [StdioTest(stdout="False [] ['main.py']")]).verdict is AC
+    assert run(plant, runner, tests).num_passed == 2
+    assert run(look, runner, [StdioTest(stdout="False [] ['main.py']")]).verdict is AC
 
 
 def test_secret_of_the_host_is_out_of_reach(
-    jail: Jail, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runner: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = tmp_path / "secret"
     secret.write_text("hidden-answer")
@@ -239,22 +240,22 @@ for place in places:
         pass
 print(b'hidden' in b''.join(found), 'FORKLIGHT_SECRET' in os.environ)
 """
-    assert run(source, jail, [StdioTest(stdout="False False")]).verdict is AC
+    assert run(source, runner, [StdioTest(stdout="False False")]).verdict is AC
 
 
-def test_host_is_not_written_through_a_link(jail: Jail, tmp_path: Path) -> None:
+def test_host_is_not_written_through_a_link(runner: Runner, tmp_path: Path) -> None:
     target = tmp_path / "target"
     source = f"import os\nos.symlink({str(target)!r}, '/tmp/link')\nopen('/tmp/link', 'w').write('x')"
-    assert run(source, jail).verdict is RE
+    assert run(source, runner).verdict is RE
     assert not target.exists()
 
 
 @pytest.mark.parametrize("path", ["/usr/x", "/etc/x", "/x", "/dev/x", "/proc/x", "/box/main.py", "/var/x"])
-def test_system_is_read_only(path: str, jail: Jail) -> None:
-    assert run(f"open({path!r}, 'w').write('x')", jail).verdict is RE
+def test_system_is_read_only(path: str, runner: Runner) -> None:
+    assert run(f"open({path!r}, 'w').write('x')", runner).verdict is RE
 
 
-def test_network_is_out_of_reach(jail: Jail) -> None:
+def test_network_is_out_of_reach(runner: Runner) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         source = f"""
 import socket
@@ -266,7 +267,7 @@ for host in ('127.0.0.1', '169.254.169.254', '8.8.8.8'):
         pass
 print(reached)
 """
-        assert run(source, jail, [StdioTest(stdout="0")]).verdict is AC
+        assert run(source, runner, [StdioTest(stdout="0")]).verdict is AC
 
 
 @pytest.mark.parametrize(
@@ -283,33 +284,33 @@ print(reached)
         "libc.sethostname(b'x', 1)",
     ],
 )
-def test_privileged_call_is_refused(call: str, jail: Jail) -> None:
+def test_privileged_call_is_refused(call: str, runner: Runner) -> None:
     source = f"import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\nprint({call})"
-    assert run(source, jail, [StdioTest(stdout="-1")]).verdict is AC
+    assert run(source, runner, [StdioTest(stdout="-1")]).verdict is AC
 
 
-def test_clock_of_the_program_does_not_count(jail: Jail) -> None:
+def test_clock_of_the_program_does_not_count(runner: Runner) -> None:
     source = "import time\ntime.time = time.monotonic = lambda: 0\ntime.sleep(60)"
-    assert run(source, jail, limits=TIGHT).verdict is TLE
+    assert run(source, runner, limits=TIGHT).verdict is TLE
 
 
-def test_series_counts_what_passed_and_names_the_first_failure(jail: Jail) -> None:
+def test_series_counts_what_passed_and_names_the_first_failure(runner: Runner) -> None:
     tests = [StdioTest(stdin=str(n), stdout=str(n * n)) for n in range(5)]
-    result = run("n = int(input()); print(n * n if n != 2 else 0)", jail, tests)
+    result = run("n = int(input()); print(n * n if n != 2 else 0)", runner, tests)
     assert (result.verdict, result.num_passed, result.num_tests, result.first_fail) == (WA, 4, 5, 2)
 
 
-def test_series_ends_when_the_budget_of_the_whole_is_spent(jail: Jail) -> None:
+def test_series_ends_when_the_budget_of_the_whole_is_spent(runner: Runner) -> None:
     tests = [StdioTest(stdout="7")] * 50
     spec = Spec(mode=Mode.STDIO, source="import time; time.sleep(0.3); print(7)", tests=tests, limits=LIMITS)
-    result = execute(spec, jail, budget_s=1.0)
+    result = execute(spec, runner, budget_s=1.0)
     assert (result.verdict, result.num_tests) == (TLE, 50)
     assert 1 <= result.num_passed <= 3
     assert result.usage.wall_s < 3
 
 
-def test_series_ends_at_the_first_limit(jail: Jail) -> None:
+def test_series_ends_at_the_first_limit(runner: Runner) -> None:
     tests = [StdioTest(stdout="7")] * 50
-    result = run("while True: pass", jail, tests, TIGHT)
+    result = run("while True: pass", runner, tests, TIGHT)
     assert (result.verdict, result.num_passed, result.first_fail) == (TLE, 0, 0)
     assert result.usage.wall_s < 3

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,21 @@ from forklight_core.errors import BusyError, UnavailableError
 from forklight_reward.verifier.extract import extract_answer
 from forklight_reward.verifier.format import format_score
 from forklight_reward.verifier.guard import find_danger
-from forklight_reward.verifier.pool import MathPool, MathWorker, Word
+from forklight_reward.verifier.math_process import CallLimits, MathWorker, Word
+from forklight_reward.verifier.pool import MathPool
 from forklight_reward.verifier.verify import MathStatus, verify_math
 
 UNGUARDED_BOMB = "((10^{5000})^{5000})^{5000}"
+SOFT_BOMB = "x^{5000}-(x+1)^{4999}"
+SLOW_GOLD, SLOW_ANSWER = r"2\sqrt{2}", r"\sqrt{8}"
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[MathPool]:
+    """A pool with less patience, so that bombs cost the tests little."""
+    made = MathPool(quick=CallLimits(soft_s=0.2, hard_s=1.0), slow=CallLimits(soft_s=0.6, hard_s=2.0))
+    yield made
+    made.close()
 
 
 @pytest.mark.parametrize(
@@ -26,7 +39,14 @@ UNGUARDED_BOMB = "((10^{5000})^{5000})^{5000}"
     [
         (r"<think>a</think> so \boxed{42}", "42"),
         (r"no thinking, \boxed{ 42 }.", "42"),
-        (r"<think>\boxed{1}</think> \boxed{2} or \boxed{3}", "3"),
+        (r"<think>\boxed{1}</think> \boxed{2} or \boxed{3}", "2, 3"),
+        (r"</think> \boxed{2} no, it is \boxed{3}", "3"),
+        (r"</think> \boxed{1}\boxed{2}, $\boxed{3}$ \text{ and } \boxed{4}", "1, 2, 3, 4"),
+        (r"</think> \boxed{5}. \boxed{ 5 }", "5"),
+        (r"</think> \boxed{\boxed{5}}", "5"),
+        (r"</think> \boxed{6 \boxed{5}}", r"6 \boxed{5}"),
+        (r"</think> \boxed{\boxed{5}, \boxed{6}}", r"\boxed{5}, \boxed{6}"),
+        (r"</think> \boxed{6 \boxed{5}", "5"),
         (r"</think> \boxed{\frac{1}{2}}", r"\frac{1}{2}"),
         (r"</think> \boxed{\{1,2\}}", r"\{1,2\}"),
         (r"</think> \boxed{3} and \boxed{4", "3"),
@@ -84,24 +104,51 @@ def test_fast_path_never_starts_a_worker_for_integers() -> None:
     assert pool.stats.num_started == 0
 
 
-def test_bomb_that_passes_the_guard_is_killed_and_the_pool_lives_on() -> None:
+def test_bomb_that_passes_the_guard_is_killed_in_both_lanes_and_the_pool_lives_on() -> None:
     assert not find_danger(UNGUARDED_BOMB)
-    pool = MathPool(kill_after_s=0.5)
+    short = CallLimits(soft_s=5.0, hard_s=0.3)
+    pool = MathPool(quick=short, slow=short)
     try:
         verdict = verify_math("7", UNGUARDED_BOMB, pool=pool)
         assert verdict.status is MathStatus.LIMIT
         assert not verdict.correct
-        assert pool.stats.num_killed == 1
+        assert (pool.stats.num_killed, pool.stats.num_slow) == (2, 1)
         assert verify_math(r"2\sqrt{2}", r"\sqrt{8}", pool=pool).correct
-        assert pool.stats.num_started == 2
+        assert (pool.stats.num_killed, pool.stats.num_slow) == (2, 1)
     finally:
         pool.close()
 
 
-def test_soft_alarm_ends_a_call_without_a_kill(pool: MathPool) -> None:
-    killed = pool.stats.num_killed
-    assert pool.compare("1", "x^{5000}-(x+1)^{4999}", wait_s=60) is Word.LIMIT
-    assert pool.stats.num_killed == killed
+def test_alarm_ends_a_call_without_a_kill(hasty: MathPool) -> None:
+    killed = hasty.stats.num_killed
+    assert hasty.compare("1", SOFT_BOMB, wait_s=60) is Word.LIMIT
+    assert hasty.stats.num_killed == killed
+
+
+def test_what_the_quick_lane_has_no_time_for_is_still_right() -> None:
+    pool = MathPool(quick=CallLimits(soft_s=0.001, hard_s=1.0))
+    try:
+        assert pool.compare(SLOW_GOLD, SLOW_ANSWER, wait_s=60) is Word.EQUAL
+        assert pool.stats.num_slow == 1
+    finally:
+        pool.close()
+
+
+def test_honest_answer_does_not_wait_behind_bombs(hasty: MathPool) -> None:
+    hasty.compare("1", SOFT_BOMB, wait_s=60)  # the slow lane is warm
+    with ThreadPoolExecutor(2) as threads:
+        bombs = [threads.submit(hasty.compare, "1", SOFT_BOMB, wait_s=60) for _ in range(2)]
+        until(lambda: hasty.waiting_slow == 2, "both bombs in the slow lane")
+        assert hasty.compare(SLOW_GOLD, SLOW_ANSWER, wait_s=60) is Word.EQUAL
+        assert not bombs[0].done() or not bombs[1].done()
+        assert [bomb.result() for bomb in bombs] == [Word.LIMIT, Word.LIMIT]
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, f"never happened: {what}"
+        time.sleep(0.005)
 
 
 def test_worker_that_dies_by_itself_is_an_infrastructure_error() -> None:
@@ -109,7 +156,7 @@ def test_worker_that_dies_by_itself_is_an_infrastructure_error() -> None:
     os.kill(worker.pid, signal.SIGTERM)
     with pytest.raises(UnavailableError, match="died by itself"):
         while True:
-            worker.compare("x+1", "1+x", kill_after_s=4.0)
+            worker.compare("x+1", "1+x", CallLimits())
 
 
 def test_worker_is_recycled_after_its_calls() -> None:
@@ -117,7 +164,7 @@ def test_worker_is_recycled_after_its_calls() -> None:
     try:
         for _ in range(3):
             assert pool.compare("x+1", "1+x", wait_s=60) is Word.EQUAL
-        assert (pool.stats.num_recycled, pool.stats.num_started) == (1, 2)
+        assert (pool.stats.num_recycled, pool.stats.num_started, pool.stats.num_killed) == (1, 2, 0)
     finally:
         pool.close()
 
@@ -129,7 +176,7 @@ def test_pool_without_a_free_worker_is_busy() -> None:
 
 def test_worker_ends_when_its_parent_is_killed() -> None:
     program = (
-        "import os, signal\nfrom forklight_reward.verifier.pool import MathWorker\n"
+        "import os, signal\nfrom forklight_reward.verifier.math_process import MathWorker\n"
         "print(MathWorker().pid, flush=True)\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)

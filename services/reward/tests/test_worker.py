@@ -13,13 +13,16 @@ from forklight.v1 import types_pb2
 from forklight_core.errors import DeadlineError, InvalidInputError, UnavailableError
 from forklight_core.queues import Lease, MemoryWorkQueue
 from forklight_reward.adapters.memory import LocalVerifier, MemoryBuffer
+from forklight_reward.front.lanes import WAITING_A_PLACE
 from forklight_reward.ports import Outcome
-from forklight_reward.rehearsal import TaskMaker, local_scorer
-from forklight_reward.worker import Score, ScoringWorker, WorkerLimits
+from forklight_reward.rehearsal import TaskMaker, local_desk, local_scorer, spec_of
+from forklight_reward.worker import Desk, Score, ScoringWorker, WorkerLimits
 
 RIGHT = r"<think>6 * 7</think> \boxed{42}"
 WRONG = r"<think>6 * 7</think> \boxed{41}"
-LIMITS = WorkerLimits(pod="reward-0", concurrency=4, lease_s=30.0, submit_deadline_s=5.0, drain_s=5.0)
+LIMITS = WorkerLimits(pod="reward-0", lease_s=30.0, submit_deadline_s=5.0, drain_s=5.0)
+PLACES = 4
+WAITING = PLACES * WAITING_A_PLACE
 
 
 class Gate:
@@ -50,11 +53,11 @@ async def until(condition: Callable[[], bool], what: str) -> None:
 
 @asynccontextmanager
 async def working(
-    queue: MemoryWorkQueue, buffer: MemoryBuffer, score: Score, limits: WorkerLimits = LIMITS
+    queue: MemoryWorkQueue, buffer: MemoryBuffer, desk: Desk, limits: WorkerLimits = LIMITS
 ) -> AsyncIterator[asyncio.Event]:
     """A running worker, stopped and drained at the end."""
     stop = asyncio.Event()
-    worker = ScoringWorker(queue=queue, score=score, buffer=buffer, limits=limits)
+    worker = ScoringWorker(queue=queue, desk=desk, buffer=buffer, limits=limits)
     async with asyncio.TaskGroup() as group:
         group.create_task(worker.run(stop))
         try:
@@ -63,9 +66,9 @@ async def working(
             stop.set()
 
 
-def limits_with(concurrency: int = 4, **changes: float) -> WorkerLimits:
+def limits_with(**changes: float) -> WorkerLimits:
     values = {"lease_s": 30.0, "submit_deadline_s": 5.0, "drain_s": 5.0, **changes}
-    return WorkerLimits(pod="reward-0", concurrency=concurrency, **values)
+    return WorkerLimits(pod="reward-0", **values)
 
 
 async def test_every_sample_gets_its_verdict_and_leaves_the_queue(tasks: TaskMaker) -> None:
@@ -74,7 +77,7 @@ async def test_every_sample_gets_its_verdict_and_leaves_the_queue(tasks: TaskMak
     made = [tasks.task(RIGHT if index % 2 else WRONG) for index in range(20)]
     for task in made:
         await queue.put(task.SerializeToString())
-    async with working(queue, buffer, local_scorer(tasks).score_task):
+    async with working(queue, buffer, local_desk(tasks, local_scorer(tasks).score_task)):
         await until(lambda: len(buffer.verdicts) == 20, "20 verdicts")
     scores = [buffer.verdicts[task.envelope.sample_id].score for task in made]
     assert scores == [float(index % 2) for index in range(20)]
@@ -86,14 +89,34 @@ async def test_no_more_than_concurrency_are_scored_at_once(tasks: TaskMaker) -> 
     queue = MemoryWorkQueue()
     buffer = MemoryBuffer(queue)
     gate = Gate(local_scorer(tasks).score_task)
-    for _ in range(10):
+    for _ in range(20):
         await queue.put(tasks.task(RIGHT).SerializeToString())
-    async with working(queue, buffer, gate.score):
-        await until(lambda: gate.num_running == 4, "4 running")
-        assert (await queue.stats()).num_waiting == 6
+    async with working(queue, buffer, local_desk(tasks, gate.score, PLACES)):
+        await until(lambda: gate.num_running == PLACES, "all places taken")
         gate.open.set()
-        await until(lambda: len(buffer.verdicts) == 10, "10 verdicts")
-    assert gate.most_running == 4
+        await until(lambda: len(buffer.verdicts) == 20, "20 verdicts")
+    assert gate.most_running == PLACES
+
+
+async def test_a_class_that_is_stuck_stops_no_other_and_loses_nothing(tasks: TaskMaker) -> None:
+    queue = MemoryWorkQueue()
+    buffer = MemoryBuffer(queue)
+    gate = Gate(local_scorer(tasks).score_task)
+
+    async def stuck_judge(task: types_pb2.ScoringTask, attempt: int) -> types_pb2.Verdict:
+        return await (gate.score if task.kind == "judge" else local_scorer(tasks).score_task)(task, attempt)
+
+    judged = [tasks.task("blue", spec=spec_of("judge", gold="blue")) for _ in range(3 * (PLACES + WAITING))]
+    ruled = [tasks.task(RIGHT) for _ in range(10)]
+    for task in (*judged, *ruled):
+        await queue.put(task.SerializeToString())
+    async with working(queue, buffer, local_desk(tasks, stuck_judge, PLACES)):
+        await until(lambda: len(buffer.verdicts) == len(ruled), "all that waits for nobody")
+        assert gate.most_running == PLACES
+        gate.open.set()
+        await until(lambda: len(buffer.verdicts) == len(ruled) + len(judged), "the rest")
+    assert {verdict.envelope.attempt for verdict in buffer.verdicts.values()} == {1}
+    assert all(verdict.HasField("score") for verdict in buffer.verdicts.values())
 
 
 @pytest.mark.parametrize("error", [UnavailableError("restarting"), DeadlineError("slow")])
@@ -103,7 +126,7 @@ async def test_verdict_is_offered_again_when_the_buffer_comes_back(
     queue = MemoryWorkQueue()
     buffer = MemoryBuffer(queue, failures=[error] * 3)
     await queue.put(tasks.task(RIGHT).SerializeToString())
-    async with working(queue, buffer, local_scorer(tasks).score_task):
+    async with working(queue, buffer, local_desk(tasks, local_scorer(tasks).score_task)):
         await until(lambda: len(buffer.verdicts) == 1, "a verdict")
     assert buffer.num_calls == 4
 
@@ -113,7 +136,7 @@ async def test_lease_is_kept_alive_while_a_sample_takes_long(tasks: TaskMaker) -
     buffer = MemoryBuffer(queue)
     gate = Gate(local_scorer(tasks).score_task)
     await queue.put(tasks.task(RIGHT).SerializeToString())
-    async with working(queue, buffer, gate.score, limits_with(lease_s=0.3)):
+    async with working(queue, buffer, local_desk(tasks, gate.score), limits_with(lease_s=0.3)):
         await until(lambda: gate.num_running == 1, "running")
         for _ in range(4):
             assert await queue.take("other", wait_s=0.2, max_items=1) == []
@@ -127,7 +150,7 @@ async def test_sample_is_dropped_when_a_newer_holder_has_it(tasks: TaskMaker) ->
     buffer = MemoryBuffer(queue)
     gate = Gate(local_scorer(tasks).score_task)
     await queue.put(tasks.task(RIGHT).SerializeToString())
-    async with working(queue, buffer, gate.score, limits_with(concurrency=1)) as stop:
+    async with working(queue, buffer, local_desk(tasks, gate.score), LIMITS) as stop:
         await until(lambda: gate.num_running == 1, "running")
         stop.set()  # else it would take the sample back as soon as the other's lease expires
         taken = await queue.take("other", wait_s=5, max_items=1)
@@ -145,7 +168,7 @@ async def test_sample_is_cancelled_when_a_heartbeat_finds_its_lease_lost(tasks: 
     await queue.put(tasks.task(RIGHT).SerializeToString())
     stop = asyncio.Event()
     worker = ScoringWorker(
-        queue=queue, score=gate.score, buffer=buffer, limits=limits_with(concurrency=1, lease_s=0.1)
+        queue=queue, desk=local_desk(tasks, gate.score), buffer=buffer, limits=limits_with(lease_s=0.1)
     )
     running = asyncio.create_task(worker.run(stop))
     await until(lambda: gate.num_running == 1, "running")
@@ -161,7 +184,7 @@ async def test_unreadable_entry_is_left_to_the_queue_and_others_go_on(tasks: Tas
     buffer = MemoryBuffer(queue)
     await queue.put(b"\xff\xff\xff")
     await queue.put(tasks.task(RIGHT).SerializeToString())
-    async with working(queue, buffer, local_scorer(tasks).score_task):
+    async with working(queue, buffer, local_desk(tasks, local_scorer(tasks).score_task)):
         await until(lambda: len(buffer.verdicts) == 1, "a verdict")
     assert (await queue.stats()).num_leased == 1
 
@@ -179,7 +202,7 @@ async def test_crash_in_one_sample_leaves_the_others_alone(tasks: TaskMaker) -> 
 
     for task in (bad, tasks.task(RIGHT)):
         await queue.put(task.SerializeToString())
-    async with working(queue, buffer, sometimes):
+    async with working(queue, buffer, local_desk(tasks, sometimes)):
         await until(lambda: len(buffer.verdicts) == 1, "a verdict")
     assert bad.envelope.sample_id not in buffer.verdicts
 
@@ -188,14 +211,17 @@ async def test_stop_finishes_what_runs_and_takes_nothing_new(tasks: TaskMaker) -
     queue = MemoryWorkQueue()
     buffer = MemoryBuffer(queue)
     gate = Gate(local_scorer(tasks).score_task)
-    for _ in range(6):
+    num_tasks = 10 * (PLACES + WAITING)
+    for _ in range(num_tasks):
         await queue.put(tasks.task(RIGHT).SerializeToString())
-    async with working(queue, buffer, gate.score) as stop:
-        await until(lambda: gate.num_running == 4, "4 running")
+    async with working(queue, buffer, local_desk(tasks, gate.score)) as stop:
+        await until(lambda: gate.num_running == PLACES, "all places taken")
         stop.set()
         gate.open.set()
-    assert len(buffer.verdicts) == 4
-    assert (await queue.stats()).num_waiting == 2
+    stats = await queue.stats()
+    assert len(buffer.verdicts) >= PLACES
+    assert stats.num_waiting >= num_tasks - 64
+    assert (stats.num_leased, stats.num_waiting + len(buffer.verdicts)) == (0, num_tasks)
 
 
 async def test_stop_hands_back_what_does_not_finish_in_time(tasks: TaskMaker) -> None:
@@ -203,7 +229,7 @@ async def test_stop_hands_back_what_does_not_finish_in_time(tasks: TaskMaker) ->
     buffer = MemoryBuffer(queue)
     gate = Gate(local_scorer(tasks).score_task)
     await queue.put(tasks.task(RIGHT).SerializeToString())
-    async with working(queue, buffer, gate.score, limits_with(drain_s=0.05)):
+    async with working(queue, buffer, local_desk(tasks, gate.score), limits_with(drain_s=0.05)):
         await until(lambda: gate.num_running == 1, "running")
     assert buffer.verdicts == {}
     taken = await queue.take("other", wait_s=0.0, max_items=1)
@@ -229,7 +255,7 @@ async def test_worker_outlives_a_queue_that_is_away(tasks: TaskMaker) -> None:
     buffer = MemoryBuffer(queue)
     gate = Gate(local_scorer(tasks).score_task)
     await queue.put(tasks.task(RIGHT).SerializeToString())
-    async with working(queue, buffer, gate.score, limits_with(lease_s=0.03)):
+    async with working(queue, buffer, local_desk(tasks, gate.score), limits_with(lease_s=0.03)):
         await until(lambda: queue.num_failures < 0, "heartbeats go on")
         gate.open.set()
         await until(lambda: len(buffer.verdicts) == 1, "a verdict")
@@ -245,7 +271,7 @@ async def test_worker_failure_becomes_a_verdict_without_a_score(tasks: TaskMaker
     queue = MemoryWorkQueue()
     buffer = MemoryBuffer(queue)
     await queue.put(tasks.task(RIGHT).SerializeToString())
-    async with working(queue, buffer, local_scorer(tasks, verifier=Broken()).score_task):
+    async with working(queue, buffer, local_desk(tasks, local_scorer(tasks, verifier=Broken()).score_task)):
         await until(lambda: len(buffer.verdicts) == 1, "a verdict")
     verdict = next(iter(buffer.verdicts.values()))
     assert verdict.status == types_pb2.VERDICT_STATUS_INFRA_ERROR

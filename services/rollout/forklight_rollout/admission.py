@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from forklight.v1 import types_pb2
+from forklight_core.blobs import BlobRef
 from forklight_core.errors import InvalidInputError
 from forklight_core.ids import sample_id
 from forklight_rollout.generation.groups import GroupWork, SampleStart
@@ -77,6 +78,9 @@ def read_tools(tools: types_pb2.Tools, capability: Capability, where: str) -> To
         )
     if not tools.names:
         return None
+    workspace = tools.workspace if tools.HasField("workspace") else None
+    if ("shell" in tools.names) != (workspace is not None):
+        raise _refused(where, "tools.workspace", "has to come with the tool 'shell', and only with it")
     if not (math.isfinite(tools.timeout_s) and tools.timeout_s > 0):
         raise _refused(where, "tools.timeout_s", f"is {tools.timeout_s}; it must be finite and above 0")
     for name in ("max_calls", "max_output_tokens"):
@@ -87,6 +91,7 @@ def read_tools(tools: types_pb2.Tools, capability: Capability, where: str) -> To
         max_calls=tools.max_calls,
         max_output_tokens=tools.max_output_tokens,
         timeout_s=tools.timeout_s,
+        workspace=None if workspace is None else BlobRef(id=workspace.id, size_bytes=workspace.size_bytes),
     )
 
 

@@ -51,6 +51,39 @@ def generate(task: str, level: int, count: int, seed: int, out: Path) -> None:
     print_json_line({"out": str(out), "num_written": num_written, "num_repeated": num_asked - num_written})
 
 
+@logic.command()
+@click.option("--task", required=True, help="Name of a task of reasoning-gym.")
+@click.option("--count", type=click.IntRange(1, 100_000), default=1, show_default=True, help="Of items.")
+@click.option("--seed", type=click.IntRange(0, 2**30), default=0, show_default=True, help="The first one.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON lines for `prompts.train`.")
+def gym(task: str, count: int, seed: int, out: Path) -> None:
+    """Write COUNT items of a task of reasoning-gym (extra `logic-rg`), to be scored in jails.
+
+    An item that an earlier seed of the file has made already is left out.
+    """
+    num_written = write_lines(out, draw_gym_records(task, range(seed, seed + count)))
+    print_json_line({"out": str(out), "num_written": num_written, "num_repeated": count - num_written})
+
+
+def draw_gym_records(task: str, seeds: range) -> Iterator[Mapping[str, object]]:
+    """Prompt records, no prompt twice."""
+    from forklight_reward.gym.item import make_item
+
+    seen: set[str] = set()
+    for seed in seeds:
+        item = make_item(task, seed)
+        if item.prompt in seen:
+            continue
+        seen.add(item.prompt)
+        yield {
+            "id": f"gym-{task}-{seed}",
+            "prompt": item.prompt,
+            "kind": "gym",
+            "gold": "",
+            "spec": item.spec(),
+        }
+
+
 def _counted(
     records: Iterator[Mapping[str, object]], count: Callable[[int], None]
 ) -> Iterator[Mapping[str, object]]:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from forklight_cli.exits import ExitCode, exit_code_of
+
 
 @click.group()
 def sandbox() -> None:
@@ -15,8 +17,20 @@ def sandbox() -> None:
 @sandbox.command()
 @click.argument("specs", nargs=-1, required=True, type=click.Path(path_type=Path))
 def run(specs: tuple[Path, ...]) -> None:
-    """Run each of SPECS (JSON files) and print one JSON line each."""
-    from forklight_reward.sandbox.run import run_spec_file
+    """Run each of SPECS (JSON files) and print one JSON line each, in order.
 
-    for spec in specs:
-        click.echo(run_spec_file(str(spec)))
+    A file that is no spec, or a sandbox that fails, gives a line without a score (mask true, score null)
+    and costs no other file its line. The exit code is 0 when every file got a verdict, 2 when one was no
+    spec, else 3.
+    """
+    from forklight_reward.sandbox.spec_files import run_spec_files
+
+    codes = [ExitCode.OK]
+    for line in run_spec_files([str(spec) for spec in specs]):
+        click.echo(line.text)
+        if line.error is not None:
+            click.echo(f"forklight: {line.error}", err=True)
+            codes.append(exit_code_of(line.error))
+    code = ExitCode.BAD_INPUT if ExitCode.BAD_INPUT in codes else max(codes)
+    if code is not ExitCode.OK:
+        raise SystemExit(int(code))

@@ -60,11 +60,12 @@ def _check_embedded() -> Finding:
 
 def check_sandbox() -> Finding:
     """A jail is made and a program runs in it."""
-    from forklight_reward.sandbox.jail import FIX, open_jail
+    from forklight_reward.sandbox.jail import FIX
+    from forklight_reward.sandbox.jail_runner import open_jail_runner
     from forklight_reward.sandbox.self_test import accepts_honest_programs
 
     try:
-        works = accepts_honest_programs(open_jail())
+        works = accepts_honest_programs(open_jail_runner())
     except ForklightError as error:
         return Finding(name="sandbox", level=Level.WARN, detail=str(error), fix=FIX)
     detail = "a jailed program ran" if works else "a jailed program gave a wrong result"

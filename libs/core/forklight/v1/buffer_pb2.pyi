@@ -239,6 +239,20 @@ class AnnounceVersionReply(_message.Message):
     version: int
     def __init__(self, version: _Optional[int] = ...) -> None: ...
 
+class ReportEventsRequest(_message.Message):
+    __slots__ = ("run_id", "events")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    events: _containers.RepeatedCompositeFieldContainer[_types_pb2.RunEvent]
+    def __init__(self, run_id: _Optional[str] = ..., events: _Optional[_Iterable[_Union[_types_pb2.RunEvent, _Mapping]]] = ...) -> None: ...
+
+class ReportEventsReply(_message.Message):
+    __slots__ = ("num_entered",)
+    NUM_ENTERED_FIELD_NUMBER: _ClassVar[int]
+    num_entered: int
+    def __init__(self, num_entered: _Optional[int] = ...) -> None: ...
+
 class ReportLostSampleRequest(_message.Message):
     __slots__ = ("run_id", "epoch", "sample_id", "reason")
     RUN_ID_FIELD_NUMBER: _ClassVar[int]

@@ -94,6 +94,11 @@ class BufferStub(object):
                 request_serializer=forklight_dot_v1_dot_buffer__pb2.ReportLostSampleRequest.SerializeToString,
                 response_deserializer=forklight_dot_v1_dot_buffer__pb2.SubmitReply.FromString,
                 _registered_method=True)
+        self.ReportEvents = channel.unary_unary(
+                '/forklight.v1.Buffer/ReportEvents',
+                request_serializer=forklight_dot_v1_dot_buffer__pb2.ReportEventsRequest.SerializeToString,
+                response_deserializer=forklight_dot_v1_dot_buffer__pb2.ReportEventsReply.FromString,
+                _registered_method=True)
         self.SetRunPhase = channel.unary_unary(
                 '/forklight.v1.Buffer/SetRunPhase',
                 request_serializer=forklight_dot_v1_dot_buffer__pb2.SetRunPhaseRequest.SerializeToString,
@@ -214,6 +219,13 @@ class BufferServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportEvents(self, request, context):
+        """Anybody but the trainer, whose events come with its steps: what people should know of the run. Idempotent by event id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetRunPhase(self, request, context):
         """Run control.
         """
@@ -314,6 +326,11 @@ def add_BufferServicer_to_server(servicer, server):
                     servicer.ReportLostSample,
                     request_deserializer=forklight_dot_v1_dot_buffer__pb2.ReportLostSampleRequest.FromString,
                     response_serializer=forklight_dot_v1_dot_buffer__pb2.SubmitReply.SerializeToString,
+            ),
+            'ReportEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportEvents,
+                    request_deserializer=forklight_dot_v1_dot_buffer__pb2.ReportEventsRequest.FromString,
+                    response_serializer=forklight_dot_v1_dot_buffer__pb2.ReportEventsReply.SerializeToString,
             ),
             'SetRunPhase': grpc.unary_unary_rpc_method_handler(
                     servicer.SetRunPhase,
@@ -670,6 +687,33 @@ class Buffer(object):
             '/forklight.v1.Buffer/ReportLostSample',
             forklight_dot_v1_dot_buffer__pb2.ReportLostSampleRequest.SerializeToString,
             forklight_dot_v1_dot_buffer__pb2.SubmitReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/forklight.v1.Buffer/ReportEvents',
+            forklight_dot_v1_dot_buffer__pb2.ReportEventsRequest.SerializeToString,
+            forklight_dot_v1_dot_buffer__pb2.ReportEventsReply.FromString,
             options,
             channel_credentials,
             insecure,

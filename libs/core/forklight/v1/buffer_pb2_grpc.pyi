@@ -93,6 +93,12 @@ class BufferStub:
     ]
     """Trainer: a sample of a leased batch cannot be read (lost or corrupt blob)."""
 
+    ReportEvents: grpc.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.ReportEventsRequest,
+        forklight.v1.buffer_pb2.ReportEventsReply,
+    ]
+    """Anybody but the trainer, whose events come with its steps: what people should know of the run. Idempotent by event id."""
+
     SetRunPhase: grpc.UnaryUnaryMultiCallable[
         forklight.v1.buffer_pb2.SetRunPhaseRequest,
         forklight.v1.buffer_pb2.SetRunPhaseReply,
@@ -199,6 +205,12 @@ class BufferAsyncStub:
         forklight.v1.buffer_pb2.SubmitReply,
     ]
     """Trainer: a sample of a leased batch cannot be read (lost or corrupt blob)."""
+
+    ReportEvents: grpc.aio.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.ReportEventsRequest,
+        forklight.v1.buffer_pb2.ReportEventsReply,
+    ]
+    """Anybody but the trainer, whose events come with its steps: what people should know of the run. Idempotent by event id."""
 
     SetRunPhase: grpc.aio.UnaryUnaryMultiCallable[
         forklight.v1.buffer_pb2.SetRunPhaseRequest,
@@ -330,6 +342,14 @@ class BufferServicer(metaclass=abc.ABCMeta):
         context: _ServicerContext,
     ) -> typing.Union[forklight.v1.buffer_pb2.SubmitReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.SubmitReply]]:
         """Trainer: a sample of a leased batch cannot be read (lost or corrupt blob)."""
+
+    @abc.abstractmethod
+    def ReportEvents(
+        self,
+        request: forklight.v1.buffer_pb2.ReportEventsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[forklight.v1.buffer_pb2.ReportEventsReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.ReportEventsReply]]:
+        """Anybody but the trainer, whose events come with its steps: what people should know of the run. Idempotent by event id."""
 
     @abc.abstractmethod
     def SetRunPhase(

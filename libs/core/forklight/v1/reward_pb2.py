@@ -25,15 +25,15 @@ _sym_db = _symbol_database.Default()
 from forklight.v1 import types_pb2 as forklight_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66orklight/v1/reward.proto\x12\x0c\x66orklight.v1\x1a\x18\x66orklight/v1/types.proto\"\xa3\x01\n\x0cScoreRequest\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.forklight.v1.TaskSpec\x12\x10\n\x08response\x18\x03 \x01(\t\x12\x31\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1a.forklight.v1.FinishReason\"4\n\nScoreReply\x12&\n\x07verdict\x18\x01 \x01(\x0b\x32\x15.forklight.v1.Verdict\"z\n\rVerifyRequest\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04gold\x18\x03 \x01(\t\x12\x10\n\x08response\x18\x04 \x01(\t\x12\x11\n\textracted\x18\x05 \x01(\x08\"\xa5\x01\n\x0bVerifyReply\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.forklight.v1.VerdictStatus\x12\x0f\n\x07\x63orrect\x18\x02 \x01(\x08\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\x01\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\t\x12\x10\n\x08\x65vidence\x18\x05 \x01(\t\x12\x16\n\x0eworker_version\x18\x06 \x01(\t\x12\x0e\n\x06wall_s\x18\x07 \x01(\x01\"]\n\x0e\x45xecuteRequest\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12\x11\n\tspec_json\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\"\xcf\x01\n\x0c\x45xecuteReply\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.forklight.v1.VerdictStatus\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\x12\x12\n\x05score\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08\x65vidence\x18\x04 \x01(\t\x12\x16\n\x0eworker_version\x18\x05 \x01(\t\x12\x0e\n\x06wall_s\x18\x06 \x01(\x01\x12%\n\x03run\x18\x07 \x01(\x0b\x32\x18.forklight.v1.ProgramRunB\x08\n\x06_score\"\x7f\n\nProgramRun\x12%\n\x03\x65nd\x18\x01 \x01(\x0e\x32\x18.forklight.v1.ProgramEnd\x12\x0e\n\x06stdout\x18\x02 \x01(\x0c\x12\x0e\n\x06stderr\x18\x03 \x01(\x0c\x12\x14\n\x0cstdout_bytes\x18\x04 \x01(\x04\x12\x14\n\x0cstderr_bytes\x18\x05 \x01(\x04\"m\n\x0cJudgeRequest\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x10\n\x08response\x18\x04 \x01(\t\"\xa0\x01\n\nJudgeReply\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.forklight.v1.VerdictStatus\x12\x12\n\x05score\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05grade\x18\x03 \x01(\r\x12\x10\n\x08\x65vidence\x18\x04 \x01(\t\x12\x16\n\x0eworker_version\x18\x05 \x01(\t\x12\x0e\n\x06wall_s\x18\x06 \x01(\x01\x42\x08\n\x06_score*\xee\x01\n\nProgramEnd\x12\x1b\n\x17PROGRAM_END_UNSPECIFIED\x10\x00\x12\x12\n\x0ePROGRAM_END_OK\x10\x01\x12\x1d\n\x19PROGRAM_END_COMPILE_ERROR\x10\x02\x12\x1d\n\x19PROGRAM_END_RUNTIME_ERROR\x10\x03\x12\x1a\n\x16PROGRAM_END_TIME_LIMIT\x10\x04\x12\x1c\n\x18PROGRAM_END_MEMORY_LIMIT\x10\x05\x12\x1c\n\x18PROGRAM_END_OUTPUT_LIMIT\x10\x06\x12\x19\n\x15PROGRAM_END_VIOLATION\x10\x07\x32G\n\x06Reward\x12=\n\x05Score\x12\x1a.forklight.v1.ScoreRequest\x1a\x18.forklight.v1.ScoreReply2L\n\x08Verifier\x12@\n\x06Verify\x12\x1b.forklight.v1.VerifyRequest\x1a\x19.forklight.v1.VerifyReply2N\n\x07Sandbox\x12\x43\n\x07\x45xecute\x12\x1c.forklight.v1.ExecuteRequest\x1a\x1a.forklight.v1.ExecuteReply2F\n\x05Judge\x12=\n\x05Judge\x12\x1a.forklight.v1.JudgeRequest\x1a\x18.forklight.v1.JudgeReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66orklight/v1/reward.proto\x12\x0c\x66orklight.v1\x1a\x18\x66orklight/v1/types.proto\"\xa3\x01\n\x0cScoreRequest\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12$\n\x04spec\x18\x02 \x01(\x0b\x32\x16.forklight.v1.TaskSpec\x12\x10\n\x08response\x18\x03 \x01(\t\x12\x31\n\rfinish_reason\x18\x04 \x01(\x0e\x32\x1a.forklight.v1.FinishReason\"4\n\nScoreReply\x12&\n\x07verdict\x18\x01 \x01(\x0b\x32\x15.forklight.v1.Verdict\"z\n\rVerifyRequest\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12\x0c\n\x04kind\x18\x02 \x01(\t\x12\x0c\n\x04gold\x18\x03 \x01(\t\x12\x10\n\x08response\x18\x04 \x01(\t\x12\x11\n\textracted\x18\x05 \x01(\x08\"\xa5\x01\n\x0bVerifyReply\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.forklight.v1.VerdictStatus\x12\x0f\n\x07\x63orrect\x18\x02 \x01(\x08\x12\x0e\n\x06\x66ormat\x18\x03 \x01(\x01\x12\x0e\n\x06\x61nswer\x18\x04 \x01(\t\x12\x10\n\x08\x65vidence\x18\x05 \x01(\t\x12\x16\n\x0eworker_version\x18\x06 \x01(\t\x12\x0e\n\x06wall_s\x18\x07 \x01(\x01\"\x85\x01\n\x0e\x45xecuteRequest\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12\x11\n\tspec_json\x18\x02 \x01(\t\x12\x0e\n\x06source\x18\x03 \x01(\t\x12&\n\x07session\x18\x04 \x01(\x0b\x32\x15.forklight.v1.Session\"v\n\nActRequest\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12\x16\n\x0eworkspace_json\x18\x02 \x01(\t\x12&\n\x07session\x18\x03 \x01(\x0b\x32\x15.forklight.v1.Session\"Y\n\x08\x41\x63tReply\x12%\n\x03run\x18\x01 \x01(\x0b\x32\x18.forklight.v1.ProgramRun\x12\x16\n\x0eworker_version\x18\x02 \x01(\t\x12\x0e\n\x06wall_s\x18\x03 \x01(\x01\"\xcf\x01\n\x0c\x45xecuteReply\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.forklight.v1.VerdictStatus\x12\x13\n\x0bresult_json\x18\x02 \x01(\t\x12\x12\n\x05score\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x08\x65vidence\x18\x04 \x01(\t\x12\x16\n\x0eworker_version\x18\x05 \x01(\t\x12\x0e\n\x06wall_s\x18\x06 \x01(\x01\x12%\n\x03run\x18\x07 \x01(\x0b\x32\x18.forklight.v1.ProgramRunB\x08\n\x06_score\"\x7f\n\nProgramRun\x12%\n\x03\x65nd\x18\x01 \x01(\x0e\x32\x18.forklight.v1.ProgramEnd\x12\x0e\n\x06stdout\x18\x02 \x01(\x0c\x12\x0e\n\x06stderr\x18\x03 \x01(\x0c\x12\x14\n\x0cstdout_bytes\x18\x04 \x01(\x04\x12\x14\n\x0cstderr_bytes\x18\x05 \x01(\x04\"\x98\x01\n\x0cJudgeRequest\x12(\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x16.forklight.v1.Envelope\x12\x0e\n\x06prompt\x18\x02 \x01(\t\x12\x11\n\treference\x18\x03 \x01(\t\x12\x10\n\x08response\x18\x04 \x01(\t\x12\x16\n\x0eopened_version\x18\x05 \x01(\x04\x12\x11\n\tspec_json\x18\x06 \x01(\t\"\xde\x01\n\nJudgeReply\x12+\n\x06status\x18\x01 \x01(\x0e\x32\x1b.forklight.v1.VerdictStatus\x12\x12\n\x05score\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05grade\x18\x03 \x01(\r\x12\x10\n\x08\x65vidence\x18\x04 \x01(\t\x12\x16\n\x0eworker_version\x18\x05 \x01(\t\x12\x0e\n\x06wall_s\x18\x06 \x01(\x01\x12\'\n\x05parts\x18\x07 \x03(\x0b\x32\x18.forklight.v1.RewardPart\x12\x13\n\x0b\x63\x61libration\x18\x08 \x01(\tB\x08\n\x06_score*\xee\x01\n\nProgramEnd\x12\x1b\n\x17PROGRAM_END_UNSPECIFIED\x10\x00\x12\x12\n\x0ePROGRAM_END_OK\x10\x01\x12\x1d\n\x19PROGRAM_END_COMPILE_ERROR\x10\x02\x12\x1d\n\x19PROGRAM_END_RUNTIME_ERROR\x10\x03\x12\x1a\n\x16PROGRAM_END_TIME_LIMIT\x10\x04\x12\x1c\n\x18PROGRAM_END_MEMORY_LIMIT\x10\x05\x12\x1c\n\x18PROGRAM_END_OUTPUT_LIMIT\x10\x06\x12\x19\n\x15PROGRAM_END_VIOLATION\x10\x07\x32G\n\x06Reward\x12=\n\x05Score\x12\x1a.forklight.v1.ScoreRequest\x1a\x18.forklight.v1.ScoreReply2L\n\x08Verifier\x12@\n\x06Verify\x12\x1b.forklight.v1.VerifyRequest\x1a\x19.forklight.v1.VerifyReply2\x87\x01\n\x07Sandbox\x12\x43\n\x07\x45xecute\x12\x1c.forklight.v1.ExecuteRequest\x1a\x1a.forklight.v1.ExecuteReply\x12\x37\n\x03\x41\x63t\x12\x18.forklight.v1.ActRequest\x1a\x16.forklight.v1.ActReply2F\n\x05Judge\x12=\n\x05Judge\x12\x1a.forklight.v1.JudgeRequest\x1a\x18.forklight.v1.JudgeReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'forklight.v1.reward_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROGRAMEND']._serialized_start=1290
-  _globals['_PROGRAMEND']._serialized_end=1528
+  _globals['_PROGRAMEND']._serialized_start=1648
+  _globals['_PROGRAMEND']._serialized_end=1886
   _globals['_SCOREREQUEST']._serialized_start=70
   _globals['_SCOREREQUEST']._serialized_end=233
   _globals['_SCOREREPLY']._serialized_start=235
@@ -42,22 +42,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFYREQUEST']._serialized_end=411
   _globals['_VERIFYREPLY']._serialized_start=414
   _globals['_VERIFYREPLY']._serialized_end=579
-  _globals['_EXECUTEREQUEST']._serialized_start=581
-  _globals['_EXECUTEREQUEST']._serialized_end=674
-  _globals['_EXECUTEREPLY']._serialized_start=677
-  _globals['_EXECUTEREPLY']._serialized_end=884
-  _globals['_PROGRAMRUN']._serialized_start=886
-  _globals['_PROGRAMRUN']._serialized_end=1013
-  _globals['_JUDGEREQUEST']._serialized_start=1015
-  _globals['_JUDGEREQUEST']._serialized_end=1124
-  _globals['_JUDGEREPLY']._serialized_start=1127
-  _globals['_JUDGEREPLY']._serialized_end=1287
-  _globals['_REWARD']._serialized_start=1530
-  _globals['_REWARD']._serialized_end=1601
-  _globals['_VERIFIER']._serialized_start=1603
-  _globals['_VERIFIER']._serialized_end=1679
-  _globals['_SANDBOX']._serialized_start=1681
-  _globals['_SANDBOX']._serialized_end=1759
-  _globals['_JUDGE']._serialized_start=1761
-  _globals['_JUDGE']._serialized_end=1831
+  _globals['_EXECUTEREQUEST']._serialized_start=582
+  _globals['_EXECUTEREQUEST']._serialized_end=715
+  _globals['_ACTREQUEST']._serialized_start=717
+  _globals['_ACTREQUEST']._serialized_end=835
+  _globals['_ACTREPLY']._serialized_start=837
+  _globals['_ACTREPLY']._serialized_end=926
+  _globals['_EXECUTEREPLY']._serialized_start=929
+  _globals['_EXECUTEREPLY']._serialized_end=1136
+  _globals['_PROGRAMRUN']._serialized_start=1138
+  _globals['_PROGRAMRUN']._serialized_end=1265
+  _globals['_JUDGEREQUEST']._serialized_start=1268
+  _globals['_JUDGEREQUEST']._serialized_end=1420
+  _globals['_JUDGEREPLY']._serialized_start=1423
+  _globals['_JUDGEREPLY']._serialized_end=1645
+  _globals['_REWARD']._serialized_start=1888
+  _globals['_REWARD']._serialized_end=1959
+  _globals['_VERIFIER']._serialized_start=1961
+  _globals['_VERIFIER']._serialized_end=2037
+  _globals['_SANDBOX']._serialized_start=2040
+  _globals['_SANDBOX']._serialized_end=2175
+  _globals['_JUDGE']._serialized_start=2177
+  _globals['_JUDGE']._serialized_end=2247
 # @@protoc_insertion_point(module_scope)

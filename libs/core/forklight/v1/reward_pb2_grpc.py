@@ -190,6 +190,11 @@ class SandboxStub(object):
                 request_serializer=forklight_dot_v1_dot_reward__pb2.ExecuteRequest.SerializeToString,
                 response_deserializer=forklight_dot_v1_dot_reward__pb2.ExecuteReply.FromString,
                 _registered_method=True)
+        self.Act = channel.unary_unary(
+                '/forklight.v1.Sandbox/Act',
+                request_serializer=forklight_dot_v1_dot_reward__pb2.ActRequest.SerializeToString,
+                response_deserializer=forklight_dot_v1_dot_reward__pb2.ActReply.FromString,
+                _registered_method=True)
 
 
 class SandboxServicer(object):
@@ -202,6 +207,13 @@ class SandboxServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Act(self, request, context):
+        """One more command of a session. Pure: the reply follows from the request, whatever was asked before.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_SandboxServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -209,6 +221,11 @@ def add_SandboxServicer_to_server(servicer, server):
                     servicer.Execute,
                     request_deserializer=forklight_dot_v1_dot_reward__pb2.ExecuteRequest.FromString,
                     response_serializer=forklight_dot_v1_dot_reward__pb2.ExecuteReply.SerializeToString,
+            ),
+            'Act': grpc.unary_unary_rpc_method_handler(
+                    servicer.Act,
+                    request_deserializer=forklight_dot_v1_dot_reward__pb2.ActRequest.FromString,
+                    response_serializer=forklight_dot_v1_dot_reward__pb2.ActReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -239,6 +256,33 @@ class Sandbox(object):
             '/forklight.v1.Sandbox/Execute',
             forklight_dot_v1_dot_reward__pb2.ExecuteRequest.SerializeToString,
             forklight_dot_v1_dot_reward__pb2.ExecuteReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Act(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/forklight.v1.Sandbox/Act',
+            forklight_dot_v1_dot_reward__pb2.ActRequest.SerializeToString,
+            forklight_dot_v1_dot_reward__pb2.ActReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -84,6 +84,12 @@ class SandboxStub:
         forklight.v1.reward_pb2.ExecuteReply,
     ]
 
+    Act: grpc.UnaryUnaryMultiCallable[
+        forklight.v1.reward_pb2.ActRequest,
+        forklight.v1.reward_pb2.ActReply,
+    ]
+    """One more command of a session. Pure: the reply follows from the request, whatever was asked before."""
+
 class SandboxAsyncStub:
     """Untrusted programs."""
 
@@ -91,6 +97,12 @@ class SandboxAsyncStub:
         forklight.v1.reward_pb2.ExecuteRequest,
         forklight.v1.reward_pb2.ExecuteReply,
     ]
+
+    Act: grpc.aio.UnaryUnaryMultiCallable[
+        forklight.v1.reward_pb2.ActRequest,
+        forklight.v1.reward_pb2.ActReply,
+    ]
+    """One more command of a session. Pure: the reply follows from the request, whatever was asked before."""
 
 class SandboxServicer(metaclass=abc.ABCMeta):
     """Untrusted programs."""
@@ -101,6 +113,14 @@ class SandboxServicer(metaclass=abc.ABCMeta):
         request: forklight.v1.reward_pb2.ExecuteRequest,
         context: _ServicerContext,
     ) -> typing.Union[forklight.v1.reward_pb2.ExecuteReply, collections.abc.Awaitable[forklight.v1.reward_pb2.ExecuteReply]]: ...
+
+    @abc.abstractmethod
+    def Act(
+        self,
+        request: forklight.v1.reward_pb2.ActRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[forklight.v1.reward_pb2.ActReply, collections.abc.Awaitable[forklight.v1.reward_pb2.ActReply]]:
+        """One more command of a session. Pure: the reply follows from the request, whatever was asked before."""
 
 def add_SandboxServicer_to_server(servicer: SandboxServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...
 

@@ -134,16 +134,18 @@ class Sampling(_message.Message):
     def __init__(self, num_samples: _Optional[int] = ..., max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ..., repetition_probability: _Optional[float] = ..., repetition_tokens: _Optional[int] = ...) -> None: ...
 
 class Tools(_message.Message):
-    __slots__ = ("names", "max_calls", "max_output_tokens", "timeout_s")
+    __slots__ = ("names", "max_calls", "max_output_tokens", "timeout_s", "workspace")
     NAMES_FIELD_NUMBER: _ClassVar[int]
     MAX_CALLS_FIELD_NUMBER: _ClassVar[int]
     MAX_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    WORKSPACE_FIELD_NUMBER: _ClassVar[int]
     names: _containers.RepeatedScalarFieldContainer[str]
     max_calls: int
     max_output_tokens: int
     timeout_s: float
-    def __init__(self, names: _Optional[_Iterable[str]] = ..., max_calls: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+    workspace: BlobRef
+    def __init__(self, names: _Optional[_Iterable[str]] = ..., max_calls: _Optional[int] = ..., max_output_tokens: _Optional[int] = ..., timeout_s: _Optional[float] = ..., workspace: _Optional[_Union[BlobRef, _Mapping]] = ...) -> None: ...
 
 class Lease(_message.Message):
     __slots__ = ("entry_id", "consumer", "fence")
@@ -211,8 +213,16 @@ class Segment(_message.Message):
     min_version: int
     def __init__(self, start: _Optional[int] = ..., num_tokens: _Optional[int] = ..., payload: _Optional[_Union[BlobRef, _Mapping]] = ..., min_version: _Optional[int] = ...) -> None: ...
 
+class Session(_message.Message):
+    __slots__ = ("commands", "timeout_s")
+    COMMANDS_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_S_FIELD_NUMBER: _ClassVar[int]
+    commands: _containers.RepeatedScalarFieldContainer[str]
+    timeout_s: float
+    def __init__(self, commands: _Optional[_Iterable[str]] = ..., timeout_s: _Optional[float] = ...) -> None: ...
+
 class TrajectoryPayload(_message.Message):
-    __slots__ = ("schema_version", "sample_id", "prompt_ids", "response_ids", "logprobs", "raw_logprobs", "text", "contract", "routing_experts", "routing_weights", "routing_layers", "routing_top_k", "start", "drawn", "version_spans")
+    __slots__ = ("schema_version", "sample_id", "prompt_ids", "response_ids", "logprobs", "raw_logprobs", "text", "contract", "routing_experts", "routing_weights", "routing_layers", "routing_top_k", "start", "drawn", "version_spans", "session")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     SAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -228,6 +238,7 @@ class TrajectoryPayload(_message.Message):
     START_FIELD_NUMBER: _ClassVar[int]
     DRAWN_FIELD_NUMBER: _ClassVar[int]
     VERSION_SPANS_FIELD_NUMBER: _ClassVar[int]
+    SESSION_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     sample_id: str
     prompt_ids: bytes
@@ -243,35 +254,40 @@ class TrajectoryPayload(_message.Message):
     start: int
     drawn: bytes
     version_spans: _containers.RepeatedCompositeFieldContainer[VersionSpan]
-    def __init__(self, schema_version: _Optional[int] = ..., sample_id: _Optional[str] = ..., prompt_ids: _Optional[bytes] = ..., response_ids: _Optional[bytes] = ..., logprobs: _Optional[bytes] = ..., raw_logprobs: _Optional[bytes] = ..., text: _Optional[str] = ..., contract: _Optional[str] = ..., routing_experts: _Optional[bytes] = ..., routing_weights: _Optional[bytes] = ..., routing_layers: _Optional[int] = ..., routing_top_k: _Optional[int] = ..., start: _Optional[int] = ..., drawn: _Optional[bytes] = ..., version_spans: _Optional[_Iterable[_Union[VersionSpan, _Mapping]]] = ...) -> None: ...
+    session: Session
+    def __init__(self, schema_version: _Optional[int] = ..., sample_id: _Optional[str] = ..., prompt_ids: _Optional[bytes] = ..., response_ids: _Optional[bytes] = ..., logprobs: _Optional[bytes] = ..., raw_logprobs: _Optional[bytes] = ..., text: _Optional[str] = ..., contract: _Optional[str] = ..., routing_experts: _Optional[bytes] = ..., routing_weights: _Optional[bytes] = ..., routing_layers: _Optional[int] = ..., routing_top_k: _Optional[int] = ..., start: _Optional[int] = ..., drawn: _Optional[bytes] = ..., version_spans: _Optional[_Iterable[_Union[VersionSpan, _Mapping]]] = ..., session: _Optional[_Union[Session, _Mapping]] = ...) -> None: ...
 
 class ScoringTask(_message.Message):
-    __slots__ = ("envelope", "trajectory", "kind", "spec", "window_tokens")
+    __slots__ = ("envelope", "trajectory", "kind", "spec", "window_tokens", "opened_version")
     ENVELOPE_FIELD_NUMBER: _ClassVar[int]
     TRAJECTORY_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
     WINDOW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OPENED_VERSION_FIELD_NUMBER: _ClassVar[int]
     envelope: Envelope
     trajectory: Trajectory
     kind: str
     spec: BlobRef
     window_tokens: int
-    def __init__(self, envelope: _Optional[_Union[Envelope, _Mapping]] = ..., trajectory: _Optional[_Union[Trajectory, _Mapping]] = ..., kind: _Optional[str] = ..., spec: _Optional[_Union[BlobRef, _Mapping]] = ..., window_tokens: _Optional[int] = ...) -> None: ...
+    opened_version: int
+    def __init__(self, envelope: _Optional[_Union[Envelope, _Mapping]] = ..., trajectory: _Optional[_Union[Trajectory, _Mapping]] = ..., kind: _Optional[str] = ..., spec: _Optional[_Union[BlobRef, _Mapping]] = ..., window_tokens: _Optional[int] = ..., opened_version: _Optional[int] = ...) -> None: ...
 
 class TaskSpec(_message.Message):
-    __slots__ = ("schema_version", "kind", "prompt", "gold", "spec_json")
+    __slots__ = ("schema_version", "kind", "prompt", "gold", "spec_json", "source")
     SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     GOLD_FIELD_NUMBER: _ClassVar[int]
     SPEC_JSON_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     kind: str
     prompt: str
     gold: str
     spec_json: str
-    def __init__(self, schema_version: _Optional[int] = ..., kind: _Optional[str] = ..., prompt: _Optional[str] = ..., gold: _Optional[str] = ..., spec_json: _Optional[str] = ...) -> None: ...
+    source: str
+    def __init__(self, schema_version: _Optional[int] = ..., kind: _Optional[str] = ..., prompt: _Optional[str] = ..., gold: _Optional[str] = ..., spec_json: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
 
 class RewardPart(_message.Message):
     __slots__ = ("name", "value")
@@ -282,7 +298,14 @@ class RewardPart(_message.Message):
     def __init__(self, name: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
 
 class Verdict(_message.Message):
-    __slots__ = ("envelope", "status", "score", "parts", "evidence", "worker", "worker_version", "wall_s", "num_attempts")
+    __slots__ = ("envelope", "status", "score", "parts", "evidence", "worker", "worker_version", "wall_s", "num_attempts", "mask", "key", "evidence_ref", "versions", "usage", "tier", "reused")
+    class VersionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     ENVELOPE_FIELD_NUMBER: _ClassVar[int]
     STATUS_FIELD_NUMBER: _ClassVar[int]
     SCORE_FIELD_NUMBER: _ClassVar[int]
@@ -292,6 +315,13 @@ class Verdict(_message.Message):
     WORKER_VERSION_FIELD_NUMBER: _ClassVar[int]
     WALL_S_FIELD_NUMBER: _ClassVar[int]
     NUM_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    MASK_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    EVIDENCE_REF_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    TIER_FIELD_NUMBER: _ClassVar[int]
+    REUSED_FIELD_NUMBER: _ClassVar[int]
     envelope: Envelope
     status: VerdictStatus
     score: float
@@ -301,7 +331,28 @@ class Verdict(_message.Message):
     worker_version: str
     wall_s: float
     num_attempts: int
-    def __init__(self, envelope: _Optional[_Union[Envelope, _Mapping]] = ..., status: _Optional[_Union[VerdictStatus, str]] = ..., score: _Optional[float] = ..., parts: _Optional[_Iterable[_Union[RewardPart, _Mapping]]] = ..., evidence: _Optional[str] = ..., worker: _Optional[str] = ..., worker_version: _Optional[str] = ..., wall_s: _Optional[float] = ..., num_attempts: _Optional[int] = ...) -> None: ...
+    mask: bool
+    key: str
+    evidence_ref: str
+    versions: _containers.ScalarMap[str, str]
+    usage: VerdictUsage
+    tier: str
+    reused: bool
+    def __init__(self, envelope: _Optional[_Union[Envelope, _Mapping]] = ..., status: _Optional[_Union[VerdictStatus, str]] = ..., score: _Optional[float] = ..., parts: _Optional[_Iterable[_Union[RewardPart, _Mapping]]] = ..., evidence: _Optional[str] = ..., worker: _Optional[str] = ..., worker_version: _Optional[str] = ..., wall_s: _Optional[float] = ..., num_attempts: _Optional[int] = ..., mask: bool = ..., key: _Optional[str] = ..., evidence_ref: _Optional[str] = ..., versions: _Optional[_Mapping[str, str]] = ..., usage: _Optional[_Union[VerdictUsage, _Mapping]] = ..., tier: _Optional[str] = ..., reused: bool = ...) -> None: ...
+
+class VerdictUsage(_message.Message):
+    __slots__ = ("cpu_ms", "wall_ms", "mem_peak_bytes", "out_bytes", "tokens")
+    CPU_MS_FIELD_NUMBER: _ClassVar[int]
+    WALL_MS_FIELD_NUMBER: _ClassVar[int]
+    MEM_PEAK_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OUT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    cpu_ms: int
+    wall_ms: int
+    mem_peak_bytes: int
+    out_bytes: int
+    tokens: int
+    def __init__(self, cpu_ms: _Optional[int] = ..., wall_ms: _Optional[int] = ..., mem_peak_bytes: _Optional[int] = ..., out_bytes: _Optional[int] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class BatchSample(_message.Message):
     __slots__ = ("trajectory", "reward", "parts")

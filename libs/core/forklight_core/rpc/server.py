@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from forklight_core.errors import ForklightError, InvalidInputError, UnavailableError
-from forklight_core.rpc.status import ERROR_NAME, status_of
+from forklight_core.rpc.status import status_of, trailing_of
 from forklight_core.telemetry import SpanKind, counter, histogram, span
 
 log = logging.getLogger(__name__)
@@ -124,7 +124,7 @@ def _answering(inner: Inner, method: str, traceparent: str) -> Inner:
                 return await inner(request, context)
         except ForklightError as error:
             status = status_of(error)
-            context.set_trailing_metadata(((ERROR_NAME, type(error).__name__),))
+            context.set_trailing_metadata(trailing_of(error))
             await context.abort(status, str(error))
         except Exception as error:
             status = grpc.StatusCode.INTERNAL

@@ -21,6 +21,8 @@ from forklight_core.errors import (
 )
 
 ERROR_NAME = "forklight-error"
+RETRY_AFTER = "retry-after-ms"
+LONGEST_HINT_S = 600.0
 
 _BY_CODE: dict[grpc.StatusCode, type[ForklightError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
@@ -40,12 +42,23 @@ def status_of(error: BaseException) -> grpc.StatusCode:
     return grpc.StatusCode[error.code] if isinstance(error, ForklightError) else grpc.StatusCode.INTERNAL
 
 
+def trailing_of(error: ForklightError) -> tuple[tuple[str, str], ...]:
+    """What travels behind a failed call: the class name, and when to try again."""
+    named = (ERROR_NAME, type(error).__name__)
+    hint = getattr(error, "retry_after_s", None)
+    return (named,) if hint is None else (named, (RETRY_AFTER, str(round(hint * 1000))))
+
+
 def error_of(code: grpc.StatusCode, details: str, metadata: Iterable[Any], where: str) -> ForklightError:
     """The error a status stands for; the class name in the metadata wins over the code."""
     names = dict(metadata)
     name = str(names.get(ERROR_NAME, ""))
     cls = all_errors().get(name) or _BY_CODE.get(code, ForklightError)
-    return cls(details if name else f"{where}: {code.name}: {details}")
+    error = cls(details if name else f"{where}: {code.name}: {details}")
+    hint = str(names.get(RETRY_AFTER, ""))
+    if isinstance(error, BusyError) and hint.isdecimal():
+        error.retry_after_s = min(int(hint[:9]) / 1000, LONGEST_HINT_S)
+    return error
 
 
 def error_named(name: str, message: str) -> ForklightError:

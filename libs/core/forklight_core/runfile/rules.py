@@ -39,6 +39,7 @@ def find_contradictions(run_file: RunFile) -> Iterator[str]:
     yield from _impossible_evaluations(run_file)
     yield from _impossible_cold_starts(run_file)
     yield from _impossible_judges(run_file)
+    yield from _impossible_curricula(run_file)
 
 
 def _impossible_policies(run_file: RunFile) -> Iterator[str]:
@@ -144,3 +145,20 @@ def _impossible_judges(run_file: RunFile) -> Iterator[str]:
         )
     if judge.binary_floor and judge.mode == "pairwise":
         yield "reward.judge.binary_floor is of five grades, and reward.judge.mode is pairwise: remove it"
+
+
+def _impossible_curricula(run_file: RunFile) -> Iterator[str]:
+    curriculum, largest = run_file.curriculum, largest_window(run_file)
+    if curriculum.levels.lower_below >= curriculum.levels.raise_above:
+        yield (
+            f"curriculum.levels.lower_below ({curriculum.levels.lower_below}) must be below raise_above "
+            f"({curriculum.levels.raise_above}): a task would rise and fall with every group"
+        )
+    if curriculum.domains and not any(domain.weight for domain in curriculum.domains.values()):
+        yield "every weight of curriculum.domains is 0: no prompt could be drawn"
+    windows = {"curriculum.synthetic.from_window": curriculum.synthetic.from_window or 0}
+    for name, domain in curriculum.domains.items():
+        windows[f"curriculum.domains.{name}.by_window"] = max((at for at, _ in domain.by_window), default=0)
+    for name, window in windows.items():
+        if window > largest:
+            yield f"{name} names a window of {window} tokens, and the largest of this run is {largest}"

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from forklight_core.runfile.sections.buffer import BufferSection
 from forklight_core.runfile.sections.checkpoints import CheckpointsSection
+from forklight_core.runfile.sections.curriculum import CurriculumSection, DomainSection
 from forklight_core.runfile.sections.evaluation import EvaluationSection
 from forklight_core.runfile.sections.parity import ParitySection
 from forklight_core.runfile.sections.publication import PublicationSection
 from forklight_core.runfile.sections.recipe import RecipeSection
-from forklight_core.runfile.sections.reward import JudgeSection, RewardSection
+from forklight_core.runfile.sections.reward import JudgeSection, RewardSection, SandboxSection
 from forklight_core.runfile.sections.rollout import RolloutSection, ToolName, ToolsSection
 from forklight_core.runfile.sections.run import ModelSection, PromptsSection, RunSection, SamplingSection
 from forklight_core.runfile.sections.section import Fraction, Positive, Section
@@ -34,6 +35,7 @@ class RunFile(Section):
     rollout: RolloutSection = RolloutSection()
     reward: RewardSection = RewardSection()
     tools: ToolsSection = ToolsSection()
+    curriculum: CurriculumSection = CurriculumSection()
     evaluation: EvaluationSection = EvaluationSection()
     length: LengthSection = LengthSection()
     collapse: CollapseSection = CollapseSection()
@@ -46,6 +48,8 @@ class RunFile(Section):
 
 __all__ = [
     "BufferSection",
+    "CurriculumSection",
+    "DomainSection",
     "EvaluationSection",
     "Fraction",
     "JudgeSection",
@@ -59,6 +63,7 @@ __all__ = [
     "RunFile",
     "RunSection",
     "SamplingSection",
+    "SandboxSection",
     "Section",
     "SftSection",
     "TelemetrySection",

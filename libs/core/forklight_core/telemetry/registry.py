@@ -27,6 +27,23 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec("forklight.buffer.credit.bytes", G, "By", "Blob bytes that may still be opened", "buffer"),
     MetricSpec("forklight.buffer.credit.tokens", G, "{token}", "Tokens that may still be opened", "buffer"),
     MetricSpec(
+        "forklight.buffer.curriculum.groups",
+        C,
+        "{group}",
+        "Training groups the curriculum drew, by domain",
+        "buffer",
+    ),
+    MetricSpec(
+        "forklight.buffer.curriculum.level", G, "1", "Level that puzzles are drawn at, by task", "buffer"
+    ),
+    MetricSpec(
+        "forklight.buffer.curriculum.share",
+        G,
+        "1",
+        "Share of the draws a domain gets now; 0 while it has nothing to draw",
+        "buffer",
+    ),
+    MetricSpec(
         "forklight.buffer.dead_letters", C, "{entry}", "Queue entries delivered too often, by queue", "buffer"
     ),
     MetricSpec(
@@ -113,11 +130,41 @@ METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "forklight.console.requests", C, "{request}", "Requests answered, by path and status", "console"
     ),
+    MetricSpec("forklight.reward.audit.lines", C, "{line}", "Verdicts written into the audit log", "reward"),
+    MetricSpec(
+        "forklight.reward.audit.lost",
+        C,
+        "{line}",
+        "Audit lines given up because the disk took none for too long: must stay 0",
+        "reward",
+    ),
+    MetricSpec(
+        "forklight.reward.audit.repairs",
+        C,
+        "{file}",
+        "Audit files closed for a killed writer, or found broken, by outcome",
+        "reward",
+    ),
+    MetricSpec("forklight.reward.audit.waiting", G, "{line}", "Audit lines that wait for the disk", "reward"),
     MetricSpec(
         "forklight.reward.dropped",
         C,
         "{sample}",
         "Samples left to the queue without a verdict, by reason",
+        "reward",
+    ),
+    MetricSpec(
+        "forklight.reward.judge.abstain_share",
+        G,
+        "1",
+        "Share of the last 512 judgements that were abstentions",
+        "reward",
+    ),
+    MetricSpec(
+        "forklight.reward.handed_back",
+        C,
+        "{sample}",
+        "Samples put back into the queue because the line of their class is full",
         "reward",
     ),
     MetricSpec(
@@ -139,10 +186,31 @@ METRICS: tuple[MetricSpec, ...] = (
         "reward",
     ),
     MetricSpec(
+        "forklight.reward.judge.length_residual",
+        G,
+        "1",
+        "The same slope of the scores that were given out, after correction",
+        "reward",
+    ),
+    MetricSpec(
         "forklight.reward.judge.length_slope",
         G,
         "1",
         "Score a doubling of length at matched correctness, in the last 64 groups",
+        "reward",
+    ),
+    MetricSpec(
+        "forklight.reward.judge.level",
+        G,
+        "1",
+        "Measures against length: 0 none, 1 offset, 2 prompt, 3 references, 4 off",
+        "reward",
+    ),
+    MetricSpec(
+        "forklight.reward.judge.padding_gain",
+        G,
+        "1",
+        "Score that padding alone gains, in the last probe",
         "reward",
     ),
     MetricSpec(
@@ -160,6 +228,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "Judged samples seen by the length monitor, by whether a rule knows what is right",
         "reward",
     ),
+    MetricSpec("forklight.reward.lane", G, "{sample}", "Samples of a class that run or wait", "reward"),
     MetricSpec("forklight.reward.math_calls", C, "{call}", "Answers verified, by status and path", "reward"),
     MetricSpec("forklight.reward.math_kills", C, "{process}", "Math workers killed at their limit", "reward"),
     MetricSpec(
@@ -169,6 +238,7 @@ METRICS: tuple[MetricSpec, ...] = (
         "Tries without a score that were repeated, by status",
         "reward",
     ),
+    MetricSpec("forklight.reward.reused", C, "{sample}", "Verdicts from an outcome that was known", "reward"),
     MetricSpec("forklight.reward.running", G, "{sample}", "Samples being scored", "reward"),
     MetricSpec(
         "forklight.reward.sandbox_jobs",

@@ -12,7 +12,7 @@ from typing import cast
 import grpc.aio
 
 from forklight.v1 import buffer_pb2, buffer_pb2_grpc, types_pb2
-from forklight_console.ports import StepRecord
+from forklight_console.ports import JudgeRecord, StepRecord
 
 CALL_DEADLINE_S = 5.0
 
@@ -20,10 +20,11 @@ CALL_DEADLINE_S = 5.0
 class LiveRunView:
     """Over the buffer's gRPC channel and a file."""
 
-    def __init__(self, channel: grpc.aio.Channel, run_id: str, steps_path: Path) -> None:
+    def __init__(self, channel: grpc.aio.Channel, run_id: str, steps_path: Path, judge_path: Path) -> None:
         self._buffer = cast("buffer_pb2_grpc.BufferAsyncStub", buffer_pb2_grpc.BufferStub(channel))
         self._run_id = run_id
         self._steps_path = steps_path
+        self._judge_path = judge_path
 
     async def status(self) -> buffer_pb2.GetStatusReply:
         """Ask the buffer."""
@@ -47,6 +48,19 @@ class LiveRunView:
     async def steps(self, *, after: int, limit: int) -> Sequence[StepRecord]:
         """Read the file."""
         return await asyncio.to_thread(read_steps, self._steps_path, after=after, limit=limit)
+
+    async def judge(self, *, limit: int) -> Sequence[JudgeRecord]:
+        """Read the file."""
+        return await asyncio.to_thread(read_judge, self._judge_path, limit=limit)
+
+
+def read_judge(path: Path, *, limit: int) -> list[JudgeRecord]:
+    """The newest complete lines of the judge's log."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        newest = deque((line for line in file if line.endswith(b"\n")), maxlen=limit)
+    return [json.loads(line) for line in newest]
 
 
 def read_steps(path: Path, *, after: int, limit: int) -> list[StepRecord]:

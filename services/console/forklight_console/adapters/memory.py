@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from forklight.v1 import buffer_pb2, types_pb2
-from forklight_console.ports import StepRecord
+from forklight_console.ports import JudgeRecord, StepRecord
 from forklight_core.errors import ForklightError
 
 
@@ -18,6 +18,7 @@ class MemoryRunView:
     records: list[buffer_pb2.SampleRecord] = field(default_factory=list)
     run_events: list[types_pb2.RunEvent] = field(default_factory=list)
     step_records: list[StepRecord] = field(default_factory=list)
+    judge_records: list[JudgeRecord] = field(default_factory=list)
     error: ForklightError | None = None
 
     async def status(self) -> buffer_pb2.GetStatusReply:
@@ -54,3 +55,7 @@ class MemoryRunView:
         """The last of the given records."""
         found = [record for record in self.step_records if int(str(record.get("step", 0))) > after]
         return found[-limit:]
+
+    async def judge(self, *, limit: int) -> Sequence[JudgeRecord]:
+        """The last of the given records."""
+        return self.judge_records[-limit:]

@@ -10,8 +10,10 @@ import grpc.aio
 from forklight.v1 import buffer_pb2, buffer_pb2_grpc, reward_pb2, reward_pb2_grpc, types_pb2
 from forklight_core.queues import Lease
 from forklight_core.rpc import Coalescer, error_named
+from forklight_core.wire import Session
+from forklight_reward.adapters.facts import sandbox_detail, tier_of, usage_of
 from forklight_reward.front.verdict import STATUS_FROM_WIRE
-from forklight_reward.ports import Outcome, Part, Status
+from forklight_reward.ports import JudgeTask, Outcome, Part, Status, Tier, Usage
 
 SUBMIT_TIMEOUT_S = 10.0
 MOST_AT_ONCE = 64
@@ -40,6 +42,8 @@ class GrpcVerifier:
             evidence=reply.evidence,
             worker="verifier",
             worker_version=reply.worker_version,
+            tier=Tier.PROCESS,
+            usage=Usage(wall_ms=round(reply.wall_s * 1000)),
         )
 
 
@@ -50,10 +54,21 @@ class GrpcSandbox:
         self._door = cast("reward_pb2_grpc.SandboxAsyncStub", reward_pb2_grpc.SandboxStub(channel))
 
     async def execute(
-        self, *, envelope: types_pb2.Envelope, spec_json: str, source: str, timeout_s: float
+        self,
+        *,
+        envelope: types_pb2.Envelope,
+        spec_json: str,
+        source: str,
+        session: Session | None = None,
+        timeout_s: float,
     ) -> Outcome:
         """Ask a sandbox. A masked result has no score."""
-        request = reward_pb2.ExecuteRequest(envelope=envelope, spec_json=spec_json, source=source)
+        request = reward_pb2.ExecuteRequest(
+            envelope=envelope,
+            spec_json=spec_json,
+            source=source,
+            session=None if session is None else session.to_wire(),
+        )
         reply = await self._door.Execute(request, timeout=timeout_s)
         has_score = reply.HasField("score")
         return Outcome(
@@ -62,6 +77,9 @@ class GrpcSandbox:
             evidence=reply.evidence,
             worker="sandbox",
             worker_version=reply.worker_version,
+            tier=tier_of(reply.worker_version),
+            usage=usage_of(reply.result_json, reply.wall_s),
+            detail=sandbox_detail(reply.result_json, source, session.commands if session else ()),
         )
 
 
@@ -71,21 +89,28 @@ class GrpcJudge:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._door = cast("reward_pb2_grpc.JudgeAsyncStub", reward_pb2_grpc.JudgeStub(channel))
 
-    async def judge(
-        self, *, envelope: types_pb2.Envelope, prompt: str, reference: str, response: str, timeout_s: float
-    ) -> Outcome:
+    async def judge(self, *, envelope: types_pb2.Envelope, task: JudgeTask, timeout_s: float) -> Outcome:
         """Ask the judge. Without a score it has abstained."""
         request = reward_pb2.JudgeRequest(
-            envelope=envelope, prompt=prompt, reference=reference, response=response
+            envelope=envelope,
+            prompt=task.prompt,
+            reference=task.reference,
+            response=task.response,
+            spec_json=task.spec_json,
+            opened_version=task.opened_version,
         )
         reply = await self._door.Judge(request, timeout=timeout_s)
         has_score = reply.HasField("score")
+        parts = {Part(each.name): each.value for each in reply.parts if each.name in set(Part)}
         return Outcome(
             status=_status(reply.status) if has_score else Status.ABSTAIN,
-            parts={Part.JUDGE: reply.score} if has_score else {},
+            parts={Part.JUDGE: reply.score} | parts if has_score else {},
             evidence=reply.evidence,
             worker="judge",
             worker_version=reply.worker_version,
+            tier=Tier.ENDPOINT,
+            usage=Usage(wall_ms=round(reply.wall_s * 1000)),
+            versions={"calibration": reply.calibration} if reply.calibration else {},
         )
 
 

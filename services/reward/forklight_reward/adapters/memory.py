@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from forklight.v1 import types_pb2
 from forklight_core.errors import FencedError, ForklightError
 from forklight_core.queues import Lease, WorkQueue
+from forklight_core.wire import Session
+from forklight_reward.adapters.facts import sandbox_detail, tier_of, usage_of
 from forklight_reward.judge.contract import JudgeEngine
-from forklight_reward.ports import Outcome, Part, Status
-from forklight_reward.sandbox.jail import Jail
+from forklight_reward.ports import JudgeTask, Outcome, Part, Status, Tier
 from forklight_reward.sandbox.result import LIMIT_CLASSES, Class
 from forklight_reward.sandbox.run import execute
+from forklight_reward.sandbox.runner import Runner
+from forklight_reward.sandbox.session.play import Sessions
 from forklight_reward.sandbox.spec import parse_spec
 from forklight_reward.verifier.extract import final_part
 from forklight_reward.verifier.format import format_score
@@ -42,27 +45,41 @@ class LocalVerifier:
             evidence=verdict.evidence,
             worker="verifier",
             worker_version=rules_version(),
+            tier=Tier.PROCESS,
         )
 
 
 class LocalSandbox:
-    """Port Sandbox on jails of this process."""
+    """Port Sandbox on a runner of this process."""
 
-    def __init__(self, jail: Jail) -> None:
-        self._jail = jail
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self._sessions = Sessions(runner)
 
     async def execute(
-        self, *, envelope: types_pb2.Envelope, spec_json: str, source: str, timeout_s: float
+        self,
+        *,
+        envelope: types_pb2.Envelope,
+        spec_json: str,
+        source: str,
+        session: Session | None = None,
+        timeout_s: float,
     ) -> Outcome:
         """Run a program."""
-        result = await asyncio.to_thread(execute, parse_spec(spec_json, source), self._jail, timeout_s)
+        spec = parse_spec(spec_json, source)
+        if session is not None:
+            spec = await asyncio.to_thread(self._sessions.answered, spec, session)
+        result = await asyncio.to_thread(execute, spec, self._runner, timeout_s)
         status = Status.OK if result.verdict is Class.ACCEPTED else Status.WRONG
         return Outcome(
             status=Status.LIMIT if result.verdict in LIMIT_CLASSES else status,
             parts={Part.CORRECT: result.score},
             evidence=f"{result.verdict.value} {result.evidence}",
             worker="sandbox",
-            worker_version=self._jail.version,
+            worker_version=self._runner.version,
+            tier=tier_of(self._runner.version),
+            usage=usage_of(result.to_json(), result.usage.wall_s),
+            detail=sandbox_detail(result.to_json(), source, session.commands if session else ()),
         )
 
 
@@ -72,12 +89,13 @@ class LocalJudge:
     def __init__(self, engine: JudgeEngine) -> None:
         self._engine = engine
 
-    async def judge(
-        self, *, envelope: types_pb2.Envelope, prompt: str, reference: str, response: str, timeout_s: float
-    ) -> Outcome:
+    async def judge(self, *, envelope: types_pb2.Envelope, task: JudgeTask, timeout_s: float) -> Outcome:
         """Grade."""
         judgement = await self._engine.judge(
-            prompt=prompt, reference=reference, answer=final_part(response).strip(), timeout_s=timeout_s
+            prompt=task.prompt,
+            reference=task.reference,
+            answer=final_part(task.response).strip(),
+            timeout_s=timeout_s,
         )
         score = judgement.score
         return Outcome(

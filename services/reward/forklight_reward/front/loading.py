@@ -42,4 +42,10 @@ class CaseLoader:
                 f"payload {task.trajectory.payload.id} belongs to {payload.sample_id!r}, "
                 f"not to {task.envelope.sample_id!r}"
             )
-        return Case(envelope=task.envelope, spec=spec, response=payload.text)
+        return Case(
+            envelope=task.envelope,
+            spec=spec,
+            response=payload.text,
+            opened_version=task.opened_version,
+            session=payload.session,
+        )

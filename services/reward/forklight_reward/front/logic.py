@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from forklight_core.errors import InvalidInputError
 from forklight_reward.logic.registry import check, rules_version
-from forklight_reward.ports import Outcome, Part, Status
+from forklight_reward.ports import Outcome, Part, Status, Tier
 from forklight_reward.verifier.extract import extract_answer
 from forklight_reward.verifier.format import format_score
 
@@ -35,4 +35,5 @@ def decide_logic(spec_json: str, response: str) -> Outcome:
         evidence=evidence,
         worker="rules",
         worker_version=rules_version(),
+        tier=Tier.INLINE,
     )

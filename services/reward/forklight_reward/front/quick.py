@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from forklight.v1 import types_pb2
 from forklight_reward import metrics
-from forklight_reward.ports import Outcome, Part, Status, Verifier
+from forklight_reward.ports import Outcome, Part, Status, Tier, Verifier
 from forklight_reward.verifier.format import format_score
 from forklight_reward.verifier.verify import MathVerdict, decide_quickly, rules_version
 
@@ -33,4 +33,5 @@ class QuickVerifier:
             evidence=verdict.evidence,
             worker="rules",
             worker_version=rules_version(),
+            tier=Tier.INLINE,
         )

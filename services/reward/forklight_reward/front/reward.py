@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from forklight_core.errors import ConfigError
 from forklight_core.runfile import RunFile, first_window, largest_window
 from forklight_reward.ports import Outcome, Part
+
+Shape = Callable[[float], tuple[float, float]]
+"""What clipping adds to a reward, and what normalising adds to that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +35,24 @@ class RewardPolicy:
     zone_tokens: int = 0
     """0: no overlong penalty."""
 
-    def compose(self, outcome: Outcome, length: Length) -> tuple[float, dict[Part, float]]:
-        """The reward of a scored outcome, and all its unweighted parts."""
-        parts = dict(outcome.parts)
-        right = parts.get(Part.CORRECT, parts.get(Part.JUDGE, 0.0))
+    def base_of(self, outcome: Outcome) -> float:
+        """The weighted reward of a scored outcome, before shaping and penalty."""
+        right = outcome.parts.get(Part.CORRECT, outcome.parts.get(Part.JUDGE, 0.0))
         score = self.correct_weight * right
         if right > 0.0:
-            score += self.format_weight * parts.get(Part.FORMAT, 0.0)
+            score += self.format_weight * outcome.parts.get(Part.FORMAT, 0.0)
+        return score
+
+    def compose(
+        self, outcome: Outcome, length: Length, shape: Shape | None = None
+    ) -> tuple[float, dict[Part, float]]:
+        """The reward of a scored outcome, and all its parts: what was found unweighted, and what shaping and
+        penalty add to the score.
+        """
+        parts, score = dict(outcome.parts), self.base_of(outcome)
+        if shape is not None and length.counts:
+            parts[Part.CLIP], parts[Part.NORMALISED] = shape(score)
+            score += parts[Part.CLIP] + parts[Part.NORMALISED]
         if self.zone_tokens and length.counts:
             window = length.window_tokens or self.window_tokens
             zone = zone_of(window, self.zone_tokens)

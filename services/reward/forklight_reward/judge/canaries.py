@@ -13,6 +13,7 @@ from forklight_reward.judge.prompt import Question
 
 MOST_GRADE = 2
 AT_ONCE = 8
+ITSELF = "the reference itself"
 LEAST_FOR_REFERENCE = score_of(3)
 """The reference itself must not lose: a comparison calls it equal."""
 
@@ -49,9 +50,20 @@ def canaries_for(task: str) -> tuple[Canary, ...]:
     )
 
 
-async def check_canaries(engine: JudgeEngine, *, timeout_s: float) -> int:
-    """Judge all of them, and each reference against itself; how many were judged. PreconditionError names
-    every one that the judge paid for. An abstention pays nothing, but not for the reference.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryResult:
+    """What the judge gave for one of them."""
+
+    name: str
+    task: str
+    score: float | None
+    evidence: str
+    passed: bool
+
+
+async def judge_canaries(engine: JudgeEngine, *, timeout_s: float) -> list[CanaryResult]:
+    """Judge all of them, and each reference against itself. An abstention pays nothing, but not for the
+    reference.
     """
     deadline, slots = time.monotonic() + timeout_s, asyncio.Semaphore(AT_ONCE)
 
@@ -65,26 +77,37 @@ async def check_canaries(engine: JudgeEngine, *, timeout_s: float) -> int:
             )
 
     cases = [
-        (canary, Question(task=task, reference=reference, candidate=canary.answer))
+        (canary.name, Question(task=task, reference=reference, candidate=canary.answer))
         for task, reference in QUESTIONS
         for canary in canaries_for(task)
     ]
-    references = [Question(task=task, reference=right, candidate=right) for task, right in QUESTIONS]
+    cases += [(ITSELF, Question(task=task, reference=right, candidate=right)) for task, right in QUESTIONS]
     judged = await together(*(judge(question) for _, question in cases))
-    honest = await together(*(judge(question) for question in references))
-    problems = [
-        f"{canary.name}: {judgement.score:.2f} ({judgement.evidence})"
-        for (canary, _), judgement in zip(cases, judged, strict=True)
-        if judgement.score is not None and judgement.score > score_of(MOST_GRADE)
+    return [
+        CanaryResult(
+            name=name,
+            task=question.task,
+            score=judgement.score,
+            evidence=judgement.evidence,
+            passed=_passes(name, judgement.score),
+        )
+        for (name, question), judgement in zip(cases, judged, strict=True)
     ]
-    problems += [
-        f"the reference itself: {judgement.score} ({judgement.evidence})"
-        for judgement in honest
-        if judgement.score is None or judgement.score < LEAST_FOR_REFERENCE
-    ]
+
+
+def _passes(name: str, score: float | None) -> bool:
+    if name == ITSELF:
+        return score is not None and score >= LEAST_FOR_REFERENCE
+    return score is None or score <= score_of(MOST_GRADE)
+
+
+async def check_canaries(engine: JudgeEngine, *, timeout_s: float) -> int:
+    """How many were judged. PreconditionError names every one that the judge paid for."""
+    results = await judge_canaries(engine, timeout_s=timeout_s)
+    problems = [f"{each.name}: {each.score} ({each.evidence})" for each in results if not each.passed]
     if problems:
         raise PreconditionError(
             f"judge {engine.version} is refused: it does not judge {len(problems)} known answers as it must: "
             f"{'; '.join(problems)}. Use a stronger model or the length-neutral prompt"
         )
-    return len(cases) + len(references)
+    return len(results)

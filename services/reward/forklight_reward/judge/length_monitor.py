@@ -8,10 +8,11 @@ answers grew without getting better or a doubling is worth more than 0.10.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from forklight_reward.judge.length_fit import LengthFit
-from forklight_reward.judge.padding import PaddingReport
+from forklight_reward.judge.padding import MEAN_DOUBLINGS, PaddingReport
 
 GROUPS_A_WINDOW = 64
 
@@ -45,6 +46,15 @@ class Drift:
         self._options = options
         self._history: deque[tuple[float, float]] = deque(maxlen=options.drift_steps + 1)
 
+    @property
+    def history(self) -> list[tuple[float, float]]:
+        """Averages of length and success, oldest first."""
+        return list(self._history)
+
+    def restore(self, history: Iterable[tuple[float, float]]) -> None:
+        """Go on from averages of before."""
+        self._history.extend(history)
+
     def add(self, mean_length: float, success: float) -> None:
         """One step: mean tokens of judged answers, and the share that is right where a rule can say."""
         if self._history:
@@ -75,16 +85,41 @@ class MonitorReport:
     """Silent for long enough to take measures back."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MonitorState:
+    """What a monitor remembers, but for the drift."""
+
+    cusum: float = 0.0
+    is_alarm: bool = False
+    num_quiet: int = 0
+    gains: bool = False
+    """Padding alone surely gains too much..."""
+    gains_much: bool = False
+    """...and so much a doubling that the judge is to be recalibrated."""
+
+
 class LengthMonitor:
     """The state over windows. A window without a fit (too few groups that tell) changes nothing."""
 
-    def __init__(self, options: MonitorOptions | None = None) -> None:
+    def __init__(self, options: MonitorOptions | None = None, state: MonitorState | None = None) -> None:
+        state = state or MonitorState()
         self.options = options or MonitorOptions()
         self.drift = Drift(self.options)
-        self._cusum = 0.0
-        self._is_alarm = False
-        self._num_quiet = 0
-        self._gains = False
+        self._cusum = state.cusum
+        self._is_alarm = state.is_alarm
+        self._num_quiet = state.num_quiet
+        self._gains, self._gains_much = state.gains, state.gains_much
+
+    @property
+    def state(self) -> MonitorState:
+        """To go on from after a restart."""
+        return MonitorState(
+            cusum=self._cusum,
+            is_alarm=self._is_alarm,
+            num_quiet=self._num_quiet,
+            gains=self._gains,
+            gains_much=self._gains_much,
+        )
 
     @property
     def is_ringing(self) -> bool:
@@ -104,6 +139,7 @@ class LengthMonitor:
     def add_padding(self, padding: PaddingReport) -> MonitorReport:
         """A padding probe; the newest counts."""
         self._gains = padding.lower95 > self.options.most_padding_gain
+        self._gains_much = padding.lower95 > self.options.recalibrate_beta * MEAN_DOUBLINGS
         return self._report(None)
 
     def _report(self, fit: LengthFit | None) -> MonitorReport:
@@ -113,7 +149,7 @@ class LengthMonitor:
             self._is_alarm = True
         elif is_quiet:
             self._is_alarm = False
-        is_steep = fit is not None and fit.beta > options.recalibrate_beta
+        is_steep = self._gains_much or (fit is not None and fit.beta > options.recalibrate_beta)
         return MonitorReport(
             fit=fit,
             cusum=self._cusum,

@@ -14,6 +14,8 @@ from forklight_reward.judge.contract import JudgeEngine
 from forklight_reward.judge.prompt import Question
 
 FACTORS = (2, 4)
+MEAN_DOUBLINGS = statistics.fmean(math.log2(factor) for factor in FACTORS)
+"""By which the paddings of an answer lengthen it."""
 ONE_SIDED_95 = 1.645
 AT_ONCE = 8
 FILLERS = (
@@ -45,11 +47,22 @@ def pad(answer: str, factor: int) -> str:
     return " ".join(parts)
 
 
+Row = tuple[float | None, ...]
+"""Scores of one answer: as it is, then padded by each factor."""
+
+
 async def probe_padding(
     engine: JudgeEngine, frozen: Sequence[Question], *, timeout_s: float
 ) -> PaddingReport | None:
     """Judge frozen answers as they are and padded 2 and 4 times; None when nothing could be compared."""
-    deadline, slots = time.monotonic() + timeout_s, asyncio.Semaphore(AT_ONCE)
+    return report_padding(await score_padded(engine, frozen, timeout_s=timeout_s))
+
+
+async def score_padded(
+    engine: JudgeEngine, frozen: Sequence[Question], *, timeout_s: float, at_once: int = AT_ONCE
+) -> list[Row]:
+    """The scores of each answer; None where the judge would not say."""
+    deadline, slots = time.monotonic() + timeout_s, asyncio.Semaphore(at_once)
 
     async def score(question: Question, factor: int) -> float | None:
         async with slots:
@@ -63,8 +76,11 @@ async def probe_padding(
 
     factors = (1, *FACTORS)
     scores = await together(*(score(question, factor) for question in frozen for factor in factors))
-    rows = [scores[start : start + len(factors)] for start in range(0, len(scores), len(factors))]
-    # The mean over an answer's paddings: they hang together, so an answer counts once.
+    return [tuple(scores[start : start + len(factors)]) for start in range(0, len(scores), len(factors))]
+
+
+def report_padding(rows: Sequence[Row]) -> PaddingReport | None:
+    """The gain. The mean over an answer's paddings: they hang together, so an answer counts once."""
     gains = [
         statistics.fmean(each - plain for each in padded if each is not None)
         for plain, *padded in rows

@@ -40,10 +40,12 @@ class PairStatistics:
 
     def __init__(self) -> None:
         self._pairs: deque[tuple[int, int]] = deque(maxlen=NUM_PAIRS)
+        self.num_added = 0
 
     def add(self, shown_first: int, shown_second: int) -> None:
         """The candidate's result when it was shown first, and second: -1, 0 or 1."""
         self._pairs.append((shown_first, shown_second))
+        self.num_added += 1
 
     def report(self) -> PairReport:
         """Of what there is."""
@@ -101,8 +103,3 @@ class Pairwise:
             seed=seed_of(*question.parts, int(candidate_first)),
             timeout_s=deadline - time.monotonic(),
         )
-
-
-def gate_quality(rule_score: float, result: int) -> float:
-    """The reward of a task with constraints: rules that are not met make quality worth nothing."""
-    return rule_score * (result + 1) / 2

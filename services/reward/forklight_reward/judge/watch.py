@@ -1,4 +1,4 @@
-"""Watches a judge at work: what length is worth to it and how much the order decides, as metrics.
+"""Watches a judge at work: groups become windows of 64 for the length monitor, votes become figures.
 
 Correctness comes from the exact rules, where an answer has a box and its reference is short enough to be one.
 Samples that no rule can tell are left out of the slope: without correctness it would mislead.
@@ -6,43 +6,64 @@ Samples that no rule can tell are left out of the slope: without correctness it 
 
 from __future__ import annotations
 
-import logging
 import math
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from forklight_reward import metrics
 from forklight_reward.judge.contract import JudgeEngine, Judgement
-from forklight_reward.judge.length_fit import Window, fit_length
-from forklight_reward.judge.length_monitor import GROUPS_A_WINDOW, LengthMonitor, MonitorReport
+from forklight_reward.judge.length_fit import Floats, Window
+from forklight_reward.judge.length_monitor import GROUPS_A_WINDOW
 from forklight_reward.judge.pairwise import Pairwise
-from forklight_reward.verifier.extract import extract_answer, final_part
+from forklight_reward.verifier.extract import extract_answer
 from forklight_reward.verifier.verify import MathStatus, MathVerdict, decide_quickly
 
 MOST_OPEN_GROUPS = 512
 MOST_REFERENCE_CHARACTERS = 64
 PAIRS_EVERY = 32
+JUDGEMENTS_REMEMBERED = 512
+OLDEST_OPEN = 2
+"""Policy versions behind the newest: samples of a group that come later went to other judges."""
 TELLING = (MathStatus.OK, MathStatus.WRONG)
 
-logger = logging.getLogger(__name__)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One sample that was judged."""
+
+    group_id: str
+    sample_id: str
+    version: int
+    """Policy version its group was opened at."""
+    reference: str
+    response: str
+    judgement: Judgement
+    length: float
+    """log2 of the characters that were judged."""
+    offset: float = 0.0
+    """Taken off the score before it was given out."""
+    calibration: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting:
-    """One judged sample."""
+    """One judged sample whose correctness is known."""
 
     score: float
+    served: float
     length: float
-    """log2 of the characters that were judged."""
     is_correct: bool
 
 
 @dataclass(slots=True, kw_only=True)
-class OpenGroup:
-    """A group some of whose samples were judged."""
+class SeenGroup:
+    """A group some of whose samples were judged, all under one calibration."""
 
+    version: int
+    calibration: int
     seen: set[str] = field(default_factory=set)
     sightings: list[Sighting] = field(default_factory=list)
 
@@ -58,67 +79,88 @@ def known_correctness(reference: str, response: str) -> bool | None:
 
 
 class JudgeWatch:
-    """Groups become windows of 64, windows become figures. A group is closed when all of its samples came, or
-    when 512 newer ones are open.
+    """Hands windows of closed groups on. A group is closed when all of its samples came, when 512 newer ones
+    are open, or when the policy is two versions on.
     """
 
-    def __init__(self, engine: JudgeEngine, *, group_size: int) -> None:
-        self.monitor = LengthMonitor()
-        self._engine = engine
+    def __init__(self, on_window: Callable[[Sequence[SeenGroup]], None], *, group_size: int) -> None:
+        self._on_window = on_window
         self._group_size = group_size
-        self._open: OrderedDict[str, OpenGroup] = OrderedDict()
-        self._closed: list[list[Sighting]] = []
-        self._num_judged = 0
+        self._open: OrderedDict[str, SeenGroup] = OrderedDict()
+        self._closed: list[SeenGroup] = []
+        self._outcomes: deque[bool] = deque(maxlen=JUDGEMENTS_REMEMBERED)
+        self._newest = 0
 
-    def add(
-        self, *, group_id: str, sample_id: str, reference: str, response: str, judgement: Judgement
-    ) -> None:
-        """One sample; what is delivered again counts once."""
+    @property
+    def abstain_share(self) -> float:
+        """Of the last 512 judgements."""
+        return sum(self._outcomes) / len(self._outcomes) if self._outcomes else 0.0
+
+    def count(self, engine: JudgeEngine, judgement: Judgement) -> None:
+        """One judgement, whoever it was for."""
         metrics.count_judgement(is_abstention=judgement.score is None)
-        self._num_judged += 1
-        if isinstance(self._engine, Pairwise) and self._num_judged % PAIRS_EVERY == 0:
-            pairs = self._engine.statistics.report()
+        self._outcomes.append(judgement.score is None)
+        metrics.set_judge_abstain_share(self.abstain_share)
+        if isinstance(engine, Pairwise) and engine.statistics.num_added % PAIRS_EVERY == 0:
+            pairs = engine.statistics.report()
             metrics.set_judge_pairs(pairs.inconsistency, pairs.position_bias, is_alarm=pairs.is_alarm)
-        if not group_id:
+
+    def add(self, sample: Seen) -> None:
+        """One sample of a group; what is delivered again counts once."""
+        if not sample.group_id:
             return
-        group = self._open.setdefault(group_id, OpenGroup())
-        if sample_id in group.seen:
+        group = self._open.get(sample.group_id)
+        if group is None:
+            group = SeenGroup(version=sample.version, calibration=sample.calibration)
+            self._open[sample.group_id] = group
+        if sample.sample_id in group.seen:
             return
-        group.seen.add(sample_id)
-        is_correct = known_correctness(reference, response)
+        group.seen.add(sample.sample_id)
+        is_correct = known_correctness(sample.reference, sample.response)
         metrics.count_watched(is_matched=is_correct is not None)
-        if judgement.score is not None and is_correct is not None:
-            length = math.log2(max(1, len(final_part(response).strip())))
-            group.sightings.append(Sighting(score=judgement.score, length=length, is_correct=is_correct))
+        score = sample.judgement.score
+        if score is not None and is_correct is not None:
+            served = score - sample.offset
+            group.sightings.append(
+                Sighting(score=score, served=served, length=sample.length, is_correct=is_correct)
+            )
         if len(group.seen) >= self._group_size:
-            self._close(group_id)
+            self._close(sample.group_id)
         elif len(self._open) > MOST_OPEN_GROUPS:
             self._close(next(iter(self._open)))
+        if sample.version > self._newest:
+            self._newest = sample.version
+            self._close_old()
+
+    def _close_old(self) -> None:
+        for group_id, group in list(self._open.items()):
+            if group.version < self._newest - OLDEST_OPEN:
+                self._close(group_id)
 
     def _close(self, group_id: str) -> None:
         group = self._open.pop(group_id)
         if len(group.sightings) > 1:
-            self._closed.append(group.sightings)
+            self._closed.append(group)
         if len(self._closed) >= GROUPS_A_WINDOW:
-            self._report(self.monitor.add_window(fit_length(window_of(self._closed))))
-            self._closed = []
-
-    def _report(self, report: MonitorReport) -> None:
-        slope = None if report.fit is None else report.fit.beta
-        metrics.set_judge_length(slope, report.cusum, is_alarm=report.is_alarm)
-        if report.is_alarm:
-            logger.warning(
-                "judge pays for length",
-                extra={"judge": self._engine.version, "slope": slope, "cusum": report.cusum},
-            )
+            closed, self._closed = self._closed, []
+            self._on_window(closed)
 
 
-def window_of(groups: list[list[Sighting]]) -> Window:
-    """The columns of closed groups."""
-    rows = [(number, each) for number, sightings in enumerate(groups) for each in sightings]
-    return Window(
-        scores_N=np.array([each.score for _, each in rows], dtype=np.float64),
-        lengths_N=np.array([each.length for _, each in rows], dtype=np.float64),
-        correct_N=np.array([each.is_correct for _, each in rows], dtype=np.float64),
-        groups_N=np.array([number for number, _ in rows], dtype=np.int64),
+def length_of(text: str) -> float:
+    """log2 of its characters; of nothing, of one."""
+    return math.log2(max(1, len(text)))
+
+
+def window_of(groups: Sequence[SeenGroup], calibration: int) -> tuple[Window, Floats]:
+    """The columns of closed groups as the judge scored them, and the scores as given out under one
+    calibration, NaN where it was another.
+    """
+    rows = [(number, group, each) for number, group in enumerate(groups) for each in group.sightings]
+    window = Window(
+        scores_N=np.array([each.score for _, _, each in rows], dtype=np.float64),
+        lengths_N=np.array([each.length for _, _, each in rows], dtype=np.float64),
+        correct_N=np.array([each.is_correct for _, _, each in rows], dtype=np.float64),
+        groups_N=np.array([number for number, _, _ in rows], dtype=np.int64),
     )
+    served = [each.served if group.calibration == calibration else np.nan for _, group, each in rows]
+    return window, np.array(served, dtype=np.float64)

@@ -11,6 +11,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -66,15 +67,17 @@ class Jail:
     @property
     def version(self) -> str:
         """What programs run on, for verdicts."""
-        return f"sandbox/1 {Path(self.interpreter).name} seccomp={'on' if filter_program() else 'off'}"
+        return f"sandbox/2 {Path(self.interpreter).name} seccomp={'on' if filter_program() else 'off'}"
 
-    def argv(self, *, disk_bytes: int, source_fd: int, info_fd: int, seccomp_fd: int | None) -> list[str]:
+    def argv(
+        self, *, disk_bytes: int, mounts: Mapping[str, str], info_fd: int, seccomp_fd: int | None
+    ) -> list[str]:
         """The command line up to the program."""
         filters = [] if seccomp_fd is None else ["--seccomp", str(seccomp_fd)]
+        trusted = [part for place, ours in mounts.items() for part in ("--ro-bind", ours, place)]
         return [
-            *self.user_prefix(), self.bwrap, *self.options, *self.mounts,
+            *self.user_prefix(), self.bwrap, *self.options, *self.mounts, *trusted,
             "--size", str(disk_bytes), "--tmpfs", "/box",
-            "--ro-bind-data", str(source_fd), "/box/main.py",
             "--info-fd", str(info_fd), *filters, "--remount-ro", "/",
             "--chdir", "/box", "--",
         ]  # fmt: skip

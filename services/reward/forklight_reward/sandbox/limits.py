@@ -15,12 +15,14 @@ MAX_OPEN_FILES = 64
 # The jail's own first process counts too.
 EXTRA_PIDS = 2
 CPU_SLACK_S = 1
+STACK_BYTES = 64 * MIB
+MAX_STACKS = 16
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
-def process_limits(limits: Limits, *, counts_processes: bool) -> dict[str, int]:
+def process_limits(limits: Limits, *, counts_processes: bool, is_command: bool = False) -> dict[str, int]:
     """RLIMIT names and values of one process. The tree as a whole is watched from outside."""
     values = {
         "AS": limits.memory_mb * MIB + ADDRESS_SPACE_SLACK_BYTES,
@@ -29,6 +31,9 @@ def process_limits(limits: Limits, *, counts_processes: bool) -> dict[str, int]:
         "NOFILE": MAX_OPEN_FILES,
         "CORE": 0,
     }
+    if is_command:  # deep recursion is honest, and the C library gives every thread as much stack
+        values["STACK"] = STACK_BYTES
+        values["AS"] += STACK_BYTES * min(limits.pids, MAX_STACKS)
     if counts_processes:
         values["NPROC"] = limits.pids + EXTRA_PIDS
     return values
@@ -63,23 +68,30 @@ def descendants(root: int) -> list[int]:
     return found[1:]
 
 
-def read_tree(root: int) -> TreeUsage:
-    """Memory, CPU and tasks of everything below a process.
+class Tree:
+    """What runs below a process, over time: what the dead have used still counts as far as it was seen."""
 
-    Memory shared by forks counts once for each here.
-    """
-    resident = num_tasks = 0
-    ticks = 0
-    for pid in descendants(root):
-        try:
-            text = Path(f"/proc/{pid}/stat").read_text()
-        except OSError:
-            continue
-        fields = text[text.rindex(")") + 2 :].split()
-        ticks += sum(int(value) for value in fields[11:15])
-        num_tasks += int(fields[17])
-        resident += int(fields[21]) * _PAGE_BYTES
-    return TreeUsage(resident_bytes=resident, cpu_s=ticks / _TICKS_A_SECOND, num_tasks=num_tasks)
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._ticks: dict[tuple[int, str], int] = {}
+
+    def read(self) -> TreeUsage:
+        """Memory, CPU and tasks. Memory shared by forks counts once for each here."""
+        resident = num_tasks = ticks = 0
+        for pid in descendants(self._root):
+            try:
+                text = Path(f"/proc/{pid}/stat").read_text()
+            except OSError:
+                continue
+            fields = text[text.rindex(")") + 2 :].split()
+            own = int(fields[11]) + int(fields[12])
+            self._ticks[pid, fields[19]] = own
+            ticks += own + int(fields[13]) + int(fields[14])
+            num_tasks += int(fields[17])
+            resident += int(fields[21]) * _PAGE_BYTES
+        # Of children that nobody waits for, their parent's count knows nothing.
+        ticks = max(ticks, sum(self._ticks.values()))
+        return TreeUsage(resident_bytes=resident, cpu_s=ticks / _TICKS_A_SECOND, num_tasks=num_tasks)
 
 
 def proportional_bytes(root: int) -> int | None:

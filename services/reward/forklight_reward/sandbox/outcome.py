@@ -8,11 +8,10 @@ import signal
 
 from forklight_reward.sandbox.compare import UnreadableValueError, read_json
 from forklight_reward.sandbox.limits import MIB
-from forklight_reward.sandbox.process import Ended
 from forklight_reward.sandbox.result import Class
+from forklight_reward.sandbox.runner import Ended
 from forklight_reward.sandbox.spec import Limits
 
-STARTED = b'{"started": true}\n'
 COMPILE_ERROR = b'{"compile_error":'
 NEARLY_FULL = 0.9
 
@@ -21,9 +20,10 @@ def failure_class(ended: Ended, limits: Limits) -> Class | None:
     """The class of a run that did not end well; None when it did and only its output is in question."""
     if ended.broke is not None:
         return ended.broke
-    if ended.report.removeprefix(STARTED).startswith(COMPILE_ERROR):
+    if ended.report.startswith(COMPILE_ERROR):
         return Class.COMPILE_ERROR
-    if ended.usage.cpu_s > limits.cpu_s or ended.exit_code == 128 + signal.SIGXCPU:
+    is_late = ended.usage.cpu_s > limits.cpu_s or ended.usage.wall_s > limits.wall_s
+    if is_late or ended.exit_code == 128 + signal.SIGXCPU:
         return Class.TIME_LIMIT
     if ended.exit_code != 0:
         is_full = ended.usage.memory_peak_bytes > NEARLY_FULL * limits.memory_mb * MIB
@@ -40,7 +40,16 @@ def describe(ended: Ended) -> str:
 def compile_message(ended: Ended) -> str:
     """What the compiler said."""
     try:
-        reply = read_json(ended.report.removeprefix(STARTED).splitlines()[0])
+        reply = read_json(ended.report.splitlines()[0])
     except (UnreadableValueError, IndexError):
         return "does not compile"
-    return str(reply.get("compile_error", ""))[:300] if isinstance(reply, dict) else "does not compile"
+    return (
+        plain_text(str(reply.get("compile_error", "")))[:300]
+        if isinstance(reply, dict)
+        else "does not compile"
+    )
+
+
+def plain_text(text: str) -> str:
+    """The same without halves of characters, which no message may carry."""
+    return text.encode("utf-8", "replace").decode()

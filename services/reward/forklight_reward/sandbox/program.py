@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from forklight_reward.sandbox.jail import Jail
-from forklight_reward.sandbox.launch import Job
+from forklight_reward.sandbox.cpp import CompileRefusedError, build
 from forklight_reward.sandbox.outcome import compile_message, failure_class
-from forklight_reward.sandbox.process import run_job
 from forklight_reward.sandbox.result import Class
-from forklight_reward.sandbox.spec import Mode, Spec
+from forklight_reward.sandbox.runner import Job, JobKind, Runner
+from forklight_reward.sandbox.spec import Language, Spec
 
 KEPT_BYTES = 65536
 """Of each stream."""
@@ -27,16 +26,33 @@ class ProgramRun:
     wall_s: float
 
 
-def run_program(spec: Spec, jail: Jail) -> ProgramRun:
-    """Run it once in a fresh jail, with its whole limits: a caller in a hurry must not ask at all."""
-    job = Job(
+def first_job(spec: Spec, runner: Runner) -> Job:
+    """The job of one run, without its input; a program in C++ is compiled for it."""
+    if spec.language is Language.CPP:
+        return build(spec, runner)
+    tests = spec.function_tests
+    return Job(
+        kind=JobKind.PROGRAM if tests is None else JobKind.FUNCTION,
         source=spec.source.encode("utf-8", "replace"),
-        mode=Mode.STDIO,
-        entry="",
-        stdin=b"",
+        entry="" if tests is None else tests.entry,
         limits=spec.limits,
     )
-    ended = run_job(job, jail)
+
+
+def run_program(spec: Spec, runner: Runner) -> ProgramRun:
+    """Run it once in a fresh jail, with its whole limits: a caller in a hurry must not ask at all."""
+    try:
+        ended = runner.run(first_job(spec, runner))
+    except CompileRefusedError as error:
+        said = str(error).encode()[-KEPT_BYTES:]
+        return ProgramRun(
+            failure=Class.COMPILE_ERROR,
+            stdout=b"",
+            stderr=said,
+            stdout_bytes=0,
+            stderr_bytes=len(said),
+            wall_s=0.0,
+        )
     failure = failure_class(ended, spec.limits)
     stderr = compile_message(ended).encode() if failure is Class.COMPILE_ERROR else ended.stderr
     return ProgramRun(

@@ -6,20 +6,24 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
-from forklight_core.errors import InvalidInputError, UnavailableError
+from pydantic import JsonValue
+
+from forklight_core.errors import InvalidInputError
 from forklight_reward.sandbox.compare import UnreadableValueError, read_json, same_json, same_tokens
-from forklight_reward.sandbox.jail import Jail, open_jail
-from forklight_reward.sandbox.launch import Job
-from forklight_reward.sandbox.outcome import STARTED, compile_message, describe, failure_class
-from forklight_reward.sandbox.process import Ended, run_job
-from forklight_reward.sandbox.result import LIMIT_CLASSES, Class, SandboxResult, Usage, masked_json
-from forklight_reward.sandbox.spec import FunctionCase, FunctionTests, Limits, Spec, StdioTest, parse_spec
+from forklight_reward.sandbox.cpp import REPLIES_NAME, CompileRefusedError
+from forklight_reward.sandbox.outcome import compile_message, describe, failure_class, plain_text
+from forklight_reward.sandbox.program import first_job
+from forklight_reward.sandbox.repo.judge import repo_budget_s, run_repo
+from forklight_reward.sandbox.result import LIMIT_CLASSES, Class, SandboxResult, Usage
+from forklight_reward.sandbox.runner import Ended, Job, Runner
+from forklight_reward.sandbox.spec import FunctionCase, FunctionTests, Language, Spec, StdioTest
 
 BUDGET_WALLS = 10.0
 BUDGET_A_TEST_S = 1.0
+GRACE = 1.2
+"""How much later than its limit a run may end to be repeated: the neighbours may have been noisy."""
 
 
 @dataclass(slots=True)
@@ -54,56 +58,72 @@ class Tally:
 
 def total_budget_s(spec: Spec) -> float:
     """Seconds that all runs of one program may take together."""
+    if spec.repo_tests is not None:
+        return repo_budget_s(spec.repo_tests, spec.limits)
     num_runs = len(spec.stdio_tests) or 1
     return min(num_runs, BUDGET_WALLS) * spec.limits.wall_s + BUDGET_A_TEST_S * num_runs
 
 
-def execute(spec: Spec, jail: Jail, budget_s: float | None = None) -> SandboxResult:
+def execute(spec: Spec, runner: Runner, budget_s: float | None = None) -> SandboxResult:
     """Run a program against its tests. `budget_s` may shorten the program's own total budget."""
     deadline = time.monotonic() + min(
         total_budget_s(spec), budget_s if budget_s is not None else float("inf")
     )
     if spec.function_tests is not None:
-        return run_function(spec, spec.function_tests, jail, deadline)
+        return run_function(spec, spec.function_tests, runner, deadline)
+    if spec.repo_tests is not None:
+        answer = spec.source or spec.repo_tests.patch
+        return run_repo(spec.repo_tests, answer, runner, spec.limits, deadline)
     if not spec.stdio_tests:
         raise InvalidInputError(
             f"sandbox spec: a program of mode {spec.mode} has no tests and gets no score; ask for its output"
         )
-    return run_stdio(spec, jail, deadline)
+    return run_stdio(spec, runner, deadline)
 
 
-def limits_until(limits: Limits, deadline: float) -> Limits:
-    """The same limits, with the clock no later than the deadline."""
-    return limits.model_copy(update={"wall_s": max(0.01, min(limits.wall_s, deadline - time.monotonic()))})
+def run_timed(job: Job, runner: Runner, deadline: float) -> tuple[Ended, Class | None]:
+    """One run and the class of its failure. One that ends a little late is repeated, alone."""
+    limits = job.limits
+
+    def run(*, alone: bool) -> tuple[Ended, Class | None]:
+        wall_s = max(0.01, min(limits.wall_s * GRACE, deadline - time.monotonic()))
+        patient = limits.model_copy(update={"cpu_s": limits.cpu_s * GRACE, "wall_s": wall_s})
+        ended = runner.run(replace(job, limits=patient, alone=alone))
+        return ended, failure_class(ended, limits)
+
+    ended, failure = run(alone=False)
+    if failure is Class.TIME_LIMIT and ended.broke is None and time.monotonic() < deadline:
+        again, failure = run(alone=True)
+        ended = replace(again, usage=again.usage.plus(ended.usage))
+    return ended, failure
 
 
-def run_stdio(spec: Spec, jail: Jail, deadline: float) -> SandboxResult:
+def run_stdio(spec: Spec, runner: Runner, deadline: float) -> SandboxResult:
     """One fresh jail a test; a limit ends the series, since the program has failed already."""
     tally = Tally(len(spec.stdio_tests))
+    started = time.monotonic()
+    try:
+        template = first_job(spec, runner)
+    except CompileRefusedError as error:
+        tally.enter(0, Class.COMPILE_ERROR, str(error))
+        return tally.result()
+    deadline += time.monotonic() - started  # what the compiler takes is not the program's
     for index, test in enumerate(spec.stdio_tests):
         if time.monotonic() >= deadline:
             tally.enter(index, Class.TIME_LIMIT, "the budget of the whole submission is spent")
             break
-        limits = limits_until(spec.limits, deadline)
-        job = Job(
-            source=spec.source.encode("utf-8", "replace"),
-            mode="stdio",
-            entry="",
-            stdin=test.stdin.encode(),
-            limits=limits,
-        )
-        ended = run_job(job, jail)
+        job = replace(template, stdin=test.stdin.encode("utf-8", "surrogatepass"))
+        ended, failure = run_timed(job, runner, deadline)
         tally.usage = tally.usage.plus(ended.usage)
-        verdict, evidence = judge_output(ended, test, limits)
+        verdict, evidence = judge_output(ended, test, failure)
         tally.enter(index, verdict, evidence)
         if verdict in LIMIT_CLASSES or verdict is Class.COMPILE_ERROR:
             break
     return tally.result()
 
 
-def judge_output(ended: Ended, test: StdioTest, limits: Limits) -> tuple[Class, str]:
+def judge_output(ended: Ended, test: StdioTest, failure: Class | None) -> tuple[Class, str]:
     """The class of one test of mode stdio."""
-    failure = failure_class(ended, limits)
     if failure is Class.COMPILE_ERROR:
         return failure, compile_message(ended)
     if failure is not None:
@@ -113,37 +133,40 @@ def judge_output(ended: Ended, test: StdioTest, limits: Limits) -> tuple[Class, 
     return Class.WRONG_ANSWER, f"printed {ended.stdout[:80]!r}"
 
 
-def run_function(spec: Spec, tests: FunctionTests, jail: Jail, deadline: float) -> SandboxResult:
+def run_function(spec: Spec, tests: FunctionTests, runner: Runner, deadline: float) -> SandboxResult:
     """All cases in one jail; each reply is compared here, in order."""
     tally = Tally(len(tests.cases))
-    limits = limits_until(spec.limits, deadline)
+    started = time.monotonic()
+    try:
+        template = first_job(spec, runner)
+    except CompileRefusedError as error:
+        tally.enter(0, Class.COMPILE_ERROR, str(error))
+        return tally.result()
+    deadline += time.monotonic() - started
     lines = "".join(json.dumps(case.args) + "\n" for case in tests.cases)
-    job = Job(
-        source=spec.source.encode("utf-8", "replace"),
-        mode="function",
-        entry=tests.entry,
-        stdin=lines.encode(),
-        limits=limits,
-    )
-    ended = run_job(job, jail)
+    ended, failure = run_timed(replace(template, stdin=lines.encode()), runner, deadline)
     tally.usage = ended.usage
-    failure = failure_class(ended, limits)
     if failure is Class.COMPILE_ERROR:
         tally.enter(0, failure, compile_message(ended))
         return tally.result()
-    replies = ended.report.removeprefix(STARTED).splitlines()
+    said = ended.files.get(REPLIES_NAME, b"") if spec.language is Language.CPP else ended.report
+    judge_replies(tally, said.split(b"\n"), tests, failure, describe(ended))
+    return tally.result()
+
+
+def judge_replies(
+    tally: Tally, replies: list[bytes], tests: FunctionTests, failure: Class | None, end: str
+) -> None:
+    """One reply a case, each with its end of line, and nothing more."""
+    rest = replies.pop()
     for index, case in enumerate(tests.cases):
         if index >= len(replies):
-            tally.enter(index, failure or Class.RUNTIME_ERROR, f"no value for this case, {describe(ended)}")
-            return tally.result()
+            tally.enter(index, failure or Class.RUNTIME_ERROR, f"no value for this case, {end}")
+            return
         tally.enter(index, *judge_reply(replies[index], case))
-    if failure is not None or len(replies) > len(tests.cases):
-        tally.enter(
-            len(tests.cases) - 1,
-            failure or Class.WRONG_ANSWER,
-            f"values for all cases, but then {describe(ended)}",
-        )
-    return tally.result()
+    if failure is not None or rest or len(replies) > len(tests.cases):
+        tally.num_passed = min(tally.num_passed, len(tests.cases) - 1)
+        tally.enter(len(tests.cases) - 1, failure or Class.WRONG_ANSWER, f"values for all cases, then {end}")
 
 
 def judge_reply(line: bytes, case: FunctionCase) -> tuple[Class, str]:
@@ -154,23 +177,15 @@ def judge_reply(line: bytes, case: FunctionCase) -> tuple[Class, str]:
         return Class.WRONG_ANSWER, f"not a plain value: {error}"
     if not isinstance(reply, dict) or "value" not in reply:
         raised = reply.get("error") if isinstance(reply, dict) else None
-        return (Class.RUNTIME_ERROR, str(raised)[:200]) if raised else (Class.WRONG_ANSWER, "not a reply")
+        return (Class.RUNTIME_ERROR, short_text(raised)) if raised else (Class.WRONG_ANSWER, "not a reply")
     if same_json(reply["value"], case.expected):
         return Class.ACCEPTED, ""
-    return Class.WRONG_ANSWER, f"returned {str(reply['value'])[:80]}"
+    return Class.WRONG_ANSWER, f"returned {short_text(reply['value'])}"
 
 
-def run_spec_file(path: str) -> str:
-    """Execute the spec in a file; one line of JSON. For the command line.
-
-    UnavailableError when this machine makes no jails at all; a jail that fails under way gives a masked line.
-    """
+def short_text(value: JsonValue) -> str:
+    """A value for people, bounded; what strangers sent may nest deeply."""
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"sandbox spec {path} cannot be read: {error}") from error
-    spec, jail = parse_spec(text), open_jail()
-    try:
-        return execute(spec, jail).to_json()
-    except UnavailableError as error:
-        return masked_json(str(error))
+        return plain_text(str(value)[:200])
+    except (RecursionError, ValueError):
+        return f"a {type(value).__name__} that cannot be shown"

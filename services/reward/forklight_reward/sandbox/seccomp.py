@@ -10,6 +10,10 @@ from functools import lru_cache
 logger = logging.getLogger(__name__)
 
 CLONE_NEWUSER = 0x10000000
+AF_NETLINK = 16
+# Only UNIX, internet and netlink sockets, which the network namespace confines: vsock would reach a
+# hypervisor, and the rest is kernel surface.
+REFUSED_FAMILIES = tuple(family for family in range(AF_NETLINK) if family not in (1, 2, 10))
 # Kernel surface that no test program needs; memfd and System V memory would hide from the memory limit.
 REFUSED = (
     "ptrace", "mount", "umount2", "pivot_root", "chroot", "move_mount", "open_tree", "fsopen", "fsconfig",
@@ -42,6 +46,9 @@ def filter_program() -> bytes | None:
             logger.debug("libseccomp does not know this system call", extra={"syscall": name})
     new_user = pyseccomp.Arg(0, pyseccomp.MASKED_EQ, CLONE_NEWUSER, CLONE_NEWUSER)
     rules.add_rule(refuse, "clone", new_user)
+    for family in REFUSED_FAMILIES:
+        rules.add_rule(refuse, "socket", pyseccomp.Arg(0, pyseccomp.EQ, family))
+    rules.add_rule(refuse, "socket", pyseccomp.Arg(0, pyseccomp.GT, AF_NETLINK))
     # Its flags lie in memory, out of a filter's sight; the C library falls back to clone.
     rules.add_rule(pyseccomp.ERRNO(errno.ENOSYS), "clone3")
     descriptor = os.memfd_create("seccomp")

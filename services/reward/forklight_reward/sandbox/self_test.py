@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from forklight_core.errors import UnavailableError
-from forklight_reward.sandbox.jail import Jail
 from forklight_reward.sandbox.result import Class, SandboxResult
 from forklight_reward.sandbox.run import execute
-from forklight_reward.sandbox.spec import FunctionCase, FunctionTests, Limits, Mode, Spec, StdioTest
+from forklight_reward.sandbox.runner import Runner
+from forklight_reward.sandbox.spec import FunctionCase, FunctionTests, Language, Limits, Mode, Spec, StdioTest
 
 logger = logging.getLogger(__name__)
 
@@ -44,27 +44,36 @@ class Check:
     """One check and what it does."""
 
     name: str
-    passes: Callable[[Jail], bool]
+    passes: Callable[[Runner], bool]
 
 
-def run_program(source: str, jail: Jail, expected: str = NO) -> SandboxResult:
+def run_program(source: str, runner: Runner, expected: str = NO) -> SandboxResult:
     """One program without input."""
     return execute(
-        Spec(mode=Mode.STDIO, source=source, tests=[StdioTest(stdout=expected)], limits=LIMITS), jail
+        Spec(mode=Mode.STDIO, source=source, tests=[StdioTest(stdout=expected)], limits=LIMITS), runner
     )
 
 
-def accepts_honest_programs(jail: Jail) -> bool:
+def accepts_honest_programs(runner: Runner) -> bool:
     """What is right is accepted, in both modes."""
     source = "def add(a, b):\n    return a + b\n"
     tests = FunctionTests(entry="add", cases=[FunctionCase(args=[20, 22], expected=42)])
-    call = execute(Spec(mode=Mode.FUNCTION, source=source, tests=tests, limits=LIMITS), jail)
+    call = execute(Spec(mode=Mode.FUNCTION, source=source, tests=tests, limits=LIMITS), runner)
     return (
-        run_program("print(6 * 7)", jail, "42").verdict is Class.ACCEPTED and call.verdict is Class.ACCEPTED
+        run_program("print(6 * 7)", runner, "42").verdict is Class.ACCEPTED and call.verdict is Class.ACCEPTED
     )
 
 
-def cannot_read_host_files(jail: Jail) -> bool:
+def accepts_honest_cpp(runner: Runner) -> bool:
+    """A program is compiled and run. UnavailableError says how to mend a missing compiler."""
+    source = '#include <cstdio>\nint main() { return std::printf("%d", 6 * 7) < 0; }\n'
+    limits = LIMITS.model_copy(update={"memory_mb": 256})
+    tests = [StdioTest(stdout="42")]
+    spec = Spec(mode=Mode.STDIO, language=Language.CPP, source=source, tests=tests, limits=limits)
+    return execute(spec, runner).verdict is Class.ACCEPTED
+
+
+def cannot_read_host_files(runner: Runner) -> bool:
     """A file that the whole world may read is still not there."""
     with tempfile.NamedTemporaryFile("w", suffix=".secret") as secret:
         secret.write("secret")
@@ -74,19 +83,20 @@ def cannot_read_host_files(jail: Jail) -> bool:
             "    try:\n        print(open(root + path).read())\n"
             "    except OSError:\n        pass\nprint('no')"
         )
-        return run_program(source, jail).verdict is Class.ACCEPTED
+        return run_program(source, runner).verdict is Class.ACCEPTED
 
 
-def cannot_see_environment(jail: Jail) -> bool:
+def cannot_see_environment(runner: Runner) -> bool:
     """No process in the jail has a variable of ours."""
     source = (
-        "import glob\nfor path in glob.glob('/proc/[0-9]*/environ'):\n"
-        "    assert b'FORKLIGHT' not in open(path, 'rb').read()\nprint('no')"
+        "import glob\nfor path in glob.glob('/proc/[0-9]*/environ'):\n    try:\n"
+        "        assert b'FORKLIGHT' not in open(path, 'rb').read()\n"
+        "    except PermissionError:\n        pass\nprint('no')"
     )
-    return run_program(source, jail).verdict is Class.ACCEPTED
+    return run_program(source, runner).verdict is Class.ACCEPTED
 
 
-def cannot_reach_network(jail: Jail) -> bool:
+def cannot_reach_network(runner: Runner) -> bool:
     """A listener on this machine's loopback is out of reach."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
@@ -95,24 +105,26 @@ def cannot_reach_network(jail: Jail) -> bool:
             f"    socket.create_connection(('127.0.0.1', {port}), 1)\n    print('connected')\n"
             "except OSError:\n    print('no')"
         )
-        return run_program(source, jail).verdict is Class.ACCEPTED
+        return run_program(source, runner).verdict is Class.ACCEPTED
 
 
-def _refused(source: str) -> Callable[[Jail], bool]:
+def _refused(source: str) -> Callable[[Runner], bool]:
     guarded = f"try:\n    {source}\n    print('yes')\nexcept (OSError, AssertionError):\n    print('no')"
-    return lambda jail: run_program(guarded, jail).verdict is Class.ACCEPTED
+    return lambda runner: run_program(guarded, runner).verdict is Class.ACCEPTED
 
 
-def _stopped(source: str) -> Callable[[Jail], bool]:
-    return lambda jail: (
-        run_program(source, jail).verdict not in (Class.ACCEPTED, Class.COMPILE_ERROR, Class.WRONG_ANSWER)
+def _stopped(source: str) -> Callable[[Runner], bool]:
+    return lambda runner: (
+        run_program(source, runner).verdict not in (Class.ACCEPTED, Class.COMPILE_ERROR, Class.WRONG_ANSWER)
     )
 
 
-def all_checks() -> list[Check]:
+def all_checks(*, compiler: str) -> list[Check]:
     """Every check, honest programs first."""
+    in_cpp = [Check("accepts an honest program in C++", accepts_honest_cpp)] if compiler else []
     return [
         Check("accepts honest programs", accepts_honest_programs),
+        *in_cpp,
         Check("reads host files", cannot_read_host_files),
         Check("sees the service's environment", cannot_see_environment),
         Check("reaches the network", cannot_reach_network),
@@ -121,14 +133,13 @@ def all_checks() -> list[Check]:
     ]
 
 
-def run_self_test(jail: Jail) -> None:
+def run_self_test(runner: Runner, *, compiler: str = "") -> None:
     """UnavailableError names every check that did not hold."""
-    failed = [check.name for check in all_checks() if not check.passes(jail)]
+    checks = all_checks(compiler=compiler)
+    failed = [check.name for check in checks if not check.passes(runner)]
     if failed:
         raise UnavailableError(
             f"sandbox self-test failed: {', '.join(failed)}; "
             "this machine's jails do not hold, so no program is run"
         )
-    logger.info(
-        "sandbox self-test passed", extra={"num_checks": len(all_checks()), "interpreter": jail.interpreter}
-    )
+    logger.info("sandbox self-test passed", extra={"num_checks": len(checks), "runner": runner.version})

@@ -9,9 +9,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from forklight_core.errors import InvalidInputError
+from forklight_reward.sandbox.repo.spec import RepoTests
 
 MAX_SOURCE_BYTES = 2**20
-SUPPORTED_LANGUAGES = ("python",)
 
 
 class Part(BaseModel):
@@ -27,6 +27,15 @@ class Mode(StrEnum):
     FUNCTION = "function"
     RUN = "run"
     """Not at all: it is run once, and what it prints is the answer."""
+    REPO = "repo"
+    """A patch to a tree; see sandbox/repo."""
+
+
+class Language(StrEnum):
+    """What a source is written in."""
+
+    PYTHON = "python"
+    CPP = "cpp"
 
 
 class Limits(Part):
@@ -72,9 +81,11 @@ class Spec(Part):
     """One program and its tests; none in mode run."""
 
     mode: Mode
-    language: str = "python"
+    language: Language = Language.PYTHON
     source: str = ""
-    tests: Annotated[list[StdioTest], Field(min_length=1, max_length=1000)] | FunctionTests | None = None
+    tests: (
+        Annotated[list[StdioTest], Field(min_length=1, max_length=1000)] | FunctionTests | RepoTests | None
+    ) = None
     limits: Limits = Limits()
 
     @property
@@ -87,6 +98,11 @@ class Spec(Part):
         """Tests of mode function; None in another mode."""
         return self.tests if isinstance(self.tests, FunctionTests) else None
 
+    @property
+    def repo_tests(self) -> RepoTests | None:
+        """Tests of mode repo; None in another mode."""
+        return self.tests if isinstance(self.tests, RepoTests) else None
+
 
 def parse_spec(text: str, source: str | None = None) -> Spec:
     """Read a spec; `source` takes the place of its own. InvalidInputError says what is wrong."""
@@ -98,30 +114,41 @@ def parse_spec(text: str, source: str | None = None) -> Spec:
         raise InvalidInputError(
             "sandbox spec must be a JSON object with mode, language, source, tests and limits"
         )
-    if raw.get("mode") == "repo":
-        raise InvalidInputError("sandbox mode 'repo' is not supported yet: use stdio, function or run")
     try:
         spec = Spec.model_validate(raw if source is None else raw | {"source": source})
     except ValidationError as error:
+        items = [item for item in error.errors() if raw.get("mode") != Mode.REPO or is_of_repo(item["loc"])]
         where = "; ".join(
-            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors()[:5]
+            f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in items[:5]
         )
         raise InvalidInputError(f"sandbox spec: {where}") from error
     return check_spec(spec)
 
 
+def is_of_repo(place: tuple[int | str, ...]) -> bool:
+    """False for what is said of tests of the other modes."""
+    return len(place) < 2 or place[0] != "tests" or RepoTests.__name__ in str(place[1])
+
+
 def check_spec(spec: Spec) -> Spec:
     """Refuse what the types alone cannot."""
-    if spec.language not in SUPPORTED_LANGUAGES:
-        known = ", ".join(SUPPORTED_LANGUAGES)
-        raise InvalidInputError(
-            f"sandbox language {spec.language!r} is not supported yet: use one of {known}"
-        )
-    given = (bool(spec.stdio_tests), spec.function_tests is not None)
-    if given != (spec.mode is Mode.STDIO, spec.mode is Mode.FUNCTION):
-        shape = {Mode.STDIO: "a list of {stdin, stdout}", Mode.FUNCTION: "{entry, cases}", Mode.RUN: "absent"}
+    given = (bool(spec.stdio_tests), spec.function_tests is not None, spec.repo_tests is not None)
+    if given != (spec.mode is Mode.STDIO, spec.mode is Mode.FUNCTION, spec.mode is Mode.REPO):
+        shape = {
+            Mode.STDIO: "a list of {stdin, stdout}",
+            Mode.FUNCTION: "{entry, cases}",
+            Mode.RUN: "absent",
+            Mode.REPO: "{files, hidden, patch, f2p, p2p}",
+        }
         raise InvalidInputError(f"sandbox spec: tests of mode {spec.mode} must be {shape[spec.mode]}")
-    if not spec.source.strip():
+    if spec.language is Language.CPP and spec.mode is Mode.REPO:
+        raise InvalidInputError("sandbox spec: a repository's tests are written in python")
+    cases = spec.function_tests.cases if spec.function_tests else []
+    if spec.language is Language.CPP and any(isinstance(case.args, dict) for case in cases):
+        raise InvalidInputError(
+            "sandbox spec: parameters have no names in cpp: give args of every case as a list"
+        )
+    if not spec.source.strip() and spec.mode is not Mode.REPO:
         raise InvalidInputError("sandbox spec: source is empty")
     if len(spec.source.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:
         raise InvalidInputError(f"sandbox spec: source is larger than {MAX_SOURCE_BYTES} bytes")

@@ -19,8 +19,9 @@ _NUMERIC_TOWER = re.compile(r"[0-9)}]\^[0-9]\^|\^\{[^{}]*[0-9)]\^|\^\{[^{}]*\{[^
 _EXPONENT = re.compile(r"\^\{?[+-]?([0-9]+)")
 _FACTORIAL = re.compile(r"([0-9]*)([)}\]!]?)!")
 _BINOMIAL = re.compile(r"\\binom\{?([0-9]*)")
+_SUBSCRIPT = re.compile(r"[0-9]_")
 _FORBIDDEN = re.compile(
-    r"__|\\(?:input|include|def|let|write|catcode|csname|newcommand|immediate)(?![a-z])|lambda|import|eval\(|exec\("
+    r"__|\\(?:input|include|def|let|write|catcode|csname|newcommand|immediate|[hv]?phantom)(?![a-z])|lambda|import|eval\(|exec\("
 )
 
 
@@ -61,6 +62,8 @@ def find_danger(answer: str) -> str:
         return f"a number of more than {MAX_DIGITS} digits"
     if _FORBIDDEN.search(answer):
         return "text that is not mathematics"
+    if _SUBSCRIPT.search(answer):
+        return "a number with a subscript that is no base of it"
     if _NUMERIC_TOWER.search(answer):
         return "a tower of exponents"
     if any(_is_above(digits, MAX_EXPONENT) for digits in _EXPONENT.findall(answer)):

@@ -32,6 +32,7 @@ _TEXT = re.compile(
     r"\\(?:text|textbf|textit|textrm|textnormal|mbox|hbox|mathrm|mathbf|mathit|mathsf|operatorname\*?)\s*\{([^{}]*)\}"
 )
 _SHORT_FRACTION = re.compile(r"\\frac\s*(?:(\d|[A-Za-z])|(\{[^{}]*\}))\s*(?:(\d|[A-Za-z])|(\{))")
+_SHORT_BINOMIAL = re.compile(r"\\binom\s*(\d)\s*(\d)(?!\d)")
 _SHORT_ROOT = re.compile(r"\\sqrt\s*(\d|[A-Za-z])")
 _PLAIN_ROOT = re.compile(r"(?<![\\A-Za-z])sqrt\s*\(([^()]*)\)")
 _PLAIN_PI = re.compile(r"(?<![\\A-Za-z])pi(?![A-Za-z])")
@@ -84,7 +85,13 @@ def normalise(text: str) -> str:
     text = strip_wrappers(unicode_to_latex(text))
     if text.isalnum():
         return r"\pi" if text == "pi" else text
-    text = text.replace("**", "^").replace(r"\%", "%").replace(r"\$", "$").replace("{,}", ",")
+    text = (
+        text.replace("**", "^")
+        .replace(r"\%", "%")
+        .replace(r"\$", "$")
+        .replace("{,}", ",")
+        .replace("{:}", ":")
+    )
     while (flat := _TEXT.sub(r" \1 ", text)) != text:
         text = flat
     text = _SPACE_MARK.sub(" ", text)
@@ -92,6 +99,7 @@ def normalise(text: str) -> str:
     text = _PLAIN_PI.sub(r"\\pi ", _PLAIN_ROOT.sub(r"\\sqrt{\1}", text))
     text = _PLAIN_FUNCTION.sub(r"\\\1 ", text)
     text = _SHORT_ROOT.sub(r"\\sqrt{\1}", _SHORT_FRACTION.sub(_full_fraction, text))
+    text = _SHORT_BINOMIAL.sub(r"\\binom{\1}{\2}", text)
     text = _CIRCLE.sub(r"^{\\circ}", text)
     text = _WHITE.sub(" ", text)
     text = re.sub(r"\\\{\s*\\\}", r"\\emptyset", text)

@@ -20,7 +20,7 @@ _THOUSANDS = re.compile(r"[+-]?\d{1,3}(?:([, ])\d{3})(?:\1\d{3})*(?:\.\d+)?", _F
 _FRACTION = re.compile(
     r"([+-]?)\\frac\{([+-]?\d+)\}\{([+-]?\d+)\}|([+-]?)\(?([+-]?\d+)\)?/\(?([+-]?\d+)\)?", _FLAGS
 )
-_MIXED = re.compile(r"([+-]?)(\d+)(?: ?\\frac\{(\d+)\}\{(\d+)\}|[ +](\d+)/(\d+))", _FLAGS)
+_MIXED = re.compile(r"([+-]?)(\d+)(?: ?\\frac\{(\d+)\}\{(\d+)\}| (\d+)/(\d+))|(\d+)\+(\d+)/(\d+)", _FLAGS)
 _REPEATING = re.compile(r"([+-]?)(\d*)\.(\d*)(?:\\(?:overline|bar|dot) ?\{(\d+)\}|\((\d+)\))", _FLAGS)
 _SCIENTIFIC = re.compile(
     r"([+-]?\d*\.?\d+)(?: ?(?:\\times|\\cdot|\*|x) ?10\^(?:\{([+-]?\d+)\}|(\d+))|[eE]([+-]?\d+))", _FLAGS
@@ -42,8 +42,18 @@ _UNIT_NAMES = {
     "inch": "in", "foot": "ft", "feet": "ft",
 }  # fmt: skip
 _NOT_UNITS = frozenset(
-    ["or", "and", "x", "y", "z", "n", "k", "i", "e", "t", "r", "a", "b", "c", "d", "p", "q", "u", "v", "w"]
+    ["x", "y", "z", "n", "k", "i", "e", "t", "r", "a", "b", "c", "d", "p", "q", "u", "v", "w"]
 )
+_CHANGES_MEANING = frozenset((
+    "or", "and", "more", "less", "than", "to", "not", "no", "if", "is", "at", "least", "most", "but",
+    "maybe",     "wrong", "plus", "minus", "times", "fewer", "greater", "smaller", "about", "over",
+    "mod", "either", "both",     "below", "above", "under", "up", "down", "except", "unless", "when",
+    "where", "of",     "hundred", "hundreds", "thousand", "thousands", "million", "millions", "billion",
+    "billions", "trillion",     "dozen", "dozens", "half", "halves", "third", "thirds", "quarter",
+    "quarters", "fourth", "fourths", "fifth",     "fifths", "sixth", "sixths", "eighth", "eighths",
+    "tenth", "tenths", "squared", "cubed", "factorial",     "double", "triple", "negative", "choose",
+    "pi", "sqrt", "root",
+))  # fmt: skip
 
 
 def _signed(sign: str, value: Fraction) -> Fraction:
@@ -70,8 +80,11 @@ def _ratio(text: str) -> Fraction | None:
         value = _quotient(int(match[2] or match[5]), int(match[3] or match[6]))
         return None if value is None else _signed(match[1] or match[4] or "", value)
     if match := _MIXED.fullmatch(text):
-        part = _quotient(int(match[3] or match[5]), int(match[4] or match[6]))
-        return None if part is None or part >= 1 else _signed(match[1], int(match[2]) + part)
+        over, under = match[3] or match[5] or match[8], match[4] or match[6] or match[9]
+        part = _quotient(int(over), int(under))
+        return (
+            None if part is None or part >= 1 else _signed(match[1] or "", int(match[2] or match[7]) + part)
+        )
     return None
 
 
@@ -132,14 +145,16 @@ def parse_number(text: str) -> Number | None:
     value = parse_fraction(text)
     if value is not None:
         return Number(value=value)
-    if text.endswith("%"):
-        value = parse_fraction(text[:-1].rstrip())
+    if text.endswith(("%", " percent")):
+        value = parse_fraction(text.removesuffix("percent").removesuffix("%").rstrip())
         return None if value is None else Number(value=value, percent=True)
     if match := _CURRENCY.fullmatch(text):
         value = parse_fraction(match[2])
         return None if value is None else Number(value=_signed(match[1], value), unit="$")
     match = _UNIT.fullmatch(text)
     if match is None or match[2].strip() in _NOT_UNITS:
+        return None
+    if not _CHANGES_MEANING.isdisjoint(match[2].lower().replace("/", " ").split()):
         return None
     value = parse_fraction(match[1].strip())
     unit = match[2].strip()

@@ -1,41 +1,35 @@
-"""math-verify in killable processes.
+"""math-verify in killable processes, in two lanes, so that honest answers do not wait behind bombs.
 
-A call that must be killed is the answer's fault; a worker that dies by itself is ours.
+    pair --quick lane: 0.4 s of CPU--> word
+              '--not done--> slow lane: the whole limit, few processes of low priority--> word or LIMIT
+
+A call that must be ended is the answer's fault; a worker that dies by itself is ours.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import queue
-import selectors
-import signal
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import IO, cast
 
-from forklight_core.errors import BusyError, UnavailableError
+from forklight_core.errors import BusyError, ForklightError, UnavailableError
+from forklight_reward.verifier.math_process import (
+    CLOCK_LIMIT_S,
+    START_LIMIT_S,
+    CallLimits,
+    MathWorker,
+    Word,
+)
 
-KILL_AFTER_S = 4.0
-START_LIMIT_S = 90.0
 RECYCLE_AFTER = 1000
-_KEPT_ENVIRONMENT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "LANG")
+QUICK_LIMITS = CallLimits(soft_s=0.4, hard_s=0.8)
+SLOW_NICENESS = 5
+MOST_SLOW = 32
+"""Calls in or before the slow lane; more are refused, to be asked again."""
 
 logger = logging.getLogger(__name__)
-
-
-class Word(StrEnum):
-    """What a worker says of a pair."""
-
-    EQUAL = "equal"
-    DIFFERENT = "different"
-    UNREADABLE = "unreadable"
-    LIMIT = "limit"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -45,153 +39,144 @@ class PoolStats:
     num_started: int = 0
     num_killed: int = 0
     num_recycled: int = 0
+    num_slow: int = 0
+    """Calls that the quick lane has passed on."""
 
 
-class MathWorker:
-    """One process; used by one thread at a time."""
+class Lane:
+    """A fixed number of workers with the same limits, started when first needed. Thread-safe."""
 
-    def __init__(self) -> None:
-        environment = {name: os.environ[name] for name in _KEPT_ENVIRONMENT if name in os.environ}
-        self.num_calls = 0
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "forklight_reward.verifier.math_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment | {"PYTHONHASHSEED": "0"},
-            start_new_session=True,
-        )
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._stdout, selectors.EVENT_READ)
-        self._pending = b""
-        if self._read_word(START_LIMIT_S) != "ready":
-            self.kill()
-            raise UnavailableError(
-                f"verifier: a math worker did not start within {START_LIMIT_S:.0f} s "
-                f"(exit code {self._process.poll()}); "
-                "check that math-verify is installed and that 1 GiB of memory is free"
-            )
+    def __init__(
+        self,
+        num_processes: int,
+        limits: CallLimits,
+        stats: PoolStats,
+        *,
+        niceness: int = 0,
+        recycle_after: int = RECYCLE_AFTER,
+    ) -> None:
+        self.limits = limits
+        self._stats = stats
+        self._niceness = niceness
+        self._recycle_after = recycle_after
+        self._closed = False
+        self._lock = threading.Lock()
+        self._idle: queue.LifoQueue[MathWorker | None] = queue.LifoQueue()
+        self._num_processes = num_processes
+        for _ in range(num_processes):
+            self._idle.put(None)
 
-    @property
-    def pid(self) -> int:
-        """Process id, for tests and logs."""
-        return self._process.pid
-
-    @property
-    def _stdout(self) -> IO[bytes]:
-        return cast("IO[bytes]", self._process.stdout)
-
-    def compare(self, gold: str, answer: str, kill_after_s: float) -> Word | None:
-        """The worker's word; None when it had to be killed or the kernel's CPU limit ended it."""
-        request = json.dumps({"call": self.num_calls, "gold": gold, "answer": answer}) + "\n"
-        self.num_calls += 1
+    def compare(self, gold: str, answer: str, *, wait_s: float) -> Word:
+        """What math-verify says. BusyError when no worker is free in time."""
         try:
-            stdin = cast("IO[bytes]", self._process.stdin)
-            stdin.write(request.encode())
-            stdin.flush()
-        except OSError as error:
-            raise self._death() from error
-        word = self._read_word(kill_after_s)
-        if word is not None:
-            return Word(word)
-        if self._process.poll() not in (None, -signal.SIGPROF):
-            raise self._death()
-        return None
+            worker = self._idle.get(timeout=max(0.0, wait_s))
+        except queue.Empty:
+            raise BusyError(
+                f"verifier: no math worker was free within {wait_s:.1f} s; raise reward.verifier_processes"
+            ) from None
+        try:
+            if self._closed:
+                raise UnavailableError("verifier: the pool of math workers is closed")
+            worker = worker or self._start()
+            return worker.compare(gold, answer, self.limits)
+        finally:
+            self._give_back(worker)
 
-    def _death(self) -> UnavailableError:
-        self.kill()
-        return UnavailableError(
-            f"verifier: math worker {self.pid} died by itself (exit code {self._process.returncode}); "
-            "the call can be repeated"
-        )
+    def _start(self) -> MathWorker:
+        worker = MathWorker(self._niceness)
+        with self._lock:
+            self._stats.num_started += 1
+        return worker
 
-    def _read_word(self, limit_s: float) -> str | None:
-        """The next reply's word; None at the time limit or the end of the stream."""
-        deadline = time.monotonic() + limit_s
-        while b"\n" not in self._pending:
-            if not self._selector.select(max(0.0, deadline - time.monotonic())):
-                return None
-            data = os.read(self._stdout.fileno(), 4096)
-            if not data:
-                self._process.wait(5.0)
-                return None
-            self._pending += data
-        line, _, self._pending = self._pending.partition(b"\n")
-        return str(json.loads(line)["word"])
+    def _give_back(self, worker: MathWorker | None) -> None:
+        """A dead or a used up worker is replaced behind the back of whoever asks next."""
+        if worker is None or (worker.is_alive and worker.num_calls < self._recycle_after):
+            self._idle.put(worker)
+            return
+        with self._lock:
+            self._stats.num_recycled += int(worker.is_alive)
+            self._stats.num_killed += int(not worker.is_alive)
+        worker.kill()
+        threading.Thread(target=self._replace, name="math-worker-start", daemon=True).start()
 
-    def kill(self) -> None:
-        """End the process now."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-        self._selector.close()
-        for stream in (self._process.stdin, self._process.stdout):
-            try:
-                cast("IO[bytes]", stream).close()
-            except OSError:
-                logger.debug("a pipe of a dead math worker could not be flushed")
+    def _replace(self) -> None:
+        made: MathWorker | None = None
+        try:
+            made = None if self._closed else self._start()
+        except (ForklightError, OSError) as error:
+            logger.error("math worker not replaced, the next call tries again", extra={"reason": str(error)})
+        finally:
+            self._idle.put(made)
+
+    def close(self) -> None:
+        """End all workers; calls in flight finish first."""
+        self._closed = True
+        for _ in range(self._num_processes):
+            worker = self._idle.get(timeout=CLOCK_LIMIT_S + START_LIMIT_S)
+            if worker is not None:
+                worker.kill()
+        for _ in range(self._num_processes):
+            self._idle.put(None)
 
 
 class MathPool:
-    """A fixed number of workers, started when first needed. Thread-safe."""
+    """`num_processes` workers of the quick lane and half as many of the slow one. Thread-safe."""
 
     def __init__(
-        self, num_processes: int = 1, kill_after_s: float = KILL_AFTER_S, recycle_after: int = RECYCLE_AFTER
+        self,
+        num_processes: int = 1,
+        *,
+        quick: CallLimits = QUICK_LIMITS,
+        slow: CallLimits | None = None,
+        recycle_after: int = RECYCLE_AFTER,
     ) -> None:
         self.stats = PoolStats()
-        self._kill_after_s = kill_after_s
-        self._recycle_after = recycle_after
+        self.most_calls = 2 * num_processes + MOST_SLOW
+        """Callers that it makes sense to let in at once."""
+        num_slow = (num_processes + 1) // 2
+        self._quick = Lane(num_processes, quick, self.stats, recycle_after=recycle_after)
+        self._slow = Lane(
+            num_slow, slow or CallLimits(), self.stats, niceness=SLOW_NICENESS, recycle_after=recycle_after
+        )
         self._lock = threading.Lock()
-        self._closed = False
-        self._slots: queue.LifoQueue[MathWorker | None] = queue.LifoQueue()
-        self._num_processes = num_processes
-        for _ in range(num_processes):
-            self._slots.put(None)
+        self._num_slow = 0
+
+    @property
+    def waiting_slow(self) -> int:
+        """Calls in or before the slow lane now."""
+        with self._lock:
+            return self._num_slow
 
     def warm_up(self) -> None:
         """Start one worker ahead of the first call."""
         self.compare("x+1", "1+x", wait_s=START_LIMIT_S)
 
     def compare(self, gold: str, answer: str, *, wait_s: float) -> Word:
-        """What math-verify says; LIMIT when it had to be killed. BusyError when no worker is free in time."""
+        """What math-verify says; LIMIT when it was not done within its CPU time. BusyError when no worker is
+        free in time.
+        """
+        deadline = time.monotonic() + wait_s
+        word = self._quick.compare(gold, answer, wait_s=wait_s)
+        if word is not Word.LIMIT:
+            return word
+        self._enter_slow()
         try:
-            worker = self._slots.get(timeout=max(0.0, wait_s))
-        except queue.Empty:
-            raise BusyError(
-                f"verifier: no math worker was free within {wait_s:.1f} s; raise reward.verifier_processes"
-            ) from None
-        kept: MathWorker | None = None
-        try:
-            if self._closed:
-                raise UnavailableError("verifier: the pool of math workers is closed")
-            worker = worker or self._start()
-            word = worker.compare(gold, answer, self._kill_after_s)
-            kept = self._after_call(worker, killed=word is None)
-            return word or Word.LIMIT
+            return self._slow.compare(gold, answer, wait_s=deadline - time.monotonic())
         finally:
-            self._slots.put(kept)
+            with self._lock:
+                self._num_slow -= 1
 
-    def _start(self) -> MathWorker:
-        worker = MathWorker()
+    def _enter_slow(self) -> None:
         with self._lock:
-            self.stats.num_started += 1
-        return worker
-
-    def _after_call(self, worker: MathWorker, *, killed: bool) -> MathWorker | None:
-        if not killed and worker.num_calls < self._recycle_after:
-            return worker
-        worker.kill()
-        with self._lock:
-            self.stats.num_killed += int(killed)
-            self.stats.num_recycled += int(not killed)
-        return None
+            if self._num_slow >= MOST_SLOW:
+                raise BusyError(
+                    f"verifier: {self._num_slow} answers wait for the slow lane already; try later or raise "
+                    "reward.verifier_processes"
+                )
+            self._num_slow += 1
+            self.stats.num_slow += 1
 
     def close(self) -> None:
         """End all workers; calls in flight finish first."""
-        self._closed = True
-        for _ in range(self._num_processes):
-            worker = self._slots.get(timeout=self._kill_after_s + START_LIMIT_S)
-            if worker is not None:
-                worker.kill()
-        for _ in range(self._num_processes):
-            self._slots.put(None)
+        self._quick.close()
+        self._slow.close()

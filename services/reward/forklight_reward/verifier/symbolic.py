@@ -10,12 +10,14 @@ import re
 from typing import Any
 
 from latex2sympy2_extended import NormalizationConfig, latex2sympy, normalize_latex
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from math_verify import verify
 from sympy import Basic, Eq, I, MatrixBase, Symbol
 
 _CONFIG = NormalizationConfig(
     basic_latex=True, units=True, malformed_operators=True, nits=True, boxed="none", equations=False
 )
+_CONVERSION = ConversionConfig(lowercase_symbols=False)  # A is not a
 _DECIMAL = re.compile(r"(?<![0-9.])([0-9]*)\.([0-9]+)(?![0-9])", re.ASCII)
 _DEGREES = re.compile(r"([0-9]+(?:\.[0-9]+)?)\^\{\\circ\}")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
@@ -47,7 +49,11 @@ def read(text: str) -> Basic | MatrixBase | None:
     parsed: Any
     try:
         parsed = latex2sympy(
-            prepared, is_real=not is_complex, convert_degrees=False, normalization_config=None
+            prepared,
+            is_real=not is_complex,
+            convert_degrees=False,
+            normalization_config=None,
+            conversion_config=_CONVERSION,
         )
     except (
         Exception
@@ -55,6 +61,8 @@ def read(text: str) -> Basic | MatrixBase | None:
         return None
     if is_complex and isinstance(parsed, Basic):
         parsed = parsed.subs({symbol: I for symbol in parsed.free_symbols if symbol.name == "i"})
+    if isinstance(parsed, Basic):  # a name that prints as the base of logarithms does
+        parsed = parsed.subs({symbol: Symbol("E_") for symbol in parsed.free_symbols if symbol.name == "E"})
     return parsed if isinstance(parsed, (Basic, MatrixBase)) else None
 
 
@@ -63,7 +71,9 @@ def are_equal(gold: str, answer: str) -> bool | None:
     left, right = read(gold), read(answer)
     if left is None or right is None:
         return None
-    if _is_loose_equation(left, right):
+    if _is_loose_equation(left, right) or _is_loose_equation(right, left):
+        return False
+    if _is_false_equation(right):
         return False
     return bool(verify(left, right, timeout_seconds=None))
 
@@ -73,3 +83,10 @@ def _is_loose_equation(left: Basic | MatrixBase, right: Basic | MatrixBase) -> b
     if isinstance(right, Eq) and not isinstance(left, Eq) and getattr(left, "is_number", False):
         return not isinstance(right.lhs, Symbol) and bool(right.lhs.free_symbols)
     return False
+
+
+def _is_false_equation(answer: Basic | MatrixBase) -> bool:
+    """Numbers on both sides that differ: 6 = 5 is not 5."""
+    if not isinstance(answer, Eq) or answer.free_symbols:
+        return False
+    return not bool(verify(answer.lhs, answer.rhs, timeout_seconds=None))

@@ -11,9 +11,10 @@ from importlib.metadata import version
 from forklight_reward.verifier.compare import Comparison, compare_exact
 from forklight_reward.verifier.extract import extract_answer, looks_like_response
 from forklight_reward.verifier.guard import find_danger, find_restatement
-from forklight_reward.verifier.pool import MathPool, Word
+from forklight_reward.verifier.math_process import Word
+from forklight_reward.verifier.pool import MathPool
 
-RULES_VERSION = "1"
+RULES_VERSION = "2"
 WAIT_S = 20.0
 
 

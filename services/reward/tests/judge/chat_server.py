@@ -86,6 +86,7 @@ def start(behave: Callable[[Body], Reply]) -> tuple[ChatServer, ThreadingHTTPSer
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # head and body are two writes
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))

@@ -11,7 +11,7 @@ from forklight_core.errors import InvalidInputError, UnavailableError
 from forklight_reward.judge.chat import Message, seed_of
 from forklight_reward.judge.contract import Judgement
 from forklight_reward.judge.five_grades import FiveGrades, GradeOptions
-from forklight_reward.judge.pairwise import NUM_PAIRS, PairStatistics, Pairwise, gate_quality
+from forklight_reward.judge.pairwise import NUM_PAIRS, PairStatistics, Pairwise
 from forklight_reward.judge.prompt import Question
 from forklight_reward.judge.scripted import Bias, ScriptedChat
 from forklight_reward.judge.swiss import MOST_PLAYERS, rank_candidates
@@ -174,17 +174,6 @@ def test_statistics_do_not_ring_before_there_are_enough_pairs() -> None:
     statistics.add(1, -1)
     assert statistics.report().is_alarm
     assert statistics.report().position_bias == 1.0
-
-
-def test_rules_gate_quality() -> None:
-    assert [gate_quality(rule, result) for rule in (0.0, 1.0) for result in (-1, 0, 1)] == [
-        0,
-        0,
-        0,
-        0,
-        0.5,
-        1,
-    ]
 
 
 @pytest.mark.parametrize("num", [1, 2, 3, 4, 5, 7, 8, 9, 16, 21, 64])

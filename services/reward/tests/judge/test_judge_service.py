@@ -46,6 +46,9 @@ class Door:
 
     async def judge(self, response: str, timeout_s: float = 10.0) -> reward_pb2.JudgeReply:
         request = reward_pb2.JudgeRequest(prompt="What lies there?", reference=REFERENCE, response=response)
+        return await self.ask(request, timeout_s)
+
+    async def ask(self, request: reward_pb2.JudgeRequest, timeout_s: float = 10.0) -> reward_pb2.JudgeReply:
         reply: reward_pb2.JudgeReply = await self._stub.Judge(request, timeout=timeout_s)
         return reply
 
@@ -100,7 +103,7 @@ async def test_a_model_behind_http_grades(start_server: Start, tmp_path: Path) -
         assert (right.grade, right.score, right.status) == (5, 1.0, types_pb2.VERDICT_STATUS_OK)
         assert (wrong.grade, wrong.score) == (1, 0.0)
         assert wrong.HasField("score")
-        assert right.worker_version == "five-grades/1 m prompt/1 votes=2"
+        assert right.worker_version == "five-grades/1 m prompt/1 votes=2 calibration/0 L0 0.0000 a doubling"
     assert {body["model"] for body in server.bodies} == {"m"}
     assert set(server.keys) == {"Bearer sesame"}
 

@@ -12,9 +12,9 @@ from forklight_core.errors import InvalidInputError
 from forklight_reward.judge.five_grades import FiveGrades
 from forklight_reward.judge.length_fit import Window, fit_length, longer_preferred
 from forklight_reward.judge.length_monitor import Drift, LengthMonitor, MonitorOptions
-from forklight_reward.judge.padding import pad, probe_padding
+from forklight_reward.judge.padding import MEAN_DOUBLINGS, PaddingReport, pad, probe_padding
 from forklight_reward.judge.prompt import Question, Variant
-from forklight_reward.judge.recalibration import Level, Recalibrator, nearest_reference
+from forklight_reward.judge.recalibration import PATIENCE, Level, Recalibrator, nearest_reference
 from forklight_reward.judge.scripted import Bias, ScriptedChat, grades_of
 
 NUM_GROUPS, GROUP_SIZE = 64, 16
@@ -235,6 +235,18 @@ def test_first_level_brings_the_rest_of_the_bias_under_two_hundredths(
     assert np.abs(settled).max() < 0.02
 
 
+def test_where_no_rule_knows_what_is_right_padding_alone_leads_to_the_offset() -> None:
+    recalibrator, beta = Recalibrator(), 0.2
+    for _ in range(PATIENCE):
+        gain = beta * MEAN_DOUBLINGS
+        left = gain - recalibrator.active.beta * MEAN_DOUBLINGS
+        reports = [PaddingReport(gain=each, lower95=each - 0.02, num_pairs=64) for each in (gain, left)]
+        assert recalibrator.add_padding(*reports).is_alarm
+        recalibrator.switch()
+    assert recalibrator.active.level is Level.OFFSET
+    assert recalibrator.active.beta == pytest.approx(beta, rel=0.1)
+
+
 def test_an_honest_judge_is_never_recalibrated() -> None:
     recalibrator = Recalibrator()
     residuals(recalibrator, world(0.0, seed=11, right_longer=0.7), 100)
@@ -293,7 +305,10 @@ def test_offset_is_bounded_and_centred_in_the_group() -> None:
     scores, groups = np.full(4, 0.5), np.array([0, 0, 1, 1], dtype=np.int64)
     corrected = recalibrator.active.correct(scores, np.array([0.0, 10.0, 3.0, 3.0]), groups)
     assert corrected == pytest.approx([0.75, 0.25, 0.5, 0.5])
-    paired = recalibrator.active.correct_pair(scores, np.full(4, 5.0), np.array([5.0, 4.0, 6.0, 99.0]))
-    beta = recalibrator.active.beta
-    assert paired == pytest.approx([0.5, 0.5 - beta, 0.5 + beta, 0.75])
+    active = recalibrator.active
+    paired = [0.5 - active.offset(5.0, reference) for reference in (5.0, 4.0, 6.0, 99.0)]
+    assert paired == pytest.approx([0.5, 0.5 - active.beta, 0.5 + active.beta, 0.75])
+    assert active.offset(active.anchor) == 0.0
+    assert active.offset(active.anchor + 1) == pytest.approx(active.beta)
+    assert active.offset(99.0) == 0.5
     assert nearest_reference(math.log2(100), [3.0, 6.5, 9.0]) == 1

@@ -12,13 +12,33 @@ import pytest
 from forklight_core.telemetry import METRICS
 from forklight_reward import metrics
 from forklight_reward.judge.contract import Judgement, abstain
+from forklight_reward.judge.ladder import Ladder
 from forklight_reward.judge.length_monitor import GROUPS_A_WINDOW
 from forklight_reward.judge.pairwise import PairReport, Pairwise
-from forklight_reward.judge.rule import RuleJudge
 from forklight_reward.judge.scripted import ScriptedChat
-from forklight_reward.judge.watch import MOST_OPEN_GROUPS, PAIRS_EVERY, JudgeWatch, known_correctness
+from forklight_reward.judge.store import Book
+from forklight_reward.judge.watch import (
+    MOST_OPEN_GROUPS,
+    PAIRS_EVERY,
+    JudgeWatch,
+    Seen,
+    known_correctness,
+    length_of,
+)
 
 GROUP_SIZE = 8
+
+
+class Mind:
+    """A watch and the ladder behind it."""
+
+    def __init__(self) -> None:
+        self.ladder = Ladder(Book(), judge="test")
+        self.watch = JudgeWatch(self.ladder.add_groups, group_size=GROUP_SIZE)
+
+    @property
+    def is_ringing(self) -> bool:
+        return self.ladder.recalibrator.raw.is_ringing
 
 
 def feed(watch: JudgeWatch, *, beta: float, num_groups: int, seed: int = 1) -> None:
@@ -27,45 +47,71 @@ def feed(watch: JudgeWatch, *, beta: float, num_groups: int, seed: int = 1) -> N
     for group in range(num_groups):
         for sample in range(GROUP_SIZE):
             doublings, is_right = chance.uniform(0, 4), chance.random() < 0.5
-            answer = (
-                "</think>" + "x" * int(100 * 2**doublings) + ("\\boxed{42}" if is_right else "\\boxed{41}")
-            )
+            answer = "x" * int(100 * 2**doublings) + ("\\boxed{42}" if is_right else "\\boxed{41}")
             score = 0.3 + 0.3 * is_right + beta * (doublings - 2) + chance.normal(0, 0.1)
-            judgement = Judgement(grade=3, exact=float(score), evidence="")
+            seen = Seen(
+                group_id=f"{seed}-{group}",
+                sample_id=f"{seed}-{group}-{sample}",
+                version=1,
+                reference="42",
+                response=f"</think>{answer}",
+                judgement=Judgement(grade=3, exact=float(score), evidence=""),
+                length=length_of(answer),
+            )
             for _ in range(2):  # delivered twice
-                watch.add(
-                    group_id=f"{seed}-{group}",
-                    sample_id=f"{seed}-{group}-{sample}",
-                    reference="42",
-                    response=answer,
-                    judgement=judgement,
-                )
+                watch.add(seen)
 
 
 @pytest.mark.parametrize(("beta", "rings"), [(0.0, False), (0.1, True)])
 def test_alarm_rings_for_a_judge_that_pays_for_length(
     beta: float, rings: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    watch = JudgeWatch(RuleJudge(), group_size=GROUP_SIZE)
+    mind = Mind()
     with caplog.at_level(logging.WARNING):
-        feed(watch, beta=beta, num_groups=3 * GROUPS_A_WINDOW)
-    assert watch.monitor.is_ringing is rings
-    assert ("judge pays for length" in caplog.text) is rings
+        feed(mind.watch, beta=beta, num_groups=3 * GROUPS_A_WINDOW)
+    assert mind.is_ringing is rings
+    assert ("The judge pays for length" in caplog.text) is rings
+    assert [event.kind for event in mind.ladder.to_tell] == ["judge_alarm"] * rings
+    assert [each["kind"] for each in mind.ladder.to_log].count("window") == 3
 
 
 def test_nothing_is_concluded_before_a_window_is_full() -> None:
-    watch = JudgeWatch(RuleJudge(), group_size=GROUP_SIZE)
-    feed(watch, beta=0.3, num_groups=GROUPS_A_WINDOW - 1)
-    assert not watch.monitor.is_ringing
-    feed(watch, beta=0.3, num_groups=1, seed=2)
-    assert watch.monitor.is_ringing
+    mind = Mind()
+    feed(mind.watch, beta=0.3, num_groups=GROUPS_A_WINDOW - 1)
+    assert not mind.is_ringing
+    feed(mind.watch, beta=0.3, num_groups=1, seed=2)
+    assert mind.is_ringing
+
+
+def part_of(group: int, sample: int, version: int) -> Seen:
+    return Seen(
+        group_id=str(group),
+        sample_id=str(sample),
+        version=version,
+        reference="42",
+        response="</think>\\boxed{42}",
+        judgement=Judgement(grade=3, evidence=""),
+        length=float(sample),
+    )
 
 
 def test_groups_that_are_never_whole_do_not_pile_up() -> None:
-    watch = JudgeWatch(RuleJudge(), group_size=GROUP_SIZE)
+    watch = Mind().watch
     for number in range(3 * MOST_OPEN_GROUPS):
-        watch.add(group_id=str(number), sample_id="s", reference="42", response="x", judgement=abstain("no"))
+        watch.add(part_of(number, 0, 1))
     assert len(watch._open) == MOST_OPEN_GROUPS
+
+
+def test_groups_that_other_judges_share_are_closed_when_the_policy_is_far_on() -> None:
+    windows: list[int] = []
+    watch = JudgeWatch(lambda groups: windows.append(len(groups)), group_size=GROUP_SIZE)
+    for number in range(GROUPS_A_WINDOW):
+        for sample in range(2):
+            watch.add(part_of(number, sample, 1))
+    watch.add(part_of(1000, 0, 3))
+    assert not windows
+    watch.add(part_of(1001, 0, 4))
+    assert windows == [GROUPS_A_WINDOW]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +149,9 @@ def test_figures_of_comparisons_are_reported_every_32_pairs() -> None:
         return report()
 
     engine.statistics.report = counting  # type: ignore[method-assign]
-    watch = JudgeWatch(engine, group_size=2)
-    for _ in range(2 * PAIRS_EVERY):
-        watch.add(group_id="", sample_id="", reference="r", response="x", judgement=abstain("no"))
+    watch = JudgeWatch(lambda groups: None, group_size=2)
+    for number in range(1, 2 * PAIRS_EVERY + 1):
+        engine.statistics.add(1, 1)
+        watch.count(engine, abstain("no") if number % 4 == 0 else Judgement(grade=3, evidence=""))
     assert engine.num_reports == 2
+    assert watch.abstain_share == 0.25

@@ -1,21 +1,26 @@
-"""Programs in the sandbox service, over gRPC. It sees a program and limits, never a test or an answer."""
+"""Programs in the sandbox service, over gRPC. It sees programs, commands and limits, never a test or
+an answer."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import cast
 
 import grpc.aio
 
 from forklight.v1 import reward_pb2, reward_pb2_grpc, types_pb2
+from forklight_core.blobs import BlobRef, BlobStore
 from forklight_core.errors import UnavailableError
 from forklight_core.ids import group_of
-from forklight_core.wire import SCHEMA_VERSION
+from forklight_core.wire import SCHEMA_VERSION, Session
 from forklight_rollout.tools.python import ProgramEnd, ProgramOutput
 
 MOST_OUTPUT_BYTES = 2**20
 MEMORY_MB = 512
+KEPT_WORKSPACES = 64
 WAIT_S = 10.0
 """Beyond twice the program's own time: for a slot, the jail and the way."""
 
@@ -31,11 +36,13 @@ _ENDS: Mapping[reward_pb2.ProgramEnd, ProgramEnd] = {
 
 
 class RpcSandbox:
-    """Port ProgramRunner."""
+    """Ports ProgramRunner and SessionRunner."""
 
-    def __init__(self, channel: grpc.aio.Channel, run_id: str) -> None:
+    def __init__(self, channel: grpc.aio.Channel, run_id: str, blobs: BlobStore) -> None:
         self._stub = cast("reward_pb2_grpc.SandboxAsyncStub", reward_pb2_grpc.SandboxStub(channel))
         self._run_id = run_id
+        self._blobs = blobs
+        self._workspaces: OrderedDict[str, str] = OrderedDict()
 
     async def run_program(self, source: str, *, sample_id: str, timeout_s: float) -> ProgramOutput:
         """One try."""
@@ -46,24 +53,52 @@ class RpcSandbox:
             "output_bytes": MOST_OUTPUT_BYTES,
         }
         request = reward_pb2.ExecuteRequest(
-            envelope=types_pb2.Envelope(
-                schema_version=SCHEMA_VERSION,
-                run_id=self._run_id,
-                group_id=group_of(sample_id),
-                sample_id=sample_id,
-            ),
+            envelope=self._envelope(sample_id),
             spec_json=json.dumps({"mode": "run", "language": "python", "limits": limits}),
             source=source,
         )
         reply = await self._stub.Execute(request, timeout=2 * timeout_s + WAIT_S)
-        end = _ENDS.get(reply.run.end)
-        if end is None:
-            raise UnavailableError(
-                f"sandbox: its reply does not say how the program of {sample_id} ended; "
-                "bring all services to the same release"
-            )
-        return ProgramOutput(
-            end=end,
-            stdout=reply.run.stdout.decode("utf-8", "replace"),
-            stderr=reply.run.stderr.decode("utf-8", "replace"),
+        return _read_run(reply.run, sample_id)
+
+    async def act(self, workspace: BlobRef, session: Session, *, sample_id: str) -> ProgramOutput:
+        """One try. A sandbox that has not seen the session's beginning runs all its commands again."""
+        request = reward_pb2.ActRequest(
+            envelope=self._envelope(sample_id),
+            workspace_json=await self._workspace(workspace),
+            session=session.to_wire(),
         )
+        deadline_s = (1 + len(session.commands)) * session.timeout_s + WAIT_S
+        reply = await self._stub.Act(request, timeout=deadline_s)
+        return _read_run(reply.run, sample_id)
+
+    async def _workspace(self, reference: BlobRef) -> str:
+        """The files, of which those used last are kept."""
+        if reference.id not in self._workspaces:
+            data = await asyncio.to_thread(self._blobs.get, reference.id)
+            self._workspaces[reference.id] = data.decode()
+        self._workspaces.move_to_end(reference.id)
+        while len(self._workspaces) > KEPT_WORKSPACES:
+            self._workspaces.popitem(last=False)
+        return self._workspaces[reference.id]
+
+    def _envelope(self, sample_id: str) -> types_pb2.Envelope:
+        return types_pb2.Envelope(
+            schema_version=SCHEMA_VERSION,
+            run_id=self._run_id,
+            group_id=group_of(sample_id),
+            sample_id=sample_id,
+        )
+
+
+def _read_run(run: reward_pb2.ProgramRun, sample_id: str) -> ProgramOutput:
+    end = _ENDS.get(run.end)
+    if end is None:
+        raise UnavailableError(
+            f"sandbox: its reply does not say how the program of {sample_id} ended; "
+            "bring all services to the same release"
+        )
+    return ProgramOutput(
+        end=end,
+        stdout=run.stdout.decode("utf-8", "replace"),
+        stderr=run.stderr.decode("utf-8", "replace"),
+    )

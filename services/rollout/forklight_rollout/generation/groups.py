@@ -62,7 +62,7 @@ class FinishedSample:
     reason: FinishReason
     started_at: float  # unix time, seconds
     finished_at: float
-    has_tools: bool = False
+    tools: ToolRules | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

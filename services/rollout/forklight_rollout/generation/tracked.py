@@ -9,7 +9,8 @@ from forklight_rollout.generation.draft import Draft
 from forklight_rollout.generation.groups import FinishedSample, GroupWork, OpenSample, SampleStart
 from forklight_rollout.generation.text_stops import TextStops
 from forklight_rollout.ports import FinishReason, SequenceStart
-from forklight_rollout.tools.ports import ToolCall
+from forklight_rollout.tools.format import answered_calls
+from forklight_rollout.tools.ports import ToolCall, ToolRules
 from forklight_rollout.tools.watch import CallWatch
 
 Decode = Callable[[list[int]], str]
@@ -82,7 +83,14 @@ class BegunSample:
             number=self.draft.num_replies + 1,
             text=self.calls.call,
             rules=self.work.tools,
+            earlier=self._earlier_calls(self.work.tools),
         )
+
+    def _earlier_calls(self, rules: ToolRules) -> tuple[str, ...]:
+        """Only a session's state is made of them: others are spared the decoding."""
+        if rules.workspace is None or self._decode is None:
+            return ()
+        return tuple(answered_calls(self.draft.ids.tolist(), bytes(self.draft.drawn), self._decode))
 
     def answer(self, reply_ids: Sequence[int]) -> None:
         """Put a reply in, as far as it fits. It is in the span of the call: no policy drew it."""
@@ -108,5 +116,5 @@ class BegunSample:
             reason=reason,
             started_at=self.started_at,
             finished_at=now,
-            has_tools=self.work.tools is not None,
+            tools=self.work.tools,
         )

@@ -14,7 +14,8 @@ from forklight_rollout.generation.groups import FinishedSample
 from forklight_rollout.leases.held_groups import HeldGroup
 from forklight_rollout.leases.segments import arrays_of
 from forklight_rollout.ports import FinishReason
-from forklight_rollout.tools.format import scored_text
+from forklight_rollout.tools.format import answered_calls, scored_text
+from forklight_rollout.tools.shell import session_of
 
 GENERATE_SPAN = "rollout.generate"
 
@@ -27,10 +28,13 @@ _REASONS: Mapping[FinishReason, types_pb2.FinishReason] = {
 
 
 def build_payload(sample: FinishedSample, *, decode: Callable[[list[int]], str], contract: str) -> bytes:
-    """The bytes of the sample's blob. Its text is what may be scored."""
+    """The bytes of the sample's blob. Its text, and what its session left behind, are what may be scored."""
     ids, drawn = sample.response.ids.tolist(), sample.response.drawn
-    text = scored_text(ids, drawn, decode) if sample.has_tools else decode(ids)
-    return pack_payload(replace(arrays_of(sample, contract), text=text))
+    if sample.tools is None:
+        return pack_payload(replace(arrays_of(sample, contract), text=decode(ids)))
+    text = scored_text(ids, drawn, decode)
+    session = session_of(answered_calls(ids, drawn, decode), sample.tools)
+    return pack_payload(replace(arrays_of(sample, contract), text=text, session=session))
 
 
 def build_trajectory(

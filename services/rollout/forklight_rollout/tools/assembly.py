@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from forklight_core.blobs import open_blob_store
 from forklight_core.errors import ConfigError
 from forklight_core.rpc import open_channel
 from forklight_core.runfile.schema import ToolsSection
@@ -13,7 +14,7 @@ from forklight_rollout.adapters.sandbox_rpc import RpcSandbox
 from forklight_rollout.generation.engine_thread import EngineThread
 from forklight_rollout.problems import Problems
 from forklight_rollout.settings import RolloutSettings
-from forklight_rollout.tools import python
+from forklight_rollout.tools import python, shell
 from forklight_rollout.tools.desk import Toolbox, ToolDesk
 from forklight_rollout.tools.encoding import ToolTokenizer, make_encoder
 from forklight_rollout.tools.ports import Tool
@@ -44,8 +45,13 @@ async def open_tools(settings: RolloutSettings, section: ToolsSection) -> AsyncI
         yield PodTools()
         return
     async with open_channel(settings.sandbox_address) as channel:
+        sandbox = RpcSandbox(channel, settings.run_id, open_blob_store(settings.blobs_url))
+        tools: dict[str, Tool] = {
+            python.NAME: python.PythonTool(runner=sandbox),
+            shell.NAME: shell.ShellTool(runner=sandbox),
+        }
         yield PodTools(
-            tools={python.NAME: python.PythonTool(runner=RpcSandbox(channel, settings.run_id))},
+            tools={name: tools[name] for name in section.names},
             num_calls=settings.tool_calls,
             deadline_s=settings.tool_deadline_s,
         )

@@ -114,9 +114,7 @@ class ToolDesk:
         for delay in backoff_delays():
             _require_wanted(call, group)
             try:
-                reply = await request.tool.run(
-                    request.arguments, sample_id=call.sample_id, timeout_s=call.rules.timeout_s
-                )
+                reply = await request.tool.run(request.arguments, call)
             except TRANSIENT as error:
                 self._note_absence(error)
                 if time.monotonic() + delay > end:

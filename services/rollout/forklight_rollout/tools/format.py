@@ -68,6 +68,17 @@ def scored_text(ids: Sequence[int], drawn: bytes, decode: Callable[[list[int]], 
     return "\n".join(said)
 
 
+def answered_calls(ids: Sequence[int], drawn: bytes, decode: Callable[[list[int]], str]) -> list[str]:
+    """What stands between the markers of each call that a reply follows, in order."""
+    found, start = [], 0
+    while start < len(drawn):
+        end = _end_of_run(drawn, start)
+        if drawn[start] and end < len(drawn):
+            found.append(find_call(decode(list(ids[start:end]))) or "")
+        start = end
+    return found
+
+
 def _end_of_run(drawn: bytes, start: int) -> int:
     end = drawn.find(0 if drawn[start] else 1, start)
     return len(drawn) if end < 0 else end

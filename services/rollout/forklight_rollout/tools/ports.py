@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from forklight_core.blobs import BlobRef
+
 if TYPE_CHECKING:  # the engine alone, as benchmarks run it, needs no pydantic
     from pydantic import JsonValue
 
@@ -43,6 +45,7 @@ class ToolCall:
     number: int  # of its response, from 1
     text: str  # between the markers
     rules: ToolRules
+    earlier: tuple[str, ...] = ()  # the same of its answered calls before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,11 +56,17 @@ class ToolRules:
     max_calls: int  # answered ones of a response
     max_output_tokens: int  # put in by one call, markup included
     timeout_s: float  # that one call may compute
+    workspace: BlobRef | None = None  # files that the tool `shell` begins with
 
 
 class Tool(Protocol):
-    """Something pure: the same call gives the same reply, wherever and however often it is made."""
+    """Something pure: the same call after the same calls gives the same reply, wherever it is made."""
 
-    async def run(self, arguments: Arguments, *, sample_id: str, timeout_s: float) -> ToolReply:
+    async def run(self, arguments: Arguments, call: ToolCall) -> ToolReply:
         """The reply. UnavailableError, BusyError or DeadlineError when there is none now."""
         ...
+
+
+def bad_call(problem: str) -> ToolReply:
+    """What the writer of a wrong call is told."""
+    return ToolReply(text=f"error: {problem}", outcome=ToolOutcome.BAD_CALL)

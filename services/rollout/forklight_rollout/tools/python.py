@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from forklight_rollout.tools.ports import Arguments, ToolOutcome, ToolReply
+from forklight_rollout.tools.ports import Arguments, ToolCall, ToolOutcome, ToolReply, bad_call
 
 NAME = "python"
 MOST_CODE_BYTES = 65536
@@ -50,26 +50,32 @@ class PythonTool:
 
     runner: ProgramRunner
 
-    async def run(self, arguments: Arguments, *, sample_id: str, timeout_s: float) -> ToolReply:
+    async def run(self, arguments: Arguments, call: ToolCall) -> ToolReply:
         code = arguments.get("code")
         if set(arguments) != {"code"} or not isinstance(code, str) or not code.strip():
-            return _bad_call('python takes {"code": "..."}, a program as text')
+            return bad_call('python takes {"code": "..."}, a program as text')
         if len(code.encode("utf-8", "replace")) > MOST_CODE_BYTES:
-            return _bad_call(f"the program is longer than {MOST_CODE_BYTES} bytes")
+            return bad_call(f"the program is longer than {MOST_CODE_BYTES} bytes")
         # A lone surrogate can be written in JSON, and nowhere else.
         source = code.encode("utf-8", "replace").decode()
-        output = await self.runner.run_program(source, sample_id=sample_id, timeout_s=timeout_s)
-        return ToolReply(text=describe(output, timeout_s), outcome=_outcome(output.end))
+        timeout_s = call.rules.timeout_s
+        output = await self.runner.run_program(source, sample_id=call.sample_id, timeout_s=timeout_s)
+        return reply_of(output, timeout_s)
 
 
-def describe(output: ProgramOutput, timeout_s: float) -> str:
+def reply_of(output: ProgramOutput, timeout_s: float, noun: str = "program") -> ToolReply:
+    """What the model is told of a program, or of something else that runs like one."""
+    return ToolReply(text=describe(output, timeout_s, noun), outcome=_outcome(output.end))
+
+
+def describe(output: ProgramOutput, timeout_s: float, noun: str = "program") -> str:
     """Output, errors, and how it ended where that was not well."""
     parts = [output.stdout.rstrip("\n")] if output.stdout.strip() else []
     if output.stderr.strip():
         parts.append(f"[stderr]\n{output.stderr.strip()}")
     if output.end is not ProgramEnd.OK:
         limit = f" ({timeout_s:g} s)" if output.end is ProgramEnd.TIME_LIMIT else ""
-        parts.append(f"error: {output.end.value}{limit}")
+        parts.append(f"error: {output.end.value.replace('program', noun)}{limit}")
     return "\n".join(parts) or "[no output]"
 
 
@@ -77,7 +83,3 @@ def _outcome(end: ProgramEnd) -> ToolOutcome:
     if end is ProgramEnd.OK:
         return ToolOutcome.OK
     return ToolOutcome.ERROR if end in FAILURES else ToolOutcome.LIMIT
-
-
-def _bad_call(problem: str) -> ToolReply:
-    return ToolReply(text=f"error: {problem}", outcome=ToolOutcome.BAD_CALL)

@@ -87,8 +87,8 @@ class FakeTool:
     num_now: int = 0
     most_at_once: int = 0
 
-    async def run(self, arguments: Arguments, *, sample_id: str, timeout_s: float) -> ToolReply:
-        self.tries.append(sample_id)
+    async def run(self, arguments: Arguments, call: ToolCall) -> ToolReply:
+        self.tries.append(call.sample_id)
         self.num_now += 1
         self.most_at_once = max(self.most_at_once, self.num_now)
         try:

@@ -66,7 +66,7 @@ def test_a_reply_is_put_in_behind_the_call_and_the_response_goes_on(
     first, second = TOKENIZER.encode(TURNS[0]), TOKENIZER.encode(TURNS[1])
     assert sample.response.ids.tolist() == [*first, *answer, *second, EOS]
     assert sample.response.drawn == bytes([1] * len(first) + [0] * len(answer) + [1] * (len(second) + 1))
-    assert (calls, sample.reason, sample.has_tools) == ([], FinishReason.STOP, True)
+    assert (calls, sample.reason, sample.tools) == ([], FinishReason.STOP, RULES)
     for column in (sample.response.logprobs, sample.response.raw_logprobs):
         assert [value == 0 for value in column] == [mark == 0 for mark in sample.response.drawn]
     assert generator.num_tokens == len(first) + len(second) + 1 + (num_ahead > 0), "one is drawn for nothing"
@@ -89,7 +89,7 @@ def test_without_tools_a_call_is_plain_text(answer: list[int]) -> None:
     generator = generator_of()
     generator.add(tool_work(tools=None))
     (sample,), calls = run_until_idle(generator)
-    assert calls == [] and text_of(sample) == TURNS[0] and not sample.has_tools
+    assert calls == [] and text_of(sample) == TURNS[0] and sample.tools is None
     assert set(sample.response.drawn) == {1}
 
 

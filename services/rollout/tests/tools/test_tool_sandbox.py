@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from forklight.v1 import reward_pb2, reward_pb2_grpc
+from forklight_core.blobs.memory import MemoryBlobStore
 from forklight_core.errors import BusyError, ConfigError, UnavailableError
 from forklight_core.ports import free_ports
 from forklight_core.rpc import Registration, open_channel, serve
@@ -40,7 +41,7 @@ async def test_the_sandbox_sees_a_program_and_limits_and_nothing_else() -> None:
     sandbox, address = Sandbox(), f"127.0.0.1:{free_ports(1)[0]}"
     door = Registration(reward_pb2_grpc.add_SandboxServicer_to_server, sandbox, "forklight.v1.Sandbox")
     async with serve(address, [door]), open_channel(address) as channel:
-        runner = RpcSandbox(channel, "run-1")
+        runner = RpcSandbox(channel, "run-1", MemoryBlobStore())
 
         async def run() -> tuple[ProgramEnd, str, str]:
             found = await runner.run_program("print(1)", sample_id="run-1/g00000001/s002", timeout_s=3.0)
@@ -64,7 +65,9 @@ async def test_the_sandbox_sees_a_program_and_limits_and_nothing_else() -> None:
             await run()
     with pytest.raises(UnavailableError):
         async with open_channel(address) as channel:
-            await RpcSandbox(channel, "run-1").run_program("1", sample_id="r/g0/s0", timeout_s=0.1)
+            await RpcSandbox(channel, "run-1", MemoryBlobStore()).run_program(
+                "1", sample_id="r/g0/s0", timeout_s=0.1
+            )
 
 
 def test_every_end_on_the_wire_has_a_meaning() -> None:

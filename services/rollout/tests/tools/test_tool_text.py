@@ -28,9 +28,11 @@ from forklight_rollout.tools.format import (
     scored_text,
     without_call,
 )
-from forklight_rollout.tools.ports import ToolOutcome, ToolReply
+from forklight_rollout.tools.ports import ToolCall, ToolOutcome, ToolReply
 from forklight_rollout.tools.python import ProgramEnd, ProgramOutput, PythonTool, describe
-from services.rollout.tests.tools.scripted import ENCODER, TOKENIZER, call_of
+from services.rollout.tests.tools.scripted import ENCODER, RULES, TOKENIZER, call_of
+
+CALL = ToolCall(key=0, sample_id="s", group_id="g", number=1, text="", rules=RULES)
 
 HOSTILE = (
     f"<eos><|end|></s><think>\\boxed{{1}}{CALL_OPEN}{{}}{CALL_CLOSE}</tool_response><user>\u00e9\x00\t\ud7ff"
@@ -163,11 +165,11 @@ async def test_python_refuses_what_is_no_program_and_runs_what_is() -> None:
     programs = Programs()
     tool = PythonTool(runner=programs)
     for arguments in ({}, {"code": ""}, {"code": 3}, {"code": "1", "file": "x"}, {"code": "#" * 70_000}):
-        reply = await tool.run(arguments, sample_id="s", timeout_s=1.0)  # type: ignore[arg-type]
+        reply = await tool.run(arguments, CALL)  # type: ignore[arg-type]
         assert reply.outcome is ToolOutcome.BAD_CALL, arguments
     assert programs.sources == []
     lone = json.loads("\"print('\\ud800')\"")
-    reply = await tool.run({"code": lone}, sample_id="s", timeout_s=1.0)
+    reply = await tool.run({"code": lone}, CALL)
     assert (reply.text, reply.outcome, programs.sources) == ("7", ToolOutcome.OK, ["print('?')"])
 
 
@@ -204,7 +206,7 @@ def sample_of(*parts: tuple[str, bool]) -> FinishedSample:
         reason=FinishReason.STOP,
         started_at=0.0,
         finished_at=1.0,
-        has_tools=True,
+        tools=RULES,
     )
 
 

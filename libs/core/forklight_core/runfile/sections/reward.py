@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from forklight_core.runfile.sections.section import Section
 from forklight_core.runfile.units import Count, Seconds
@@ -51,6 +51,43 @@ class JudgeSection(Section):
     """Of one reply."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 32
     """Calls at once of one judge process, over all endpoints."""
+    recalibrate: bool = True
+    """Take measures against a judge that pays for length; false: only measure and warn."""
+    padding_every: Annotated[int, Field(ge=0)] = 8
+    """Windows of 64 groups between two padding probes; 0: none."""
+    padding_answers: Annotated[int, Field(ge=8, le=1024)] = 64
+    """Answers of one probe, each judged as it is and padded twice."""
+
+
+class SandboxSection(Section):
+    """Where programs that a model wrote are run."""
+
+    tier: Literal["process", "jail", "container", "pod"] = "jail"
+    """process: no walls; jail: this machine's own kernel; container: an engine; pod: a Kubernetes cluster."""
+    allow_unsafe: bool = False
+    """Permit tier process: whoever wrote a program then has all that the service has."""
+    image: str = ""
+    """Of container and pod: one with python3 (and c++), best by digest; an engine must have it already."""
+    runtime: Literal["auto", "runsc", "runc"] = "auto"
+    """Of container; auto: gVisor's runsc when the engine has it, else runc."""
+    runtime_class: str = "gvisor"
+    """Of pod; empty: the cluster's default, which shares the node's kernel."""
+    namespace: str = "forklight-sandbox"
+    """Of pod: a namespace for nothing else, with a policy that denies all traffic."""
+    warm: Annotated[int, Field(ge=0, le=256)] = 2
+    """Containers or pods kept ready, each for one job."""
+
+    @model_validator(mode="after")
+    def _check_tier(self) -> SandboxSection:
+        """A tier without what it needs is an error now, not at the first program."""
+        if self.tier == "process" and not self.allow_unsafe:
+            raise ValueError(
+                'tier = "process" lets a program read and reach whatever the service can: '
+                'use "jail", or set allow_unsafe = true if every program is trusted'
+            )
+        if self.tier in ("container", "pod") and not self.image:
+            raise ValueError(f'tier = "{self.tier}" needs image: one with python3, and c++ for C++ tasks')
+        return self
 
 
 class RewardSection(Section):
@@ -65,8 +102,12 @@ class RewardSection(Section):
     timeout_s: Seconds = 30.0
     """Deadline of one try."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Samples scored at once by one front door."""
+    """Samples of each class (rules, code, repository, judge) scored at once by one front door."""
+    shaping: bool = False
+    """Clip and normalise rewards by source before the overlong penalty; for runs that mix sources."""
     verifier_processes: Annotated[int, Field(ge=1, le=64)] = 1
     """Killable worker processes of one verifier."""
+    sandbox: SandboxSection = SandboxSection()
+    """Where programs run."""
     judge: JudgeSection = JudgeSection()
     """Who grades what rules cannot."""

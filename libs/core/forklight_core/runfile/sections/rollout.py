@@ -41,7 +41,7 @@ class RolloutSection(Section):
     """CPU threads; 0 lets torch choose."""
 
 
-ToolName = Literal["python"]
+ToolName = Literal["python", "shell"]
 
 
 class ToolsSection(Section):

@@ -37,7 +37,8 @@ class ModelSection(Section):
 
 
 class PromptsSection(Section):
-    """Where prompts come from: JSON lines of {id, prompt, kind, gold, spec, tools}."""
+    """Where prompts come from: JSON lines of {id, prompt, kind, gold, spec, tools} and, for
+    [curriculum], {domain, source, level, synthetic}."""
 
     train: str = ""
     """File of training prompts."""

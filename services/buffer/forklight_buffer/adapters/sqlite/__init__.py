@@ -6,6 +6,7 @@ from pathlib import Path
 
 from forklight_buffer.adapters.sqlite.commits import CommitTable
 from forklight_buffer.adapters.sqlite.database import Database
+from forklight_buffer.adapters.sqlite.evidence import EvidenceTable
 from forklight_buffer.adapters.sqlite.groups import GroupTable
 from forklight_buffer.adapters.sqlite.reports import ReportTable
 from forklight_buffer.adapters.sqlite.rewind import RewindTable
@@ -14,7 +15,9 @@ from forklight_buffer.adapters.sqlite.runs import RunTable
 from forklight_buffer.adapters.sqlite.samples import SampleTable
 
 
-class SqliteLedger(GroupTable, SampleTable, CommitTable, RewindTable, RunTable, RoundTable, ReportTable):
+class SqliteLedger(
+    GroupTable, SampleTable, CommitTable, RewindTable, RunTable, RoundTable, ReportTable, EvidenceTable
+):
     """Implements `Ledger`."""
 
     def __init__(self, path: Path | None) -> None:

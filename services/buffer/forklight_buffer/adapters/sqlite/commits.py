@@ -7,8 +7,15 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from forklight_buffer.adapters.sqlite.database import Database
+from forklight_buffer.adapters.sqlite.evidence import enter_evidence
 from forklight_buffer.adapters.sqlite.groups import leased_group
-from forklight_buffer.adapters.sqlite.lineages import Segment, ancestry, owner_of, shared_steps
+from forklight_buffer.adapters.sqlite.lineages import (
+    Segment,
+    ancestry,
+    owner_of,
+    read_lineages,
+    shared_steps,
+)
 from forklight_buffer.adapters.sqlite.notes import read_control, write_notes
 from forklight_buffer.adapters.sqlite.samples import (
     close_groups,
@@ -65,9 +72,10 @@ class CommitTable:
     def _write_commit(self, commit: Commit, rows: Sequence[SampleRow], at: float) -> None:
         for row in rows:
             insert_sample(self._db, row)
-        close_groups(self._db, {row.group_id for row in rows})
+        closed = close_groups(self._db, {row.group_id for row in rows})
         write_commit(self._db, commit, at)
         write_notes(self._db, {"step": str(commit.step)})
+        enter_evidence(self._db, closed)
 
     def read_commit(self, lineage: str, step: int) -> Commit | None:
         owner = owner_of(ancestry(self.lineages(), lineage, self.head(lineage)), step)
@@ -134,14 +142,6 @@ class CommitTable:
                     (part.lineage, max(part.low, after)),
                 ),
             )
-
-
-def read_lineages(db: Database) -> dict[str, Lineage]:
-    """Every lineage."""
-    return {
-        row["lineage"]: Lineage(lineage=row["lineage"], parent=row["parent"], forked_at=row["forked_at"])
-        for row in db.rows("SELECT * FROM lineages")
-    }
 
 
 def write_commit(db: Database, commit: Commit, at: float) -> None:

@@ -1,11 +1,12 @@
-"""Which (lineage, step) a checkpoint has behind it."""
+"""Which (lineage, step) a checkpoint has behind it, and the run itself."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from forklight_buffer.records import Lineage
+from forklight_buffer.adapters.sqlite.database import Database
+from forklight_buffer.records import Control, Lineage
 from forklight_core.errors import DataLossError
 
 
@@ -32,6 +33,19 @@ def ancestry(lineages: Mapping[str, Lineage], lineage: str, step: int) -> list[S
             segments.append(Segment(lineage=name, low=found.forked_at, high=high))
         name, high = found.parent, min(high, found.forked_at)
     raise DataLossError(f"the ancestry of lineage {lineage} runs in a circle")
+
+
+def read_lineages(db: Database) -> dict[str, Lineage]:
+    """Every lineage."""
+    return {
+        row["lineage"]: Lineage(lineage=row["lineage"], parent=row["parent"], forked_at=row["forked_at"])
+        for row in db.rows("SELECT * FROM lineages")
+    }
+
+
+def line_of(db: Database, control: Control) -> list[Segment]:
+    """What the run's newest checkpoint has behind it."""
+    return ancestry(read_lineages(db), control.lineage, control.step)
 
 
 def owner_of(segments: list[Segment], step: int) -> str:

@@ -8,9 +8,8 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import replace
 
-from forklight_buffer.adapters.sqlite.commits import read_lineages
 from forklight_buffer.adapters.sqlite.database import Database
-from forklight_buffer.adapters.sqlite.lineages import Segment, ancestry, owner_of
+from forklight_buffer.adapters.sqlite.lineages import Segment, line_of, owner_of
 from forklight_buffer.adapters.sqlite.notes import read_control, write_notes
 from forklight_buffer.records import ReportedEvent
 
@@ -67,8 +66,7 @@ class ReportTable:
 
     def _line(self) -> list[Segment]:
         """What the run's newest checkpoint has behind it."""
-        control = read_control(self._db)
-        return ancestry(read_lineages(self._db), control.lineage, control.step)
+        return line_of(self._db, read_control(self._db))
 
 
 def _is_undone(row: sqlite3.Row, line: list[Segment]) -> bool:

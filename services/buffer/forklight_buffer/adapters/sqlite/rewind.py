@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from forklight_buffer.adapters.sqlite.commits import write_commit
 from forklight_buffer.adapters.sqlite.database import Database
+from forklight_buffer.adapters.sqlite.evidence import enter_evidence
 from forklight_buffer.adapters.sqlite.notes import read_control, write_notes
 from forklight_buffer.adapters.sqlite.samples import close_groups, insert_sample
 from forklight_buffer.ledger import Rewind
@@ -31,11 +32,12 @@ class RewindTable:
                     self._take_back(row, OPEN_AGAIN, epoch, at)
             for row in rows:
                 self._end_anew(row, epoch, at)
-            close_groups(self._db, {row.group_id for row in (*rewind.reverted, *rows)})
+            closed = close_groups(self._db, {row.group_id for row in (*rewind.reverted, *rows)})
             self._place_groups(rewind, rows)
             lineage = self._fork(rewind, at)
             notes = {"epoch": epoch, "step": rewind.step, "version": version, "window": window}
             write_notes(self._db, {"lineage": lineage} | {name: str(note) for name, note in notes.items()})
+            enter_evidence(self._db, closed)
         return lineage
 
     def _take_back(self, row: SampleRow, became: str, epoch: int, at: float) -> None:

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 
 from forklight_buffer.adapters.sqlite.database import Database, Value
+from forklight_buffer.adapters.sqlite.evidence import enter_evidence
 from forklight_buffer.ledger import Entered, SampleFilter
 from forklight_buffer.records import Conflict, Ending, EvaluatedSample, SampleRow
 from forklight_buffer.states import Purpose, State
@@ -39,7 +40,7 @@ class SampleTable:
                     new.append(row)
                 else:
                     conflicts += find_conflict(self._db, row)
-            close_groups(self._db, {row.group_id for row in rows})
+            enter_evidence(self._db, close_groups(self._db, {row.group_id for row in rows}))
             record_conflicts(self._db, conflicts)
         return Entered(new=tuple(new), conflicts=tuple(conflicts))
 
@@ -157,9 +158,9 @@ def record_conflicts(db: Database, conflicts: Iterable[Conflict]) -> None:
         )
 
 
-def close_groups(db: Database, group_ids: Iterable[str]) -> None:
-    """Groups all of whose samples have ended are over."""
-    db.execute_many(CLOSE_GROUP, [(group_id,) for group_id in sorted(group_ids)])
+def close_groups(db: Database, group_ids: Iterable[str]) -> list[str]:
+    """Groups all of whose samples have ended are over; returns those that were not before."""
+    return [group_id for group_id in sorted(group_ids) if db.execute(CLOSE_GROUP, (group_id,))]
 
 
 def sample_row(row: sqlite3.Row) -> SampleRow:

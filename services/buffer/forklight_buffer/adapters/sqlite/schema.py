@@ -73,9 +73,13 @@ CREATE TABLE IF NOT EXISTS reported_events (
   body BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS reported_events_id ON reported_events (event_id);
+CREATE TABLE IF NOT EXISTS evidence (
+  number INTEGER PRIMARY KEY, group_id TEXT NOT NULL, prompt_id TEXT NOT NULL, num_scored INTEGER NOT NULL,
+  passed REAL NOT NULL, step INTEGER NOT NULL, lineage TEXT NOT NULL, UNIQUE (group_id, lineage, step)
+);
 """
 
-FORMAT = 2
+FORMAT = 3
 
 UPGRADES = {
     1: """
@@ -85,5 +89,6 @@ ALTER TABLE evaluations ADD COLUMN state TEXT NOT NULL DEFAULT 'open';
 ALTER TABLE evaluations ADD COLUMN estimates TEXT NOT NULL DEFAULT '';
 UPDATE evaluations SET state = 'complete' WHERE completed_at IS NOT NULL;
 """,
+    2: "",  # evidence is a new table: it begins with the groups that end from now on
 }
 """By the format they start from: what brings an older ledger one format further."""
