@@ -32,7 +32,7 @@ proto: ## Generate libs/core/forklight from proto/
 chaos: setup ## Kill every kind of process in 20 seeded runs (about 20 minutes)
 	@.venv/bin/python -m tests.chaos.torture --seeds 20
 
-test-hostile: setup ## The slow rows of the tables of hostile programs, in real jails (about 3 minutes)
+test-hostile: setup ## The slow rows of the tables of hostile programs, in real jails (a minute)
 	@.venv/bin/python -m pytest -m hostile services/reward/tests
 
 soak-reward: setup ## 10,000 verdicts while workers are killed: none lost, double or wrong, memory flat (about 8 minutes)

@@ -28,7 +28,7 @@ from forklight_rollout.weights.manifest import PublishedWeights
 from tests.flow.one_process import run_all, write_run
 
 TOKENIZER = build_character_tokenizer()
-DEADLINE_S = 90.0
+DEADLINE_S = 150.0
 STEPS = 3
 NAMES = ("object_tracking", "web_of_lies", "star_battle_mini")
 """One whose answer is a word, one of yes and no, one that is a board."""

@@ -43,6 +43,7 @@ class RewardRules:
             "logic": self._logic,
             "code": self._code,
             "judge": self._judge,
+            "gym": self._gym,
         }
         self._agree = lru_cache(maxsize=65536)(agree_math)
         self._readable = lru_cache(maxsize=65536)(find_unreadable)
@@ -82,6 +83,11 @@ class RewardRules:
 
     def _logic(self, record: Record) -> str:
         return _problem_of(lambda spec: registry.check(spec, ""), self._spec(record))
+
+    def _gym(self, record: Record) -> str:
+        from forklight_reward.gym.item import read_item, wrap_spec
+
+        return _problem_of(lambda spec: read_item(wrap_spec(spec)), self._spec(record))
 
     def _code(self, record: Record) -> str:
         if '"mode":"run"' in self._spec(record):

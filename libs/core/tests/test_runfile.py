@@ -131,7 +131,7 @@ def test_tools_are_off_by_default_and_bounded_when_named(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("tools", "problem"),
     [
-        ('names = ["shell"]', "python"),
+        ('names = ["web"]', "python"),
         ('names = ["python", "python"]', "twice"),
         ('names = ["python"]\nmax_output_tokens = 10', "max_output_tokens"),
         (

@@ -100,7 +100,8 @@ def make_files(folder: Path, num_rows: int) -> tuple[Path, Path, Path]:
                     text = text + " indeed"
             else:
                 drawn = chance.choices(words, cum_weights=weights, k=chance.randint(10, 115))
-                text = f"A {' '.join(drawn)} has {chance.randint(2, 999)} and {chance.randint(2, 999)}. How many?"
+                left, right = chance.randint(2, 999), chance.randint(2, 999)
+                text = f"A {' '.join(drawn)} has {left} and {right}. How many?"
                 answer = chance.choice(
                     [str(number), f"\\frac{{{number}}}{{7}}", f"{number}.5", f"({number}, 3)"]
                 )
@@ -110,8 +111,7 @@ def make_files(folder: Path, num_rows: int) -> tuple[Path, Path, Path]:
             if number < 1000:
                 item = text if number < 50 else " ".join(chance.choices(words, cum_weights=weights, k=40))
                 test = {"id": f"t{number}", "question": item, "answer": answer}
-                tests.write(write_json(test).encode() + b"
-")
+                tests.write(write_json(test).encode() + b"\n")
             told = {"id": f"r{number}", "k": 10, "passes": number % 11, "policy_version": "v0"}
             results.write(write_json(told).encode() + b"\n")
     return paths[0], paths[1], paths[2]

@@ -214,6 +214,7 @@ def publish(last: Path, result: Path) -> None:
         except OSError:
             shutil.copyfile(last, beside)
         beside.replace(result)
+        beside.unlink(missing_ok=True)  # a rename onto another name of the same file does nothing
 
 
 def tell(report: StepReport) -> str:

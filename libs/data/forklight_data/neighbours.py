@@ -1,4 +1,4 @@
-"""Which texts of a file are near each other: groups of candidates, by 150 bytes a text in memory.
+"""Which texts of a file are near each other: groups of candidates, by some 250 bytes a text in memory.
 
 Band keys lie on the disk, and one band at a time is sorted.
 """
@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ class Neighbours:
     def __init__(self, folder: Path) -> None:
         self._scratch = tempfile.TemporaryDirectory(dir=folder, prefix=".bands-")
         self._files = [(Path(self._scratch.name) / str(band)).open("w+b") for band in range(NUM_BANDS)]
-        self._bytes: list[NDArray[np.uint8]] = []
+        self._signatures = (Path(self._scratch.name) / "signatures").open("w+b")
         self._waiting: list[NDArray[np.uint64]] = []
 
     def __enter__(self) -> Neighbours:
@@ -44,7 +45,7 @@ class Neighbours:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for file in self._files:
+        for file in (*self._files, self._signatures):
             file.close()
         self._scratch.cleanup()
 
@@ -57,27 +58,30 @@ class Neighbours:
     def _settle(self) -> None:
         signatures = signatures_of(self._waiting)
         self._waiting.clear()
-        self._bytes.append(low_bytes(signatures))
         keys = band_keys(signatures)
         with named_errors(Path(self._scratch.name)):
+            self._signatures.write(low_bytes(signatures).tobytes())
             for band, file in enumerate(self._files):
                 file.write(np.ascontiguousarray(keys[:, band]).tobytes())
 
     def groups(self, threshold: float, rank: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The name of every text's group: the lowest-ranked text in it. Texts without words stand alone."""
+        """The name of every text's group: the lowest-ranked text in it."""
         if self._waiting:
             self._settle()
-        signatures = np.concatenate(self._bytes) if self._bytes else np.zeros((0, NUM_HASHES), np.uint8)
-        self._bytes = [signatures]
+        signatures = np.frombuffer(self._read_back(self._signatures), np.uint8).reshape(-1, NUM_HASHES)
         union = Union(len(signatures), rank)
         for file in self._files:
-            file.flush()
-            file.seek(0)
-            keys = np.frombuffer(file.read(), dtype=np.uint64)
+            keys = np.frombuffer(self._read_back(file), dtype=np.uint64)
             for left, right in _candidates(keys, rank):
                 near = estimate(signatures[left], signatures[right]) >= threshold
                 union.join(left[near], right[near])
         return union.roots()
+
+    def _read_back(self, file: BinaryIO) -> bytes:
+        with named_errors(Path(self._scratch.name)):
+            file.flush()
+            file.seek(0)
+            return file.read()
 
 
 def _candidates(

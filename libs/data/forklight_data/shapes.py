@@ -26,7 +26,13 @@ from forklight_data.record import (
 PROMPT_COLUMNS = ("prompt", "question", "problem", "instruction", "input", "query")
 ANSWER_COLUMNS = ("answer", "gold", "ground_truth", "final_answer", "target", "output", "solution")
 ID_COLUMNS = ("id", "uid", "problem_id", "task_id")
-DOMAIN_OF_KIND = {"math": Domain.MATH, "logic": Domain.LOGIC, "code": Domain.CODE, "judge": Domain.GENERAL}
+DOMAIN_OF_KIND = {
+    "math": Domain.MATH,
+    "logic": Domain.LOGIC,
+    "gym": Domain.LOGIC,
+    "code": Domain.CODE,
+    "judge": Domain.GENERAL,
+}
 
 
 class Shape(StrEnum):

@@ -6,7 +6,7 @@ import re
 import unicodedata
 from array import array
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +49,11 @@ class Statistics:
     num_unmeasured: int = 0
     pass_rates: list[int] = field(default_factory=lambda: [0] * 12)
     """Never; ten bins of a tenth; always."""
+
+    def as_json(self) -> dict[str, object]:
+        """Every count by its name."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: dict(value) if isinstance(value, Counter) else value for name, value in values.items()}
 
 
 def count_records(path: Path, watcher: Watcher | None = None) -> Statistics:

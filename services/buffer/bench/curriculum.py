@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import random
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from forklight_buffer.adapters.sqlite import SqliteLedger
 from forklight_buffer.curriculum.schedule import Moment
 from forklight_buffer.curriculum.state import CurriculumState
 from forklight_buffer.ledger import EvidencePage
-from forklight_buffer.prompts import PromptBook, read_prompts
+from forklight_buffer.prompts import Prompt, PromptBook, Traits
 from forklight_buffer.records import Evidence, GroupRow, SampleRow
 from forklight_buffer.states import Purpose, State
 from forklight_core.runfile import RunFile
@@ -34,9 +33,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = write_mix(folder / "train.jsonl", options.prompts)
-        say("resident before", resident_mib(), "MiB")
-        book = timed("read the prompts", lambda: read_prompts(path, seed=0, shuffle=True))
+        book = timed("make the prompts", lambda: make_book(options.prompts))
         before = resident_mib()
         say("resident with the prompts", before, "MiB")
         state = timed("make the state", lambda: CurriculumState(book, run_file()))
@@ -46,18 +43,29 @@ def main() -> None:
         measure_ledger(folder, book)
 
 
-def write_mix(path: Path, num_prompts: int) -> Path:
+def make_book(num_prompts: int) -> PromptBook:
     """Four domains, one of them puzzles of 41 tasks with 5 levels, one synthetic."""
     chance = random.Random(0)
-    with path.open("w") as file:
-        for number in range(num_prompts):
-            domain = chance.choice(["math", "code", "logic", "general"])
-            row: dict[str, object] = {"id": f"{domain}-{number:07d}", "prompt": f"What is {number}?"}
-            row |= {"kind": "math", "gold": "1", "domain": domain, "synthetic": domain == "code"}
-            if domain == "logic":
-                row |= {"kind": "logic", "spec": {"task": f"task-{number % 41}", "level": number % 5 + 1}}
-            file.write(json.dumps(row) + "\n")
-    return path
+    known = {name: [Traits(name, "", name, None, name == "code")] for name in ("math", "code", "general")}
+    known["logic"] = [
+        Traits("logic", "", f"task-{task}", level, None) for task in range(41) for level in range(1, 6)
+    ]
+    domains = list(known)
+    return PromptBook(
+        tuple(
+            Prompt(
+                prompt_id=f"p{number:07d}",
+                text=f"What is {number}?",
+                kind="math",
+                gold="1",
+                spec_json="",
+                traits=chance.choice(known[chance.choice(domains)]),
+            )
+            for number in range(num_prompts)
+        ),
+        seed=0,
+        shuffle=True,
+    )
 
 
 def run_file() -> RunFile:

@@ -244,6 +244,8 @@ class Burial:
     num_allowed: int
     reason: str
     letter: bytes = field(repr=False)
+    index: int | None = None
+    """Of the sample, for an entry of the scoring queue that could be read."""
 
 
 class Burying(IntEnum):

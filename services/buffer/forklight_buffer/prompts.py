@@ -23,7 +23,7 @@ KNOWN_TOOLS = get_args(ToolName)
 MEND = 'every line must be like {"id": "p1", "prompt": "1+1?", "kind": "math", "gold": "2"}'
 
 
-MOST_NAME_LENGTH = 64
+MOST_NAME_LENGTH = 150
 MOST_LEVEL = 1000
 MOST_WORKSPACE_BYTES = 8 * 2**20
 
@@ -204,9 +204,11 @@ def _name(found: dict[str, object], name: str, where: str) -> str:
     value = found.get(name)
     if value is None:
         return ""
-    if not isinstance(value, str) or not value.strip() or len(value) > MOST_NAME_LENGTH:
+    is_name = isinstance(value, str) and value.strip() and value.isprintable()
+    if not isinstance(value, str) or not is_name or len(value) > MOST_NAME_LENGTH:
         raise InvalidInputError(
-            f"{where}: {name} is {str(value)[:80]!r}; it must be a name of 1 to {MOST_NAME_LENGTH} characters"
+            f"{where}: {name} is {str(value)[:80]!r}; it must be a name of 1 to {MOST_NAME_LENGTH} "
+            "printable characters"
         )
     return value
 

@@ -8,6 +8,7 @@ from forklight_buffer.context import Context
 from forklight_buffer.live import Burial, Burying
 from forklight_buffer.ports import Entries, OverdueEntry, QueueName
 from forklight_buffer.states import Reason, with_detail
+from forklight_core import ids
 from forklight_core.errors import InvalidInputError
 from forklight_core.telemetry import counter
 from forklight_core.wire import parse
@@ -62,6 +63,7 @@ class Reaper:
                 num_allowed=section.max_deliveries,
                 reason=reason,
                 letter=letter.SerializeToString(),
+                index=ids.sample_index(sample_id) if sample_id else None,
             )
         )
         if done is Burying.RENEWED:
@@ -81,6 +83,7 @@ def _whose(queue: QueueName, entry: OverdueEntry) -> tuple[str, str]:
     try:
         if queue is QueueName.SCORING:
             envelope = parse(types_pb2.ScoringTask, entry.body).envelope
+            ids.group_of(envelope.sample_id)
         else:
             envelope = parse(types_pb2.GenerationTask, entry.body).envelope
     except InvalidInputError:

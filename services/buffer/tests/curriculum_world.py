@@ -8,11 +8,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from forklight_buffer.adapters.sqlite import SqliteLedger
 from forklight_buffer.curriculum.schedule import Moment
 from forklight_buffer.curriculum.state import CurriculumState
 from forklight_buffer.ledger import EvidencePage
 from forklight_buffer.prompts import PromptBook, read_prompts
-from forklight_buffer.records import Evidence
+from forklight_buffer.records import Evidence, GroupRow, SampleRow
+from forklight_buffer.states import Purpose, State
+from forklight_core import ids
 from forklight_core.runfile import RunFile
 
 START = Moment(step=0, window=10)
@@ -71,3 +74,33 @@ def assert_shares(names: Sequence[str], shares: dict[str, float]) -> None:
     assert set(counts) <= {name for name, share in shares.items() if share}, counts
     for name, share in shares.items():
         assert_near(counts[name], len(names), share)
+
+
+def enter_groups(ledger: SqliteLedger, numbers: range, names: Sequence[str]) -> None:
+    """Groups that were opened and have ended, but for every fifth of them."""
+    for number in numbers:
+        group = GroupRow(
+            group_id=ids.training_group_id("t", number), purpose=Purpose.TRAIN, index=number,
+            position=number, prompt_id=names[number % len(names)], kind="math", size=2, window=10,
+            opened_version=0, opened_at=0.0,
+        )  # fmt: skip
+        ledger.journal_groups([group])
+        if number % 5:
+            ledger.enter_samples([ended_sample(group, index) for index in range(group.size)])
+
+
+def ended_sample(group: GroupRow, index: int) -> SampleRow:
+    rightness = float((group.index + index) % 3 > 0)
+    return SampleRow(
+        sample_id=ids.sample_id(group.group_id, index), group_id=group.group_id, prompt_id=group.prompt_id,
+        purpose=group.purpose, state=State.FILTERED, reward=rightness - 0.5, correct=rightness,
+    )  # fmt: skip
+
+
+def state_of(ledger: SqliteLedger, book: PromptBook, run_file: RunFile) -> CurriculumState:
+    """As a buffer that starts has it."""
+    state = CurriculumState(book, run_file)
+    page = ledger.evidence(after=0, limit=10_000, with_open=True)
+    state.learn(page)
+    state.set_open(page.open_prompts)
+    return state

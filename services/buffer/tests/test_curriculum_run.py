@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from forklight.v1 import types_pb2
+from forklight_buffer.adapters.sqlite import SqliteLedger
 from forklight_buffer.audit import audit_run
 from forklight_buffer.curriculum.curriculum import Curriculum
 from forklight_buffer.rehearsal import Rehearsal, Stage, rehearse
 from forklight_buffer.states import Phase
 from forklight_core import ids
-from services.buffer.tests.curriculum_world import assert_near, domain_rows, write_rows
+from services.buffer.tests.curriculum_world import (
+    START,
+    assert_near,
+    book_of,
+    domain_rows,
+    run_file_of,
+    state_of,
+    write_rows,
+)
 
 POSITIONS = range(10_000, 10_200)
 MIX = [
@@ -28,6 +41,8 @@ CURRICULUM = {
     "domains": {"math": {"weight": 2.0}, "code": {"by_step": [[0, 0.0], [4, 1.0]]}, "logic": {}},
     "levels": {"min_groups": 2, "smoothing": 0.5},
 }
+
+RUN_FILE = run_file_of(**CURRICULUM)
 
 
 @pytest.fixture
@@ -98,6 +113,40 @@ async def test_a_buffer_that_starts_again_picks_exactly_what_the_dead_one_would_
         await play.buffer.recover()
         assert await next_picks(play) == picks
         assert audit_run(stage.folder, stage.redis_url).ok
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from forklight_buffer.adapters.sqlite import SqliteLedger
+from services.buffer.tests import curriculum_world as world
+from services.buffer.tests.test_curriculum_run import MIX, RUN_FILE
+
+ledger, book = SqliteLedger(Path(sys.argv[1]) / "ledger.sqlite"), world.book_of(Path(sys.argv[1]), MIX)
+names = [prompt.prompt_id for prompt in book.prompts[::7]]
+world.enter_groups(ledger, range(60), names)
+state = world.state_of(ledger, book, RUN_FILE)
+world.enter_groups(ledger, range(60, 90), names)
+page = ledger.evidence(after=state.last_number, limit=10_000, with_open=True)
+state.learn(page)
+state.set_open(page.open_prompts)
+print(*(state.draw(position, world.START) for position in range(200)), flush=True)
+with ledger._db.transaction():
+    world.enter_groups(ledger, range(90, 99), names)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_next_picks_are_those_of_a_process_that_was_killed_while_it_wrote(tmp_path: Path) -> None:
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    book, ledger = book_of(tmp_path, MIX), SqliteLedger(tmp_path / "ledger.sqlite")
+    state = state_of(ledger, book, RUN_FILE)
+    ledger.close()
+    assert state.last_number == 72 and len(state.changes) > 0
+    assert [state.draw(position, START) for position in range(200)] == list(map(int, child.stdout.split()))
 
 
 async def test_a_finished_group_counts_once_however_often_it_is_said(stage: Stage) -> None:
@@ -186,62 +235,68 @@ async def test_evaluation_is_not_touched_and_leaves_no_trace(
         assert groups and not [group for group in groups if "/e" in group]
 
 
-async def test_a_policy_learns_domain_by_domain_and_the_levels_rise_with_it(
-    make_stage: Callable[..., Stage], tmp_path: Path
-) -> None:
-    """It gets a prompt right the more often the more groups of that domain and level it has learned from;
-    general prompts come in from step 6 on."""
-    rows = [
-        *[row for level in (1, 2, 3, 4) for row in domain_rows("logic", 30, source="maze", level=level)],
-        *domain_rows("general", 60),
-    ]
-    curriculum = {
+@dataclass(slots=True)
+class Scholar:
+    """Gets a prompt right the more often the more groups of that domain and level it has learned from."""
+
+    learned: Counter[str] = field(default_factory=Counter)
+    names: dict[str, str] = field(default_factory=dict)
+    drawn: list[str] = field(default_factory=list)
+
+    def reward(self, sample: str) -> float:
+        skill = self.learned[self.names[ids.group_of(sample)].rpartition("-")[0]] / 6
+        return float((ids.sample_index(sample) + 0.5) / 4 < min(skill + 0.3, 0.8))
+
+    async def learn_step(self, play: Rehearsal, step: int) -> None:
+        for _ in range(9):
+            if (await play.lease(step)).batch:
+                break
+            await play.open()
+            for group in play.buffer.context.ledger.open_groups():
+                if group.row.group_id not in self.names:
+                    self.names[group.row.group_id] = group.row.prompt_id
+                    self.drawn.append(group.row.prompt_id)
+            await generate(play)
+            await play.score(self.reward)
+            await play.buffer.journal.flush()
+        record = await play.train(step)
+        await play.announce(step)
+        for group_id in {ids.group_of(sample) for sample in record.sample_ids}:
+            self.learned[self.names[group_id].rpartition("-")[0]] += 1
+
+
+LESSONS = {
+    "curriculum": {
         "on": True,
         "domains": {"logic": {}, "general": {"by_step": [[6, 0.0], [12, 1.0]]}},
         "levels": {"min_groups": 4, "smoothing": 0.7},
-    }
-    stage = make_stage(
-        prompts={"train": str(write_rows(tmp_path / "mix.jsonl", rows))},
-        curriculum=curriculum,
-        sampling={"group_size": 4},
-        trainer={"groups_per_step": 4},
-        buffer={"max_staleness": 1, "max_open_groups": 8},
-    )
-    learned, drawn = Counter[str](), list[list[str]]()
-    names: dict[str, str] = {}
+    },
+    "sampling": {"group_size": 4},
+    "trainer": {"groups_per_step": 4},
+    "buffer": {"max_staleness": 1, "max_open_groups": 8},
+}
 
-    def reward(sample: str) -> float:
-        skill = learned[names[ids.group_of(sample)].rpartition("-")[0]] / 6
-        return float((ids.sample_index(sample) + 0.5) / 4 < min(skill + 0.3, 0.8))
 
+async def test_a_policy_learns_domain_by_domain_and_the_levels_rise_with_it(
+    make_stage: Callable[..., Stage], tmp_path: Path
+) -> None:
+    """General prompts come in from step 6 on."""
+    mazes = [row for level in (1, 2, 3, 4) for row in domain_rows("logic", 30, source="maze", level=level)]
+    path = write_rows(tmp_path / "mix.jsonl", [*mazes, *domain_rows("general", 60)])
+    stage, scholar = make_stage(prompts={"train": str(path)}, **LESSONS), Scholar()
     async with rehearse(stage) as play:
         await play.restore()
         for step in range(1, 25):
-            for _ in range(9):
-                if (await play.lease(step)).batch:
-                    break
-                await play.open()
-                rows_now = play.buffer.context.ledger.open_groups()
-                drawn.append([group.row.prompt_id for group in rows_now if group.row.group_id not in names])
-                names |= {group.row.group_id: group.row.prompt_id for group in rows_now}
-                await generate(play)
-                await play.score(reward)
-                await play.buffer.journal.flush()
-            record = await play.train(step)
-            await play.announce(step)
-            for group in {ids.group_of(sample) for sample in record.sample_ids}:
-                learned[names[group].rpartition("-")[0]] += 1
+            await scholar.learn_step(play, step)
         assert audit_run(stage.folder, stage.redis_url).ok
-        curriculum_now = curriculum_of(play).state
+        assert curriculum_of(play).state.ladders["maze"].level == 4
         events = play.buffer.context.ledger.reported_events(after=0, limit=99, newest_first=False)
     told = [types_pb2.RunEvent.FromString(event.body) for event in events]
     rises = [json.loads(event.evidence_json) for event in told if event.kind == "curriculum_level"]
     assert [(rise["before"], rise["after"]) for rise in rises] == [(1, 2), (2, 3), (3, 4)]
     assert all(rise["average_pass_rate"] > 0.5 and rise["num_groups"] >= 4 for rise in rises)
-    assert curriculum_now.ladders["maze"].level == 4
-    flat = [name for names_ in drawn for name in names_]
-    assert all(name.startswith("logic-maze-1") for name in drawn[0])
-    assert "logic-maze-1" not in {name.rpartition("-")[0] for name in flat[-20:]}
-    late = [name.startswith("general") for name in flat[-60:]]
+    parts = [name.rpartition("-")[0] for name in scholar.drawn]
+    assert set(parts[:8]) == {"logic-maze-1"} and "logic-maze-1" not in parts[-20:]
+    late = [name == "general" for name in parts[-40:]]
     assert_near(sum(late), len(late), 0.5)
-    assert not any(name.startswith("general") for name in flat[: len(flat) // 8])
+    assert "general" not in parts[: 6 * 4]

@@ -66,6 +66,19 @@ async def test_a_scoring_task_is_buried_as_reward_failed(stage: Stage) -> None:
         assert sorted(letter.sample_id for letter in letters) == sorted(samples)
 
 
+async def test_a_scoring_task_that_was_put_back_under_another_id_ends_all_the_same(stage: Stage) -> None:
+    async with rehearse(stage) as play:
+        await play.open()
+        samples = await play.generate(most=1)
+        for leased in await play.scoring.take("reward-0", wait_s=0.0, max_items=len(samples)):
+            await play.scoring.put(leased.body)
+            await play.scoring.settle(leased.lease)
+        await take_until_refused(play, "scoring")
+        await play.buffer.journal.flush()
+        rows = [play.buffer.context.ledger.read_sample(sample) for sample in samples]
+        assert [row.state for row in rows if row is not None] == [State.REWARD_FAILED] * len(samples)
+
+
 async def test_what_is_in_keeps_its_place_when_the_rest_of_the_group_is_buried(
     make_stage: Callable[..., Stage],
 ) -> None:

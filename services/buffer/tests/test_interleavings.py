@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from forklight_buffer.audit import audit_run
-from forklight_buffer.rehearsal import Stage, rehearse, write_prompts
+from forklight_buffer.curriculum.curriculum import Curriculum
+from forklight_buffer.rehearsal import Rehearsal, Stage, rehearse, write_prompts
+from forklight_buffer.states import Purpose
 from forklight_core.redis_server import EmbeddedRedis
 from forklight_core.runfile import RunFile
 from services.buffer.tests.interleaved_world import WINDOWS, World
@@ -39,10 +41,23 @@ async def play_through(stage: Stage, moves: list[tuple[int, int]]) -> None:
             await world.check()
             if at % 4 == 0:
                 await world.recount()
+        await check_curriculum(play)
         await world.finish()
     report = audit_run(stage.folder, stage.redis_url)
     assert report.ok, report.to_table()
     assert (report.num_open, report.num_terminal) == (0, report.num_samples), report.to_table()
+
+
+async def check_curriculum(play: Rehearsal) -> None:
+    """Whatever happened to it, it stands where one stands that reads the ledger now."""
+    order = play.buffer.order
+    if not isinstance(order, Curriculum):
+        return
+    context, book = play.buffer.context, play.buffer.books[Purpose.TRAIN]
+    other, standing = Curriculum(context, play.buffer.steering, book), await context.live.standing()
+    picks = [await one.pick(range(900, 920), standing) for one in (order, other)]
+    assert picks[0] == picks[1]
+    order.look_again()
 
 
 @settings(
@@ -72,6 +87,7 @@ def test_nothing_is_lost_and_nothing_twice_in_any_interleaving(
                 "evaluation": {"every_versions": 1, "samples_per_prompt": 3},
                 "trainer": {"groups_per_step": 2, "updates_per_version": 1, "steps": 1000},
                 "buffer": {"max_staleness": 2, "lease_s": 600.0},
+                "curriculum": {"on": len(moves) % 2 == 0},
             }
         )
         stage = Stage(

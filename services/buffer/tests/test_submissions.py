@@ -111,6 +111,27 @@ async def test_a_sample_nobody_opened_is_not_found(make_stage: Callable[..., Sta
             await play.buffer.intake.submit_verdict(play.verdict(stranger, 1.0), leased.lease)
 
 
+async def test_a_verdict_is_accepted_for_an_entry_that_was_put_back_at_the_end(
+    make_stage: Callable[..., Stage],
+) -> None:
+    async with rehearse(make_stage(in_memory=True)) as play:
+        group, leased = await first_task(play)
+        sample, other = ids.sample_id(group, 0), ids.sample_id(group, 1)
+        await play.submit(sample, leased.lease)
+        await play.submit(other, leased.lease)
+        (first,) = await play.scoring.take("reward-0", wait_s=0, max_items=1)
+        await play.scoring.put(first.body)
+        second, again = await play.scoring.take("reward-1", wait_s=0, max_items=2)
+        verdict, intake = play.verdict(sample, 1.0), play.buffer.intake
+        with pytest.raises(FencedError, match="another entry"):
+            await intake.submit_verdict(verdict, again.lease)  # the first one is still there
+        await play.scoring.settle(first.lease)
+        assert await intake.submit_verdict(verdict, again.lease) is Outcome.ACCEPTED
+        assert await intake.submit_verdict(play.verdict(other, 0.0), second.lease) is Outcome.ACCEPTED
+        stats = await play.scoring.stats()
+        assert (stats.num_waiting, stats.num_leased) == (0, 0)
+
+
 async def test_a_verdict_is_accepted_once_and_fenced(make_stage: Callable[..., Stage]) -> None:
     async with rehearse(make_stage(in_memory=True)) as play:
         group, leased = await first_task(play)

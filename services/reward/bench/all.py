@@ -106,8 +106,8 @@ def machine(processes: int) -> str:
     )
     return (
         f"{os.cpu_count()} cores, {model}, {psutil.virtual_memory().total / 2**30:.0f} GiB, "
-        f"load {os.getloadavg()[0]:.1f} at the start; {processes} math processes; the callers run on the same "
-        "cores"
+        f"load {os.getloadavg()[0]:.1f} at the start; {processes} math processes; the callers run on the "
+        "same cores"
     )
 
 

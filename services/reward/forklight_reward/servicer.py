@@ -129,6 +129,7 @@ class SandboxServicer:
 
     def __init__(self, slots: Slots) -> None:
         self._slots = slots
+        self._repositories = slots.most_but_one("sandbox, repositories")
         self._sessions: Sessions | None = None
         self.runner: Runner | None = None
 
@@ -143,7 +144,8 @@ class SandboxServicer:
             return await self._score_gym(request, runner, time_left_s(context))
         spec = parse_spec(request.spec_json, request.source or None)
         arrived_s = time_left_s(context)
-        async with self._slots.hold(arrived_s):
+        behind = self._repositories if spec.mode is Mode.REPO else None
+        async with self._slots.hold(arrived_s, behind):
             left_s = time_left_s(context)
             is_short = left_s < total_budget_s(spec)
             # What a run prints is taken as it is, so a run is whole or not at all.

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
 
 from forklight_core.errors import BusyError
@@ -17,7 +17,8 @@ from forklight_core.errors import BusyError
 Result = TypeVar("Result")
 MAX_WAITING = 1024
 SHORTEST_HINT_S = 0.05
-LONGEST_HINT_S = 60.0
+LONGEST_HINT_S = 5.0
+"""A longer one would keep callers away after the line is empty."""
 KEPT = 0.9
 """Of the running mean of how long a job holds its place, at each new one."""
 
@@ -89,6 +90,19 @@ class Slots(Line):
         self.num_slots = num_slots
         # As many threads as slots: a cancelled call frees its slot at once, its thread when the job is over.
         self._threads = ThreadPoolExecutor(num_slots, thread_name_prefix=name)
+
+    def most_but_one(self, name: str) -> Line:
+        """A line for long jobs: while they all run one slot is left to the others, if there are two."""
+        return Line(max(1, self.num_slots - 1), name=name)
+
+    @asynccontextmanager
+    async def hold(self, wait_s: float | None = None, behind: Line | None = None) -> AsyncIterator[None]:
+        """A slot; first a place in the line `behind` which its kind of job waits."""
+        async with AsyncExitStack() as held:
+            if behind is not None:
+                await held.enter_async_context(behind.hold(wait_s))
+            await held.enter_async_context(super().hold(wait_s))
+            yield
 
     async def run(self, job: Callable[[], Result]) -> Result:
         """Run a blocking job while holding a slot."""

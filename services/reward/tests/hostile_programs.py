@@ -1,9 +1,9 @@
-# ruff: noqa: E501 (a table)
 """Programs that try to be paid without an answer, or to hurt their judge: name, source, right classes.
 
 Those of mode stdio are asked for the sum of the two numbers in their input, 3 and 4; functions for f(3, 4) = 7.
 """
 
+# ruff: noqa: E501 (a table)
 from __future__ import annotations
 
 from forklight_reward.sandbox.result import Class

@@ -276,7 +276,11 @@ async def plant(common: dict[str, object], folder: Path) -> AsyncIterator[Plant]
                     "redis_url": server.url,
                     "blobs_url": f"file://{folder}/blobs",
                     "buffer_address": buffer_server.address,
-                    **{f"{name}_address": doors[name] for name in ("verifier", "sandbox", "judge")},
+                    # Behind the first address there is nobody: every worker is found at its second.
+                    **{
+                        f"{name}_address": f"{free_address()}, {doors[name]}"
+                        for name in ("verifier", "sandbox", "judge")
+                    },
                 }
             )
             yield Plant(queue=queue, buffer=buffer, settings=settings, doors=doors)

@@ -25,7 +25,7 @@ from forklight_reward.judge.rule import RuleJudge
 from forklight_reward.ports import Outcome, Status
 from forklight_reward.rehearsal import NoSandbox, TaskMaker, local_scorer, math_spec, spec_of
 from forklight_reward.servicer import RewardServicer
-from forklight_reward.slots import Line
+from forklight_reward.slots import Line, Slots
 
 RIGHT = r"<think>6 * 7</think> \boxed{42}"
 
@@ -50,6 +50,22 @@ async def test_a_line_says_when_to_come_back_and_begins_nothing_too_late() -> No
             task.cancel()
         await asyncio.wait(waiting)
     assert (line.num_running, line.num_room) == (0, 4)
+
+
+async def test_long_jobs_leave_a_slot_to_the_others() -> None:
+    slots = Slots(2, name="test")
+    long = slots.most_but_one("long")
+    try:
+        async with slots.hold(1.0, long):
+            waiting = asyncio.create_task(slots.hold(30.0, long).__aenter__())
+            await asyncio.sleep(0)
+            async with slots.hold(1.0):
+                assert (slots.num_running, long.num_running, long.num_waiting) == (2, 1, 1)
+            waiting.cancel()
+            await asyncio.wait([waiting])
+        assert (slots.num_running, long.num_running) == (0, 0)
+    finally:
+        slots.close()
 
 
 def test_code_that_is_a_repository_has_a_line_of_its_own() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -94,12 +95,14 @@ def test_own_groups_are_read_from_both_versions() -> None:
 
 
 @pytest.fixture(scope="module")
-def grouped() -> JailRunner:
+def grouped() -> Iterator[JailRunner]:
     """A runner with this machine's groups."""
     groups = open_groups()
     if groups is None:
         pytest.skip("this process may not make control groups")
-    return JailRunner(open_jail(), groups=groups)
+    made = JailRunner(open_jail(), groups=groups)
+    yield made
+    made.close()
 
 
 def test_the_kernel_ends_a_job_that_takes_too_much_memory(grouped: JailRunner) -> None:
@@ -132,4 +135,5 @@ def test_a_group_is_killed_and_removed_whole(grouped: JailRunner) -> None:
     assert sleeper.wait(10) == -signal.SIGKILL
     group.remove()
     assert not any(folder.exists() for folder in group.places())
+    groups.close()
     assert not list(Path("/sys/fs/cgroup").glob(f"*/**/{PREFIX}{os.getpid()}-*/{group.places()[0].name}"))

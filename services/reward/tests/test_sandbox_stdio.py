@@ -23,8 +23,14 @@ from forklight_reward.sandbox.spec import Limits, Mode, Spec, StdioTest
 AC, WA, CE, RE = Class.ACCEPTED, Class.WRONG_ANSWER, Class.COMPILE_ERROR, Class.RUNTIME_ERROR
 TLE, MLE, OLE, SV = Class.TIME_LIMIT, Class.MEMORY_LIMIT, Class.OUTPUT_LIMIT, Class.VIOLATION
 LIMITS = Limits(cpu_s=5.0, wall_s=10.0, memory_mb=128, pids=8, output_bytes=2**21, disk_mb=8)
-TIGHT = LIMITS.model_copy(update={"cpu_s": 0.5, "wall_s": 1.0})
+TIGHT = LIMITS.model_copy(update={"cpu_s": 0.5, "wall_s": 2.0})
 ADD = [StdioTest(stdin="3 4\n", stdout="7\n")]
+POOL = """
+from concurrent.futures import ProcessPoolExecutor
+def add(x): return x + 4
+if __name__ == '__main__':
+    with ProcessPoolExecutor(2) as pool: print(list(pool.map(add, [3]))[0])
+"""
 CHILDREN = """
 import os, time
 for _ in range(6):
@@ -77,6 +83,9 @@ def run(
             "import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'print(7)'], check=True)",
         ),
         ("input unread", "print(7)"),
+        ("children of a pool", POOL),
+        ("no end of line", "import os; os.write(1, b'7')"),
+        ("input twice", "import os\nprint(sum(map(int, open('/dev/stdin').read().split())))"),
         ("deep recursion", "def f(n): return 0 if n == 0 else 1 + f(n - 1)\nprint(f(5000) - 4993)"),
     ],
 )

@@ -20,7 +20,7 @@ from forklight_reward.sandbox.jail import open_jail
 from forklight_reward.sandbox.jail_runner import JailRunner, open_jail_runner
 from forklight_reward.sandbox.limits import descendants
 from forklight_reward.sandbox.result import Class
-from forklight_reward.sandbox.run import execute, run_timed
+from forklight_reward.sandbox.run import Clock, execute, run_timed
 from forklight_reward.sandbox.runner import Ended, Job, JobKind, Runner, Tier
 from forklight_reward.sandbox.spec import Limits, Mode, Spec, StdioTest
 from forklight_reward.sandbox.spec_files import run_spec_files
@@ -80,7 +80,7 @@ def test_limits_and_clocks_hold_from_the_programs_start(pooled: JailRunner) -> N
     fill(pooled)
     time.sleep(0.3)
     ended = pooled.run(job("import resource as r; print(r.getrlimit(r.RLIMIT_AS)[0] >> 20)", memory_mb=100))
-    assert ended.stdout == b"356\n"
+    assert int(ended.stdout) in (100 + 256, 100 + 1024)
     assert ended.usage.wall_s < 2
     assert ended.usage.cpu_s < 0.3
     wait_for(lambda: pooled.num_ready() == SIZE.num_ready)
@@ -100,7 +100,7 @@ def test_jails_that_wait_are_few_and_gone_after_closing() -> None:
 
 
 def test_old_jails_are_thrown_away() -> None:
-    made = open_jail_runner(warm=PoolSize(num_ready=1, max_ready=1, max_idle_s=0.4))
+    made = open_jail_runner(warm=PoolSize(num_ready=1, max_ready=1, max_idle_s=3.0))
     try:
         made.run(job("print(7)"))
         wait_for(lambda: made.num_ready() == 1)
@@ -169,7 +169,9 @@ def test_a_run_far_too_late_is_not_repeated(runner: Runner) -> None:
     slow = Slow(runner, 0.1)
     limits = LIMITS.model_copy(update={"cpu_s": 0.2})
     _, failure = run_timed(
-        Job(kind=JobKind.PROGRAM, source=b"while True: pass", limits=limits), slow, time.monotonic() + 30
+        Job(kind=JobKind.PROGRAM, source=b"while True: pass", limits=limits),
+        slow,
+        Clock(own_s=30, granted_s=30),
     )
     assert (failure, slow.alone) == (Class.TIME_LIMIT, [False])
 
@@ -203,6 +205,7 @@ def test_every_spec_file_gets_its_line(tmp_path: Path) -> None:
         json.dumps(good), "{", json.dumps(good | {"source": "1 / 0"}), "[" * 100_000,
         json.dumps(good | {"mode": "run", "tests": None}),
         json.dumps(good | {"tests": [{"stdout": "\ud800"}]}), json.dumps(good),
+        json.dumps(good | {"source": " "}), json.dumps(good | {"source": "#" * 2**21}),
     ]  # fmt: skip
     paths = [tmp_path / f"{number}.json" for number in range(len(texts))]
     for path, text in zip(paths, texts, strict=True):
@@ -210,8 +213,20 @@ def test_every_spec_file_gets_its_line(tmp_path: Path) -> None:
     paths[4:4] = [tmp_path / "absent.json", tmp_path]
     lines = list(run_spec_files([str(path) for path in paths]))
     found = [json.loads(line.text) for line in lines]
-    assert [each["class"] for each in found] == ["AC", None, "RE", None, None, None, None, None, "AC"]
-    assert [each["score"] for each in found] == [1, None, 0, None, None, None, None, None, 1]
+    assert [each["class"] for each in found] == [
+        "AC",
+        None,
+        "RE",
+        None,
+        None,
+        None,
+        None,
+        "WA",
+        "AC",
+        "CE",
+        "CE",
+    ]
+    assert [each["score"] for each in found] == [1, None, 0, None, None, None, None, 0, 1, 0, 0]
     assert all(each["mask"] is (each["score"] is None) for each in found)
     assert [isinstance(line.error, ForklightError) for line in lines] == [each["mask"] for each in found]
     assert not any("\n" in line.text for line in lines)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -87,7 +86,7 @@ class ImportOptions(TypedDict):
     dry_run: bool
 
 
-@data.command(name="import", epilog=IMPORT_EPILOG)
+@data.command(name="import", epilog=IMPORT_EPILOG, short_help="Read files and folders as records.")
 @click.argument("sources", nargs=-1, required=True, type=PATH)
 @click.option("--out", required=True, type=PATH, help="File of records to write.")
 @click.option("--rejects", type=PATH, help="Where rows go that are no records.")
@@ -165,7 +164,7 @@ class CurateOptions(TypedDict):
     blobs: Path | None
 
 
-@data.command(epilog=CURATE_EPILOG)
+@data.command(epilog=CURATE_EPILOG, short_help="Drop what teaches nothing; write down why.")
 @click.argument("records", type=PATH)
 @click.option("--out", required=True, type=PATH, help="Folder of the curation; curated.jsonl is its result.")
 @click.option("--recipe", type=PATH, help="TOML file of steps and their parameters.")
@@ -237,7 +236,7 @@ def results_file(path: Path, out: Path) -> Path:
     return made
 
 
-@data.command()
+@data.command(short_help="Count what is in a file of records.")
 @click.argument("records", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def stats(records: Path, as_json: bool) -> None:
@@ -248,7 +247,7 @@ def stats(records: Path, as_json: bool) -> None:
     with Bars() as bars:
         found = count_records(records, bars)
     if as_json:
-        print_json(json.loads(json.dumps(asdict(found))))
+        print_json(found.as_json())
     else:
         click.echo("\n".join(lines_of(found)))
 
@@ -265,7 +264,7 @@ class SplitOptions(TypedDict):
     blobs: Path | None
 
 
-@data.command(epilog=SPLIT_EPILOG)
+@data.command(epilog=SPLIT_EPILOG, short_help="Cut records into prompt files of a run.")
 @click.argument("records", type=PATH)
 @click.option("--out", required=True, type=PATH, help="Folder for the parts and the manifest.")
 @click.option(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -59,18 +60,19 @@ def check(context: click.Context, names: tuple[str, ...]) -> None:
     from forklight_reward.sandbox.repo.task import find_task, packaged_names
 
     tasks = [find_task(name) for name in (packaged_names() if names == (ALL,) else names)]
-    runner, is_well = open_jail_runner(), True
-    for task in tasks:
-        found = check_task(task, runner)
-        is_well = is_well and not found.problems
-        print_json_line(
-            {
-                "task": found.task_id,
-                "ok": not found.problems,
-                "problems": list(found.problems),
-                "wall_s": round(found.wall_s, 1),
-            }
-        )
+    is_well = True
+    with closing(open_jail_runner()) as runner:
+        for task in tasks:
+            found = check_task(task, runner)
+            is_well = is_well and not found.problems
+            print_json_line(
+                {
+                    "task": found.task_id,
+                    "ok": not found.problems,
+                    "problems": list(found.problems),
+                    "wall_s": round(found.wall_s, 1),
+                }
+            )
     if not is_well:
         context.exit(ExitCode.FAILED)
 
@@ -78,13 +80,13 @@ def check(context: click.Context, names: tuple[str, ...]) -> None:
 @repo.command()
 @click.argument("names", metavar="TASK...", nargs=-1, required=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON lines for `prompts.train`.")
-@click.option("--workspace", is_flag=True, help="Give the tree as files of the tool `shell` too.")
-def export(names: tuple[str, ...], out: Path, workspace: bool) -> None:
+@click.option("--shell", is_flag=True, help="For a policy that works in the tree with the tool `shell`.")
+def export(names: tuple[str, ...], out: Path, shell: bool) -> None:
     """Write TASKs (`all`: every task that comes along) as rows of a prompt file, of kind code."""
     from forklight_reward.sandbox.repo.task import find_task, packaged_names, prompt_row
 
     tasks = [find_task(name) for name in (packaged_names() if names == (ALL,) else names)]
-    rows = (dict(prompt_row(task)) | ({"workspace": task.tests.files} if workspace else {}) for task in tasks)
+    rows = (prompt_row(task, with_shell=shell) for task in tasks)
     print_json_line({"out": str(out), "num_written": write_lines(out, rows)})
 
 

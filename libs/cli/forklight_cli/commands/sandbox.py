@@ -16,7 +16,12 @@ def sandbox() -> None:
 
 @sandbox.command()
 @click.argument("specs", nargs=-1, required=True, type=click.Path(path_type=Path))
-def run(specs: tuple[Path, ...]) -> None:
+@click.option(
+    "--tier", type=click.Choice(["process", "jail", "container", "pod"]), default="jail", show_default=True
+)
+@click.option("--image", default="", help="Of --tier container and pod: one with python3 (and c++).")
+@click.option("--allow-unsafe", is_flag=True, help="Of --tier process: every program in SPECS is trusted.")
+def run(specs: tuple[Path, ...], tier: str, image: str, allow_unsafe: bool) -> None:
     """Run each of SPECS (JSON files) and print one JSON line each, in order.
 
     A file that is no spec, or a sandbox that fails, gives a line without a score (mask true, score null)
@@ -24,9 +29,11 @@ def run(specs: tuple[Path, ...]) -> None:
     spec, else 3.
     """
     from forklight_reward.sandbox.spec_files import run_spec_files
+    from forklight_reward.sandbox.tiers.choice import open_runner, section_of
 
+    section = section_of(tier=tier, image=image, allow_unsafe=allow_unsafe)
     codes = [ExitCode.OK]
-    for line in run_spec_files([str(spec) for spec in specs]):
+    for line in run_spec_files([str(spec) for spec in specs], open_sandbox=lambda: open_runner(section)):
         click.echo(line.text)
         if line.error is not None:
             click.echo(f"forklight: {line.error}", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import tempfile
@@ -65,7 +66,8 @@ def check_sandbox() -> Finding:
     from forklight_reward.sandbox.self_test import accepts_honest_programs
 
     try:
-        works = accepts_honest_programs(open_jail_runner())
+        with contextlib.closing(open_jail_runner()) as runner:
+            works = accepts_honest_programs(runner)
     except ForklightError as error:
         return Finding(name="sandbox", level=Level.WARN, detail=str(error), fix=FIX)
     detail = "a jailed program ran" if works else "a jailed program gave a wrong result"

@@ -131,7 +131,8 @@ class RedisLiveState:
         reply = await self._run(
             "bury_entry",
             burial.queue, burial.entry_id, int(burial.idle_s * 1000), burial.num_allowed, self._clock(),
-            burial.group_id, "", burial.reason, f"{burial.queue}:{burial.entry_id}", burial.letter,
+            burial.group_id, "" if burial.index is None else burial.index, burial.reason,
+            f"{burial.queue}:{burial.entry_id}", burial.letter,
         )  # fmt: skip
         return Burying(_number(reply))
 

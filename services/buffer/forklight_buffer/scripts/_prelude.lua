@@ -113,6 +113,16 @@ local function leave_scoring(key, index)
   redis.call('HDEL', key, 'e' .. index)
 end
 
+-- Whether an entry stands for a sample that waits for its verdict. A front without room puts a body back at the end of
+-- the queue, under another id: the id that is known is gone then, and the new one takes its place.
+local function stands_for(key, index, entry)
+  local known = redis.call('HGET', key, 'e' .. index)
+  if known == entry then return true end
+  if not known or #redis.call('XRANGE', SCORING, known, known) > 0 then return false end
+  redis.call('HSET', key, 'e' .. index, entry)
+  return true
+end
+
 -- Segments of a sample from what its group's hash says of them, and how many tokens they have.
 local function parse_segments(body)
   local found, num_saved = {}, 0

@@ -21,7 +21,8 @@ if redis.call('EXISTS', key) == 1 then
   for _, sample in ipairs(open_samples(key)) do
     if is_its_task and sample.state == QUEUED then
       finish_sample(key, group, sample, INFRA_FAILED, ARGV[8], now)
-    elseif ARGV[1] == 'scoring' and sample.state == GENERATED and redis.call('HGET', key, 'e' .. sample.index) == entry then
+    elseif ARGV[1] == 'scoring' and sample.state == GENERATED and sample.index == tonumber(ARGV[7])
+      and stands_for(key, sample.index, entry) then
       finish_sample(key, group, sample, REWARD_FAILED, ARGV[8], now)
     end
   end

@@ -9,7 +9,7 @@ if sample.state ~= GENERATED then
   if not holder then settle(SCORING, entry) end
   return {sample.state >= TRAINED and 'dropped' or 'duplicate'}
 end
-if holder or redis.call('HGET', key, 'e' .. index) ~= entry then return {'fenced', holder or 'another entry'} end
+if holder or not stands_for(key, index, entry) then return {'fenced', holder or 'another entry'} end
 
 redis.call('HSET', key, 'v' .. index, ARGV[7])
 if ARGV[8] ~= '' then

@@ -52,6 +52,10 @@ class Archive:
         if facts.request:
             request = parse(reward_pb2.ScoreRequest, self.evidence.get(facts.request))
             return Case(envelope=request.envelope, spec=request.spec, response=request.response)
+        if not facts.payload:
+            raise NotFoundError(
+                f"the request for {stored.sample} was too large to be kept beside its verdict"
+            )
         spec = parse(types_pb2.TaskSpec, self.blobs.get(facts.spec))
         try:
             payload = unpack_payload(self.blobs.get(facts.payload))

@@ -38,8 +38,8 @@ class KnownOutcomes:
         return len(self._kept)
 
     def keep(self, work_key: str, outcome: Outcome) -> None:
-        """Remember an outcome that is one. A calibrated one belongs to its group, not to the text."""
-        if not outcome.is_scored or outcome.tier in ("", Tier.INLINE) or "calibration" in outcome.versions:
+        """Remember an outcome that is one."""
+        if not outcome.is_scored or outcome.tier in ("", Tier.INLINE):
             return
         reference = reference_of(bound(outcome.detail)) if outcome.detail else outcome.detail_ref
         self._kept[work_key] = replace(outcome, detail="", detail_ref=reference, reused=True)

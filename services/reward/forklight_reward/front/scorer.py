@@ -31,6 +31,8 @@ from forklight_reward.ports import Outcome
 from forklight_reward.shaping.shaper import FrozenShaping, Shaper
 
 SPAN_NAME = "reward.score"
+MOST_REQUEST_BYTES = 1 << 20
+"""A larger request of the door is not kept, so its verdict cannot be replayed."""
 
 
 def score_span(envelope: types_pb2.Envelope) -> AbstractContextManager[Span]:
@@ -116,6 +118,8 @@ class Scorer:
         is_full = request.finish_reason == types_pb2.FINISH_REASON_LENGTH
         case = Case(envelope=request.envelope, spec=request.spec, response=request.response)
         kept = request.SerializeToString(deterministic=True) if self.audit else b""
+        if len(kept) > MOST_REQUEST_BYTES:
+            kept = b""
         facts = Facts(
             kind=request.spec.kind,
             work_key="",

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from forklight_core.errors import UnavailableError
-from forklight_reward.gym.catalogue import EXECUTING, EXTRA, RELEASE, SOLVED, package_folder
+from forklight_reward.gym.catalogue import EXECUTING, RELEASE, SOLVED, package_folder
 from forklight_reward.gym.guard import MOST_CHARACTERS, find_program
 from forklight_reward.gym.inside import PLACE
 from forklight_reward.gym.item import GymItem

@@ -67,8 +67,8 @@ class Group:
         """Its folders, each once."""
         return list(dict.fromkeys(self._folders.values()))
 
-    def limit(self, limits: Limits) -> None:
-        """Set the bounds that the kernel enforces."""
+    def limit(self, limits: Limits, *, num_own: int = 0) -> None:
+        """Set the bounds that the kernel enforces; `num_own` processes are ours, not the job's."""
         memory, pids = self._folders["memory"], self._folders["pids"]
         size = str(limits.memory_mb * MIB)
         (memory / ("memory.max" if self._is_v2 else "memory.limit_in_bytes")).write_text(size)
@@ -76,7 +76,7 @@ class Group:
         with contextlib.suppress(OSError):  # absent where the kernel does not count swap
             if swap.exists():
                 swap.write_text("0" if self._is_v2 else size)
-        (pids / "pids.max").write_text(str(limits.pids))
+        (pids / "pids.max").write_text(str(limits.pids + num_own))
 
     def adopt(self, pid: int) -> None:
         """Take in a process; its children follow."""

@@ -25,7 +25,7 @@ OPTIONS = (
     "-fno-diagnostics-show-caret",
     "-fdiagnostics-color=never",
 )
-COMPILE_LIMITS = Limits(cpu_s=15, wall_s=40, memory_mb=1024, pids=16, output_bytes=MIB, disk_mb=64)
+COMPILE_LIMITS = Limits(cpu_s=10, wall_s=35, memory_mb=1024, pids=16, output_bytes=MIB, disk_mb=64)
 MISSING = b'{"missing":'
 CALLS = Path(__file__).with_name(CALLS_NAME)
 # Only where an error is and what it is: a compiler also shows lines of whatever file it was led to.
@@ -67,11 +67,15 @@ def compile_job(spec: Spec) -> Job:
     )
 
 
+class MissingCompilerError(UnavailableError):
+    """This sandbox serves Python alone."""
+
+
 def build(spec: Spec, runner: Runner) -> Job:
     """The job of one run of the program, without its input. CompileRefusedError when there is no program."""
     ended = runner.run(compile_job(spec))
     if ended.report.startswith(MISSING):
-        raise UnavailableError(
+        raise MissingCompilerError(
             f"sandbox: there is no C++ compiler in the jail ({runner.version}): install g++ (apt), name "
             "another with FORKLIGHT_SANDBOX_COMPILER, or set that to nothing to serve Python alone"
         )

@@ -56,6 +56,7 @@ class JailRunner:
             job.limits,
             counts_processes=self._jail.counts_processes,
             is_command=job.kind is JobKind.COMMAND,
+            is_grouped=self._groups is not None,
         )
         command = (self._names.get(job.command[0], job.command[0]), *job.command[1:]) if job.command else ()
         payload = pack_payload(job, command, limits)
@@ -107,7 +108,7 @@ class JailRunner:
     def _run_in(self, cell: Cell, job: Job, payload: bytes) -> Ended:
         try:
             if cell.group is not None:
-                cell.group.limit(job.limits)
+                cell.group.limit(job.limits, num_own=1 if job.collect else 0)
             hand_over(cell, payload, job.stdin)
             return run_in_cell(job, cell)
         except OSError as error:

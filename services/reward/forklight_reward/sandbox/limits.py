@@ -11,6 +11,8 @@ from forklight_reward.sandbox.spec import Limits
 MIB = 2**20
 # Address space is not memory: an interpreter maps libraries and arenas it never touches.
 ADDRESS_SPACE_SLACK_BYTES = 256 * MIB
+# Where the kernel bounds memory itself: threads with big stacks are honest.
+GROUPED_SLACK_BYTES = 1024 * MIB
 MAX_OPEN_FILES = 64
 # The jail's own first process counts too.
 EXTRA_PIDS = 2
@@ -22,10 +24,12 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
-def process_limits(limits: Limits, *, counts_processes: bool, is_command: bool = False) -> dict[str, int]:
-    """RLIMIT names and values of one process. The tree as a whole is watched from outside."""
+def process_limits(
+    limits: Limits, *, counts_processes: bool, is_command: bool = False, is_grouped: bool = False
+) -> dict[str, int]:
+    """RLIMIT names and values of one process. The tree as a whole is watched from outside, or by a group."""
     values = {
-        "AS": limits.memory_mb * MIB + ADDRESS_SPACE_SLACK_BYTES,
+        "AS": limits.memory_mb * MIB + (GROUPED_SLACK_BYTES if is_grouped else ADDRESS_SPACE_SLACK_BYTES),
         "CPU": int(limits.cpu_s) + CPU_SLACK_S,
         "FSIZE": limits.disk_mb * MIB,
         "NOFILE": MAX_OPEN_FILES,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import JsonValue
 
-from forklight_core.errors import InvalidInputError
+from forklight_core.errors import BusyError, InvalidInputError
 from forklight_reward.sandbox.compare import UnreadableValueError, read_json, same_json, same_tokens
 from forklight_reward.sandbox.cpp import REPLIES_NAME, CompileRefusedError
 from forklight_reward.sandbox.outcome import compile_message, describe, failure_class, plain_text
@@ -18,10 +18,20 @@ from forklight_reward.sandbox.program import first_job
 from forklight_reward.sandbox.repo.judge import repo_budget_s, run_repo
 from forklight_reward.sandbox.result import LIMIT_CLASSES, Class, SandboxResult, Usage
 from forklight_reward.sandbox.runner import Ended, Job, Runner
-from forklight_reward.sandbox.spec import FunctionCase, FunctionTests, Language, Spec, StdioTest
+from forklight_reward.sandbox.spec import (
+    MAX_SOURCE_BYTES,
+    FunctionCase,
+    FunctionTests,
+    Language,
+    Mode,
+    Spec,
+    StdioTest,
+)
 
 BUDGET_WALLS = 10.0
 BUDGET_A_TEST_S = 1.0
+OWN_SHARE = 0.5
+"""Of the time a caller grants: a program that had less of it was not late, the machine was."""
 GRACE = 1.2
 """How much later than its limit a run may end to be repeated: the neighbours may have been noisy."""
 
@@ -64,56 +74,106 @@ def total_budget_s(spec: Spec) -> float:
     return min(num_runs, BUDGET_WALLS) * spec.limits.wall_s + BUDGET_A_TEST_S * num_runs
 
 
+def own_budget_s(spec: Spec) -> float:
+    """Seconds on the clock that its own runs may take together; making jails is not the program's time."""
+    return min(len(spec.stdio_tests) or 1, BUDGET_WALLS) * spec.limits.wall_s
+
+
+def refuse_source(spec: Spec) -> SandboxResult | None:
+    """The verdict on what is no program at all: a stranger's answer is never an error of the author."""
+    num_bytes = len(spec.source.encode("utf-8", "surrogatepass"))
+    if spec.mode in (Mode.REPO, Mode.RUN) or (spec.source.strip() and num_bytes <= MAX_SOURCE_BYTES):
+        return None
+    tally = Tally(len(spec.stdio_tests) or (len(spec.function_tests.cases) if spec.function_tests else 0))
+    why = (
+        f"the source is larger than {MAX_SOURCE_BYTES} bytes"
+        if spec.source.strip()
+        else "the source is empty"
+    )
+    tally.enter(0, Class.COMPILE_ERROR, why)
+    return tally.result()
+
+
+@dataclass(slots=True, kw_only=True)
+class Clock:
+    """Time left: the program's own, and the caller's, who waits no longer than he granted."""
+
+    own_s: float
+    granted_s: float
+    used_s: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def deadline(self) -> float:
+        """When the run that starts now must end."""
+        return min(self.started + self.granted_s, time.monotonic() + self.own_s - self.used_s)
+
+    def spend(self, ended: Ended) -> None:
+        """A run is over."""
+        self.used_s += ended.usage.wall_s
+
+    def is_over(self) -> bool:
+        """True when no run can start. BusyError when the machine, not the program, took the caller's time."""
+        if time.monotonic() < self.deadline():
+            return False
+        if self.used_s < min(self.own_s, OWN_SHARE * self.granted_s):
+            raise BusyError(
+                f"sandbox: of the {self.granted_s:.1f} s granted the program had {self.used_s:.1f}: "
+                "this machine is too busy; try later or start more sandboxes"
+            )
+        return True
+
+
 def execute(spec: Spec, runner: Runner, budget_s: float | None = None) -> SandboxResult:
     """Run a program against its tests. `budget_s` may shorten the program's own total budget."""
-    deadline = time.monotonic() + min(
-        total_budget_s(spec), budget_s if budget_s is not None else float("inf")
-    )
+    now = time.monotonic()
+    if (refusal := refuse_source(spec)) is not None:
+        return refusal
+    clock = Clock(own_s=own_budget_s(spec), granted_s=float("inf") if budget_s is None else budget_s)
     if spec.function_tests is not None:
-        return run_function(spec, spec.function_tests, runner, deadline)
+        return run_function(spec, spec.function_tests, runner, clock)
     if spec.repo_tests is not None:
         answer = spec.source or spec.repo_tests.patch
+        deadline = now + min(total_budget_s(spec), clock.granted_s)
         return run_repo(spec.repo_tests, answer, runner, spec.limits, deadline)
     if not spec.stdio_tests:
         raise InvalidInputError(
             f"sandbox spec: a program of mode {spec.mode} has no tests and gets no score; ask for its output"
         )
-    return run_stdio(spec, runner, deadline)
+    return run_stdio(spec, runner, clock)
 
 
-def run_timed(job: Job, runner: Runner, deadline: float) -> tuple[Ended, Class | None]:
+def run_timed(job: Job, runner: Runner, clock: Clock) -> tuple[Ended, Class | None]:
     """One run and the class of its failure. One that ends a little late is repeated, alone."""
     limits = job.limits
 
     def run(*, alone: bool) -> tuple[Ended, Class | None]:
-        wall_s = max(0.01, min(limits.wall_s * GRACE, deadline - time.monotonic()))
+        wall_s = max(0.01, min(limits.wall_s * GRACE, clock.deadline() - time.monotonic()))
         patient = limits.model_copy(update={"cpu_s": limits.cpu_s * GRACE, "wall_s": wall_s})
         ended = runner.run(replace(job, limits=patient, alone=alone))
+        clock.spend(ended)
         return ended, failure_class(ended, limits)
 
     ended, failure = run(alone=False)
-    if failure is Class.TIME_LIMIT and ended.broke is None and time.monotonic() < deadline:
+    if failure is Class.TIME_LIMIT and ended.broke is None and not clock.is_over():
         again, failure = run(alone=True)
         ended = replace(again, usage=again.usage.plus(ended.usage))
     return ended, failure
 
 
-def run_stdio(spec: Spec, runner: Runner, deadline: float) -> SandboxResult:
+def run_stdio(spec: Spec, runner: Runner, clock: Clock) -> SandboxResult:
     """One fresh jail a test; a limit ends the series, since the program has failed already."""
     tally = Tally(len(spec.stdio_tests))
-    started = time.monotonic()
     try:
         template = first_job(spec, runner)
     except CompileRefusedError as error:
         tally.enter(0, Class.COMPILE_ERROR, str(error))
         return tally.result()
-    deadline += time.monotonic() - started  # what the compiler takes is not the program's
     for index, test in enumerate(spec.stdio_tests):
-        if time.monotonic() >= deadline:
+        if clock.is_over():
             tally.enter(index, Class.TIME_LIMIT, "the budget of the whole submission is spent")
             break
         job = replace(template, stdin=test.stdin.encode("utf-8", "surrogatepass"))
-        ended, failure = run_timed(job, runner, deadline)
+        ended, failure = run_timed(job, runner, clock)
         tally.usage = tally.usage.plus(ended.usage)
         verdict, evidence = judge_output(ended, test, failure)
         tally.enter(index, verdict, evidence)
@@ -133,18 +193,16 @@ def judge_output(ended: Ended, test: StdioTest, failure: Class | None) -> tuple[
     return Class.WRONG_ANSWER, f"printed {ended.stdout[:80]!r}"
 
 
-def run_function(spec: Spec, tests: FunctionTests, runner: Runner, deadline: float) -> SandboxResult:
+def run_function(spec: Spec, tests: FunctionTests, runner: Runner, clock: Clock) -> SandboxResult:
     """All cases in one jail; each reply is compared here, in order."""
     tally = Tally(len(tests.cases))
-    started = time.monotonic()
     try:
         template = first_job(spec, runner)
     except CompileRefusedError as error:
         tally.enter(0, Class.COMPILE_ERROR, str(error))
         return tally.result()
-    deadline += time.monotonic() - started
     lines = "".join(json.dumps(case.args) + "\n" for case in tests.cases)
-    ended, failure = run_timed(replace(template, stdin=lines.encode()), runner, deadline)
+    ended, failure = run_timed(replace(template, stdin=lines.encode()), runner, clock)
     tally.usage = ended.usage
     if failure is Class.COMPILE_ERROR:
         tally.enter(0, failure, compile_message(ended))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from forklight_core.errors import UnavailableError
+from forklight_reward.sandbox.cpp import MissingCompilerError
 from forklight_reward.sandbox.result import Class, SandboxResult
 from forklight_reward.sandbox.run import execute
 from forklight_reward.sandbox.runner import Runner
@@ -33,7 +34,7 @@ BREAKERS = {
         "    if os.fork() == 0:\n        x = b'1' * (64 << 20); time.sleep(9)\nos.wait()"
     ),
     "forks without end": "import os\nwhile True: os.fork()",
-    "fills the disk": "f = open('/tmp/x', 'wb')\nwhile True: f.write(b'x' * 65536)",
+    "fills the disk": "f = open('x', 'wb')\nwhile True: f.write(b'x' * 65536)",
     "prints without end": "while True: print('x' * 4096)",
     "burns the processor": "while True: pass",
 }
@@ -65,12 +66,16 @@ def accepts_honest_programs(runner: Runner) -> bool:
 
 
 def accepts_honest_cpp(runner: Runner) -> bool:
-    """A program is compiled and run. UnavailableError says how to mend a missing compiler."""
+    """A program is compiled and run. Without a compiler Python is served, and C++ tasks get no verdict."""
     source = '#include <cstdio>\nint main() { return std::printf("%d", 6 * 7) < 0; }\n'
     limits = LIMITS.model_copy(update={"memory_mb": 256})
     tests = [StdioTest(stdout="42")]
     spec = Spec(mode=Mode.STDIO, language=Language.CPP, source=source, tests=tests, limits=limits)
-    return execute(spec, runner).verdict is Class.ACCEPTED
+    try:
+        return execute(spec, runner).verdict is Class.ACCEPTED
+    except MissingCompilerError as error:
+        logger.warning("programs in C++ get no verdict here", extra={"reason": str(error)})
+        return True
 
 
 def cannot_read_host_files(runner: Runner) -> bool:

@@ -148,8 +148,15 @@ def check_spec(spec: Spec) -> Spec:
         raise InvalidInputError(
             "sandbox spec: parameters have no names in cpp: give args of every case as a list"
         )
-    if not spec.source.strip() and spec.mode is not Mode.REPO:
+    if spec.mode is not Mode.REPO and "source" not in spec.model_fields_set:
+        raise InvalidInputError(
+            "sandbox spec: source is absent: give the program, or its text in the request"
+        )
+    if spec.mode is Mode.RUN and not spec.source.strip():
         raise InvalidInputError("sandbox spec: source is empty")
-    if len(spec.source.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:
+    if (
+        spec.mode in (Mode.RUN, Mode.REPO)
+        and len(spec.source.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES
+    ):
         raise InvalidInputError(f"sandbox spec: source is larger than {MAX_SOURCE_BYTES} bytes")
     return spec

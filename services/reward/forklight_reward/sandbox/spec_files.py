@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,9 @@ class SpecLine:
     error: ForklightError | None = None
 
 
-def run_spec_files(paths: Sequence[str]) -> Iterator[SpecLine]:
+def run_spec_files(
+    paths: Sequence[str], *, open_sandbox: Callable[[], Runner] = open_jail_runner
+) -> Iterator[SpecLine]:
     """Execute each spec file; a line each, in order, whatever becomes of another. For the command line."""
     with ExitStack() as closing:
         runner: Runner | None = None
@@ -31,7 +33,7 @@ def run_spec_files(paths: Sequence[str]) -> Iterator[SpecLine]:
             try:
                 spec = read_spec_file(path)
                 if runner is None:
-                    runner = open_jail_runner()
+                    runner = open_sandbox()
                     closing.callback(runner.close)
                 yield SpecLine(text=execute(spec, runner).to_json())
             except ForklightError as error:

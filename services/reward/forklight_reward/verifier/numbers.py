@@ -46,13 +46,12 @@ _NOT_UNITS = frozenset(
 )
 _CHANGES_MEANING = frozenset((
     "or", "and", "more", "less", "than", "to", "not", "no", "if", "is", "at", "least", "most", "but",
-    "maybe",     "wrong", "plus", "minus", "times", "fewer", "greater", "smaller", "about", "over",
-    "mod", "either", "both",     "below", "above", "under", "up", "down", "except", "unless", "when",
-    "where", "of",     "hundred", "hundreds", "thousand", "thousands", "million", "millions", "billion",
-    "billions", "trillion",     "dozen", "dozens", "half", "halves", "third", "thirds", "quarter",
-    "quarters", "fourth", "fourths", "fifth",     "fifths", "sixth", "sixths", "eighth", "eighths",
-    "tenth", "tenths", "squared", "cubed", "factorial",     "double", "triple", "negative", "choose",
-    "pi", "sqrt", "root",
+    "maybe", "wrong", "plus", "minus", "times", "fewer", "greater", "smaller", "about", "over", "mod",
+    "either", "both", "below", "above", "under", "up", "down", "except", "unless", "when", "where",
+    "of", "hundred", "hundreds", "thousand", "thousands", "million", "millions", "billion", "billions",
+    "trillion", "dozen", "dozens", "half", "halves", "third", "thirds", "quarter", "quarters", "fourth",
+    "fourths", "fifth", "fifths", "sixth", "sixths", "eighth", "eighths", "tenth", "tenths", "squared",
+    "cubed", "factorial", "double", "triple", "negative", "choose", "pi", "sqrt", "root",
 ))  # fmt: skip
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from forklight.v1 import types_pb2
+from forklight.v1 import reward_pb2, types_pb2
+from forklight_core.blobs import MemoryBlobStore
 from forklight_core.errors import InvalidInputError, NotFoundError
 from forklight_core.wire import Session
 from forklight_reward.adapters.memory import LocalVerifier
@@ -26,7 +27,7 @@ from forklight_reward.front.fleet import fleet_of
 from forklight_reward.front.known import KnownOutcomes
 from forklight_reward.front.scorer import Scorer
 from forklight_reward.ports import Outcome, Part, Status, Tier, Usage
-from forklight_reward.rehearsal import NoSandbox, TaskMaker, local_scorer, spec_of
+from forklight_reward.rehearsal import NoSandbox, TaskMaker, local_scorer, math_spec, spec_of
 
 RIGHT = r"<think>6 * 7</think> \boxed{42}"
 WRONG = r"<think>6 * 7</think> \boxed{41}"
@@ -220,3 +221,24 @@ def test_evidence_is_bounded_with_its_cut_marked_and_proven_when_read(tmp_path: 
     assert store.get(reference_of(data)) == data
     with pytest.raises(InvalidInputError):
         store.get("sha256:../../etc/passwd")
+
+
+async def test_a_request_at_the_door_is_kept_and_replayed_without_blobs(
+    tasks: TaskMaker, tmp_path: Path
+) -> None:
+    with opened(tmp_path / "verdicts") as audit:
+        scorer = audited(tasks, audit)
+        request = reward_pb2.ScoreRequest(
+            envelope=tasks.task(RIGHT).envelope, spec=math_spec(), response=WRONG
+        )
+        verdict = await scorer.score_request(request)
+        huge = reward_pb2.ScoreRequest(envelope=request.envelope, spec=math_spec(), response="x" * 2**20)
+        lost = await scorer.score_request(huge)
+    archive = Archive(run_folder=tmp_path, blobs=MemoryBlobStore(), evidence=audit.evidence)
+    fleet = fleet_of([LocalVerifier()], [NoSandbox()], [scorer.fleet.routers[0].judge])
+    stored, dropped = (
+        read_verdict(find_verdicts(tmp_path / "verdicts", each.key)[0].body) for each in (verdict, lost)
+    )
+    assert (await replay(stored, archive, fleet, 10.0)).is_same
+    with pytest.raises(NotFoundError, match="too large"):
+        await replay(dropped, archive, fleet, 10.0)

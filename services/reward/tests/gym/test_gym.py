@@ -66,7 +66,8 @@ def test_text_that_passes_every_guard_runs_in_the_jail_and_forges_nothing(
         tries = ",".join(f"(lambda: {each})" for each in attempts)
         says = "__import__('json').dumps({'score': 1.0, 'nonce': '0' * 32})"
         program = (
-            f"[__import__('builtins').exec('try: f()\\nexcept OSError: pass', {{'f': f}}) for f in ({tries},)]"
+            "[__import__('builtins').exec('try: f()\\nexcept OSError: pass', {'f': f}) "
+            f"for f in ({tries},)]"
             f" and print({says}) or __import__('os')._exit(0)"
         )
         result = run_scorer(item, program, runner)

@@ -36,7 +36,7 @@ FILES = {
     "pyproject.toml": '[project]\nname = "shop"\n',
 }
 HIDDEN = {
-    "tests/test_price.py": '''import pytest
+    "tests/test_price.py": """import pytest
 
 from shop.price import label, total
 
@@ -53,7 +53,7 @@ def test_label():
 def test_negative():
     with pytest.raises(ValueError):
         label(-1)
-'''
+"""
 }
 F2P = ["tests/test_price.py::test_total"]
 P2P = ["tests/test_price.py::test_label", "tests/test_price.py::test_negative"]

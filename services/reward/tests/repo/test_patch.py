@@ -25,13 +25,16 @@ def new_file(path: str, mode: str = "100644", body: str = LINE) -> str:
 
 
 FORBIDDEN = {
-    "a link": new_file("shop/link.py", "120000", "@@ -0,0 +1 @@\n+/etc/passwd\n\\ No newline at end of file\n"),
+    "a link": new_file(
+        "shop/link.py", "120000", "@@ -0,0 +1 @@\n+/etc/passwd\n\\ No newline at end of file\n"
+    ),
     "a submodule": new_file("lib", "160000"),
     "a strange mode": new_file("run", "104755"),
-    "an index line of a link": "diff --git a/shop/price.py b/shop/price.py\nindex 1234567..89abcde 120000\n" + FIX,
+    "an index line of a link": "diff --git a/shop/price.py b/shop/price.py\nindex 1234567..89abcde 120000\n"
+    + FIX,
     "a changed mode": "diff --git a/shop/price.py b/shop/price.py\nold mode 100644\nnew mode 100755\n",
-    "binary": "diff --git a/x b/x\nnew file mode 100644\nindex 0000000..1234567\nGIT binary patch\nliteral 1\nA\n",
-    "binary named only": "diff --git a/x b/x\nindex 1234567..1234568 100644\nBinary files a/x and b/x differ\n",
+    "binary": "diff --git a/x b/x\nnew file mode 100644\nGIT binary patch\nliteral 1\nA\n",
+    "binary named only": "diff --git a/x b/x\nindex 1234567..1234568\nBinary files a/x and b/x differ\n",
     "a zero byte": new_file("x.py", body="@@ -0,0 +1 @@\n+\0\n"),
     "up": new_file("../x.py"),
     "up in the middle": new_file("shop/../../x.py"),
@@ -64,13 +67,13 @@ MALFORMED = {
     "too few lines": FIX.replace("@@ -4,7 +4,7 @@", "@@ -4,9 +4,9 @@"),
     "too many lines": FIX.replace("@@ -4,7 +4,7 @@", "@@ -4,5 +4,5 @@"),
     "a broken header": FIX.replace("@@ -4,7 +4,7 @@", "@@ -4,7 @@"),
-    "nothing changes": "--- a/shop/price.py\n+++ b/shop/price.py\n@@ -1 +1 @@\n \"\"\"Prices.\"\"\"\n",
+    "nothing changes": '--- a/shop/price.py\n+++ b/shop/price.py\n@@ -1 +1 @@\n """Prices."""\n',
     "two names": FIX.replace("+++ b/shop/price.py", "+++ b/shop/prices.py"),
     "a file that is not there": FIX.replace("shop/price.py", "shop/cost.py"),
     "a new file that is there": "--- /dev/null\n+++ b/shop/price.py\n" + LINE,
     "other context": FIX.replace("result = 0", "result = 1"),
     "context with other spaces": FIX.replace("     result = 0", "      result = 0"),
-    "deleted only in part": "--- a/shop/price.py\n+++ /dev/null\n@@ -1 +0,0 @@\n-\"\"\"Prices.\"\"\"\n",
+    "deleted only in part": '--- a/shop/price.py\n+++ /dev/null\n@@ -1 +0,0 @@\n-"""Prices."""\n',
     "applied twice": FIX + FIX,
     "a header alone": "diff --git a/shop/price.py b/shop/price.py\n",
     "insertion beyond the end": "--- a/shop/price.py\n+++ b/shop/price.py\n@@ -900,0 +901 @@\n+x\n",

@@ -132,7 +132,9 @@ def test_a_sentinel_of_an_honest_test_fails(test_id: str) -> None:
     name = split_id(test_id)[1]
     with pytest.raises(AssertionError):
         call(space, name)
-    untouched = {node.name for node in ast.parse(text).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    untouched = {
+        node.name for node in ast.parse(text).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    }
     assert {"test_all", "TestOther"} <= untouched
     assert make_sentinel(FILE, test_id) != text, "names and numbers must be new each time"
 

@@ -32,7 +32,8 @@ def run_honest(runner: Runner) -> None:
 
 def run_command(runner: Runner) -> Ended:
     """Files are laid out, a command runs among them, what it left is collected; links are not followed."""
-    script = "import os\nos.makedirs('out/deep')\nopen('out/deep/a', 'wb').write(b'\\0' + open('in/x', 'rb').read())\n"
+    script = "import os\nos.makedirs('out/deep')\ndata = open('in/x', 'rb').read()\n"
+    script += "open('out/deep/a', 'wb').write(b'\\0' + data)\n"
     script += "os.symlink('/etc/passwd', 'out/link')\nprint(os.environ['SEED'])"
     ended = runner.run(
         Job(
@@ -68,8 +69,8 @@ HOSTILE = {
         {Class.MEMORY_LIMIT},
     ),
     "processor in a session of its own": (
-        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n        while True: pass\n"
-        "    os._exit(0)\ntime.sleep(60)",
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
+        "        while True: pass\n    os._exit(0)\ntime.sleep(60)",
         {Class.TIME_LIMIT},
     ),
 }

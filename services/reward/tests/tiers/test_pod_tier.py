@@ -1,4 +1,4 @@
-"""Tier pod through the real client, against a server that speaks its part of the API and really starts pods."""
+"""Tier pod: the real client against a server that speaks its part of the API and starts processes."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from forklight_core.runfile.sections.section import Fraction, Positive, Section
 from forklight_core.runfile.units import Count
 
 Weight = Annotated[float, Field(ge=0.0, le=1e6, allow_inf_nan=False)]
-DomainName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,63}$")]
+DomainName = Annotated[str, Field(min_length=1, max_length=150)]
 
 
 def _rising(points: Sequence[tuple[int, float]]) -> Sequence[tuple[int, float]]:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from forklight_core.errors import InvalidInputError
 from forklight_reward.sandbox.repo.judge import repo_budget_s, run_repo, said
-from forklight_reward.sandbox.repo.task import RepoTask
+from forklight_reward.sandbox.repo.task import LIMITS, RepoTask
 from forklight_reward.sandbox.repo.trial import run_ids
 from forklight_reward.sandbox.result import Class
 from forklight_reward.sandbox.runner import Runner
@@ -29,7 +29,7 @@ class TaskCheck:
 def limits_of(task: RepoTask) -> Limits:
     """The limits of one run."""
     try:
-        return Limits.model_validate(task.limits)
+        return Limits.model_validate({**LIMITS, **task.limits})
     except ValidationError as error:
         raise InvalidInputError(f"task {task.id}: limits: {error.errors()[0]['msg']}") from error
 

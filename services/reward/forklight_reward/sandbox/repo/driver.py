@@ -140,4 +140,5 @@ def main() -> None:
     leave(code)
 
 
-main()
+if __name__ == "__main__":
+    main()

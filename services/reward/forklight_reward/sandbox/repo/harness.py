@@ -9,7 +9,6 @@ from __future__ import annotations
 import marshal
 from collections.abc import Iterator
 from functools import lru_cache
-from importlib.metadata import version
 from importlib.util import MAGIC_NUMBER, find_spec
 from pathlib import Path
 
@@ -59,11 +58,6 @@ def packed_modules() -> dict[str, tuple[bool, bytes, str]]:
 def magic() -> bytes:
     """Which interpreter the code is for; another one compiles the sources."""
     return MAGIC_NUMBER
-
-
-def harness_version() -> str:
-    """What runs the tests, for verdicts."""
-    return f"pytest {version('pytest')}"
 
 
 def module_files() -> Iterator[tuple[str, Path]]:

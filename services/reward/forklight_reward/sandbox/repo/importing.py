@@ -63,8 +63,8 @@ def import_file(records: Path, out: Path, trees: Path) -> Summary:
             name = str(record["instance_id"])
             if name in seen:
                 raise InvalidInputError("an earlier record has the same instance_id")
-            seen.add(name)
             task = make_task(record, trees)
+            seen.add(name)
         except InvalidInputError as error:
             summary.refused.append(Refusal(record=name, reason=str(error)))
             continue

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from forklight_core.errors import UnavailableError
+from forklight_core.errors import InvalidInputError, UnavailableError
 from forklight_reward.sandbox.repo.diff import ForbiddenPatchError, MalformedPatchError
 from forklight_reward.sandbox.repo.patch import apply_answer
 from forklight_reward.sandbox.repo.sentinel import make_sentinel
@@ -113,7 +113,7 @@ def run_repo(tests: RepoTests, answer: str, runner: Runner, limits: Limits, dead
 
 
 def judge_tree(tree: Tree, tests: RepoTests, progress: Progress) -> SandboxResult:
-    """Fail-to-pass ids, their sentinels, pass-to-pass ids, theirs; up to the first that is not as it must be."""
+    """Fail-to-pass ids, their sentinels, pass-to-pass ids, theirs; up to the first that is wrong."""
     return (
         judge_ids(tree, tests.f2p, progress, "fail-to-pass")
         or judge_sentinels(f2p_sentinels(tree, tests), progress)
@@ -186,5 +186,9 @@ def falsify(tree: Tree, functions: Sequence[str]) -> Tree:
     """The tree with some tests made to fail."""
     changed = dict(tree)
     for function in functions:
-        changed[test_file(function)] = make_sentinel(changed[test_file(function)], function)
+        path = test_file(function)
+        try:
+            changed[path] = make_sentinel(changed[path], function)
+        except (SyntaxError, ValueError, RecursionError) as error:  # a file of the task, never of the patch
+            raise InvalidInputError(f"repository task: {path} cannot be read as Python: {error}") from error
     return changed

@@ -17,6 +17,8 @@ from forklight_reward.sandbox.repo.spec import RepoTests
 FOLDER = Path(__file__).with_name("tasks")
 MAX_TASK_BYTES = 256 * 2**20
 MAX_ISSUE_CHARACTERS = 100_000
+LIMITS: dict[str, float] = {"cpu_s": 10, "wall_s": 30}
+"""Of one run: generous on the clock, since a neighbour's load is no fault of a patch."""
 
 PROMPT = """You are given a repository and an issue about it. Mend the repository so that the issue \
 is settled and everything else works as before.
@@ -73,7 +75,7 @@ class RepoTask(BaseModel):
     def spec(self) -> dict[str, JsonValue]:
         """What the reward service judges by: no fix, no patch."""
         tests = self.tests.model_dump(exclude={"patch"})
-        limits: dict[str, JsonValue] = dict(self.limits)
+        limits: dict[str, JsonValue] = {**LIMITS, **self.limits}
         return {"mode": "repo", "language": "python", "tests": tests, "limits": limits}
 
     def prompt(self) -> str:

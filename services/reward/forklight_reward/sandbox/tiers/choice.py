@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from forklight_core.errors import UnavailableError
+from pydantic import ValidationError
+
+from forklight_core.errors import ConfigError, UnavailableError
 from forklight_core.runfile.schema import SandboxSection
 from forklight_reward.sandbox import self_test
 from forklight_reward.sandbox.jail_runner import open_jail_runner
@@ -33,6 +35,16 @@ def open_runner(section: SandboxSection, *, jails: Callable[[], Runner] = open_j
             return open_pod_runner(section)
         case Tier.JAIL:
             return jails()
+
+
+def section_of(*, tier: str, image: str, allow_unsafe: bool) -> SandboxSection:
+    """A section from a command line, with nothing kept warm. ConfigError says what is wrong."""
+    try:
+        return SandboxSection.model_validate(
+            {"tier": tier, "image": image, "allow_unsafe": allow_unsafe, "warm": 0}
+        )
+    except ValidationError as error:
+        raise ConfigError(f"sandbox: {'; '.join(item['msg'] for item in error.errors())}") from error
 
 
 def prove(runner: Runner, *, compiler: str = "") -> None:

@@ -11,15 +11,11 @@ from forklight_core.errors import UnavailableError
 from forklight_reward.sandbox.runner import Ended, Job, Tier
 from forklight_reward.sandbox.tiers import engine
 from forklight_reward.sandbox.tiers.content import image_with
-from forklight_reward.sandbox.tiers.conversation import (
-    GuestGoneError,
-    await_ready,
-    converse,
-    ended_by_memory,
-)
+from forklight_reward.sandbox.tiers.conversation import await_ready, ended_by_memory
 from forklight_reward.sandbox.tiers.engine import AttachedChannel, engine_errors
 from forklight_reward.sandbox.tiers.owner import OWNER_LABEL, is_left_over
 from forklight_reward.sandbox.tiers.pool import WarmPool
+from forklight_reward.sandbox.tiers.pooled import run_pooled
 from forklight_reward.sandbox.tiers.shape import Shape, shape_of
 from forklight_reward.sandbox.tiers.wire import Place, encode_request
 
@@ -58,7 +54,7 @@ class ContainerRunner:
         self._image = engine.image_id(client, image)
         self._runtime = engine.choose_runtime(client, runtime)
         remove_left_overs(client)
-        self._pool: WarmPool[Kind, Held] = WarmPool(self._make, self._end, size=warm, max_idle_s=MAX_IDLE_S)
+        self._pool: WarmPool[Kind, Held] = WarmPool(self.make, self.end, size=warm, max_idle_s=MAX_IDLE_S)
 
     @property
     def version(self) -> str:
@@ -74,20 +70,14 @@ class ContainerRunner:
         """One container, which is gone afterwards."""
         request = encode_request(job, PLACE)
         image = image_with(self._client, self._image, job.mounts)
-        held = self._pool.take(Kind(image=image, shape=shape_of(job.limits)))
-        try:
-            return converse(held.channel, request, job)
-        except GuestGoneError:
-            return self._explain(held, job)
-        finally:
-            self._end(held)
+        return run_pooled(self, self._pool, Kind(image=image, shape=shape_of(job.limits)), job, request)
 
     def close(self) -> None:
         """Remove the containers that wait."""
         self._pool.close()
         self._client.close()
 
-    def _make(self, kind: Kind) -> Held:
+    def make(self, kind: Kind) -> Held:
         """Created, attached to, started and ready. Nothing is left when any of it fails."""
         container_id = engine.create_container(self._client, kind.image, kind.shape, self._runtime)
         channel: AttachedChannel | None = None
@@ -106,7 +96,8 @@ class ContainerRunner:
             raise UnavailableError(said.strip()) from error
         return Held(id=container_id, channel=channel)
 
-    def _end(self, held: Held) -> None:
+    def end(self, held: Held) -> None:
+        """Close the stream and remove what was behind it."""
         held.channel.close()
         engine.remove_container(self._client, held.id)
 
@@ -118,7 +109,7 @@ class ContainerRunner:
             f"container {state.get('Status')}, exit code {state.get('ExitCode')} {state.get('Error')}".strip()
         )
 
-    def _explain(self, held: Held, job: Job) -> Ended:
+    def explain(self, held: Held, job: Job) -> Ended:
         """A guest went without a last word: for want of memory the program did it, else the machinery."""
         deadline = time.monotonic() + END_LIMIT_S
         while True:

@@ -98,6 +98,16 @@ def input_file(data: bytes) -> int:
     return descriptor
 
 
+def stat_of(pid: int) -> list[str]:
+    """Fields of /proc/PID/stat behind the name; none when it has ended."""
+    try:
+        with open(f"/proc/{pid}/stat") as stream:  # noqa: PTH123
+            text = stream.read()
+    except OSError:
+        return []
+    return text[text.rindex(")") + 2 :].split()
+
+
 class Watch:
     """One running job, seen by the process above it."""
 
@@ -169,6 +179,7 @@ class Watch:
             cpu_s += sum(int(value) for value in fields[11:15]) / TICKS
             num_tasks += int(fields[17])
             resident += int(fields[21]) * PAGE
+        cpu_s = self.possible(cpu_s)
         self.cpu_s = max(self.cpu_s, cpu_s)
         self.peak_bytes = max(self.peak_bytes, resident)
         disk = os.statvfs(self.plan["box"])
@@ -181,15 +192,14 @@ class Watch:
         ):
             self.broke = "MLE"
 
+    def possible(self, cpu_s: float) -> float:
+        """No more than this place can have used: gVisor counts what waits for a processor too."""
+        most = self.plan["cpus"] * (time.monotonic() - self.started)
+        return min(cpu_s, most) if most else cpu_s
+
     def tree(self) -> Iterator[list[str]]:
-        """Fields of /proc/PID/stat behind the name, of all that lives here but us."""
-        for pid in self.members():
-            try:
-                with open(f"/proc/{pid}/stat") as stream:  # noqa: PTH123
-                    text = stream.read()
-            except OSError:
-                continue
-            yield text[text.rindex(")") + 2 :].split()
+        """What /proc says of all that lives here but us."""
+        return (fields for pid in self.members() if (fields := stat_of(pid)))
 
     def members(self) -> list[int]:
         """Everything in our pid namespace, or, without one, everything below us."""
@@ -197,24 +207,14 @@ class Watch:
         pids = [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != own]  # noqa: PTH208
         if self.plan["owns_namespace"]:
             return pids
-        parents = {}
-        for pid in pids:
-            try:
-                with open(f"/proc/{pid}/stat") as stream:  # noqa: PTH123
-                    text = stream.read()
-            except OSError:
-                continue
-            parents[pid] = int(text[text.rindex(")") + 2 :].split()[1])
+        parents = {pid: int(fields[1]) for pid in pids if (fields := stat_of(pid))}
         below = {own}
-        grew = True
-        while grew:
-            found = {pid for pid, parent in parents.items() if parent in below} - below
+        while found := {pid for pid, parent in parents.items() if parent in below} - below:
             below |= found
-            grew = bool(found)
         return sorted(below - {own})
 
     def exact_bytes(self) -> int:
-        """Memory with shared pages divided; undivided where the kernel does not say or a process hides."""
+        """Memory, shared pages divided; not where the kernel does not say or a process hides."""
         if not os.path.exists("/proc/self/smaps_rollup"):  # noqa: PTH110
             return self.peak_bytes
         total = 0
@@ -229,30 +229,17 @@ class Watch:
         return total
 
     def kill_all(self) -> None:
-        """End everything that the job started."""
-        while True:
-            if self.plan["owns_namespace"]:
-                alive = self.kill_namespace()
-            else:
-                alive = self.members()
-                for number in (signal.SIGSTOP, signal.SIGKILL):
-                    for pid in alive:
-                        try:
-                            os.kill(pid, number)
-                        except ProcessLookupError:
-                            continue
+        """End everything that the job started: at once where all that is here is the job's."""
+        at_once = self.plan["owns_namespace"]
+        while (alive := self.members()) or self.status is None:
+            for number in (signal.SIGKILL,) if at_once else (signal.SIGSTOP, signal.SIGKILL):
+                for pid in [-1] if at_once else alive:
+                    try:
+                        os.kill(pid, number)
+                    except ProcessLookupError:
+                        continue
             self.reap()
-            if not alive and (self.status is not None):
-                return
             time.sleep(0.001)
-
-    def kill_namespace(self) -> list[int]:
-        """Everyone but the first process; says who was there."""
-        try:
-            os.kill(-1, signal.SIGKILL)
-        except ProcessLookupError:
-            return []
-        return self.members()
 
     def end(self) -> None:
         """Send what is to be collected and how it ended, and go."""
@@ -262,7 +249,7 @@ class Watch:
         said = {
             "exit_code": code if code >= 0 else 128 - code,
             "broke": self.broke or collected or None,
-            "cpu_s": max(self.cpu_s, used.ru_utime + used.ru_stime),
+            "cpu_s": max(self.cpu_s, self.possible(used.ru_utime + used.ru_stime)),
             "wall_s": time.monotonic() - self.started,
             "memory_peak_bytes": max(self.peak_bytes, used.ru_maxrss << 10),
         }

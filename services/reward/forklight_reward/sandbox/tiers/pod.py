@@ -11,15 +11,11 @@ from forklight_core.errors import UnavailableError
 from forklight_core.runfile.schema import SandboxSection
 from forklight_reward.sandbox.runner import Ended, Job, Tier
 from forklight_reward.sandbox.tiers.cluster import Cluster, PodChannel, connect_cluster
-from forklight_reward.sandbox.tiers.conversation import (
-    GuestGoneError,
-    await_ready,
-    converse,
-    ended_by_memory,
-)
+from forklight_reward.sandbox.tiers.conversation import await_ready, ended_by_memory
 from forklight_reward.sandbox.tiers.manifest import pod_of
 from forklight_reward.sandbox.tiers.owner import is_left_over
 from forklight_reward.sandbox.tiers.pool import WarmPool
+from forklight_reward.sandbox.tiers.pooled import run_pooled
 from forklight_reward.sandbox.tiers.shape import Shape, shape_of
 from forklight_reward.sandbox.tiers.wire import Place, encode_request
 
@@ -63,7 +59,7 @@ class PodRunner:
             )
         self._remove_left_overs()
         self._pool: WarmPool[Shape, Held] = WarmPool(
-            self._make, self._end, size=section.warm, max_idle_s=MAX_IDLE_S
+            self.make, self.end, size=section.warm, max_idle_s=MAX_IDLE_S
         )
 
     @property
@@ -80,20 +76,14 @@ class PodRunner:
     def run(self, job: Job) -> Ended:
         """One pod, which is deleted afterwards."""
         request = encode_request(job, Place())
-        held = self._pool.take(shape_of(job.limits))
-        try:
-            return converse(held.channel, request, job)
-        except GuestGoneError:
-            return self._explain(held, job)
-        finally:
-            self._end(held)
+        return run_pooled(self, self._pool, shape_of(job.limits), job, request)
 
     def close(self) -> None:
         """Delete the pods that wait."""
         self._pool.close()
         self._cluster.close()
 
-    def _make(self, shape: Shape) -> Held:
+    def make(self, shape: Shape) -> Held:
         """Made, running, attached to and answering. Nothing is left when any of it fails."""
         name = self._cluster.create(pod_of(self._section, shape))
         channel: PodChannel | None = None
@@ -125,13 +115,14 @@ class PodRunner:
                 )
             time.sleep(LOOK_S)
 
-    def _end(self, held: Held) -> None:
+    def end(self, held: Held) -> None:
+        """Close the stream and remove what was behind it."""
         try:
             held.channel.close()
         finally:
             self._cluster.delete(held.name)
 
-    def _explain(self, held: Held, job: Job) -> Ended:
+    def explain(self, held: Held, job: Job) -> Ended:
         """A guest went without a last word: for want of memory the program did it, else the machinery."""
         deadline = time.monotonic() + END_LIMIT_S
         why = ""

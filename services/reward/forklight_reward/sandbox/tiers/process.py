@@ -103,6 +103,7 @@ class ProcessRunner:
             compiler=shutil.which("c++") or "c++",
             owns_namespace=False,
             owns_disk=False,
+            cpus=0.0,
         )
         process = subprocess.Popen(
             guest_command(sys.executable),

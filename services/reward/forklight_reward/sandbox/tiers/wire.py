@@ -41,6 +41,8 @@ class Place:
     """The guest is the first process of a pid namespace and may end everything it sees."""
     owns_disk: bool = True
     """The box is a file system of the job alone."""
+    cpus: float = 1.0
+    """Processors that the place may use at once; 0: nobody bounds them."""
     counts_processes: bool = False
     """RLIMIT_NPROC counts the job's processes only."""
 
@@ -120,6 +122,7 @@ def encode_request(job: Job, place: Place) -> bytes:
         "stdin_bytes": len(job.stdin),
         "collect": list(job.collect),
         "collect_bytes": job.limits.disk_mb * MIB,
+        "cpus": place.cpus,
         "cpu_s": job.limits.cpu_s,
         "wall_s": job.limits.wall_s,
         "tasks": job.limits.pids + 2 * EXTRA_PIDS,
