@@ -36,8 +36,6 @@ def class_of(kind: str, spec_json: str = "") -> WorkClass:
         return WorkClass.REPO if is_repository(spec_json) else WorkClass.CODE
     if kind == TaskKind.GYM:
         return WorkClass.CODE
-    if kind == TaskKind.GYM:
-        return WorkClass.CODE
     return WorkClass.JUDGE if kind == TaskKind.JUDGE else WorkClass.RULES
 
 
