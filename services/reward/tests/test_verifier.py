@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from forklight_core.errors import BusyError, UnavailableError
@@ -21,6 +22,7 @@ from forklight_reward.verifier.math_process import CallLimits, MathWorker, Word
 from forklight_reward.verifier.pool import MathPool
 from forklight_reward.verifier.verify import MathStatus, verify_math
 
+WORKER = "forklight_reward.verifier.math_worker"
 UNGUARDED_BOMB = "((10^{5000})^{5000})^{5000}"
 SOFT_BOMB = "x^{5000}-(x+1)^{4999}"
 SLOW_GOLD, SLOW_ANSWER = r"2\sqrt{2}", r"\sqrt{8}"
@@ -157,6 +159,20 @@ def test_worker_that_dies_by_itself_is_an_infrastructure_error() -> None:
     with pytest.raises(UnavailableError, match="died by itself"):
         while True:
             worker.compare("x+1", "1+x", CallLimits())
+
+
+def test_worker_that_died_while_it_waited_is_replaced_before_it_is_asked() -> None:
+    pool = MathPool()
+    try:
+        assert pool.compare("x+1", "1+x", wait_s=60) is Word.EQUAL
+        workers = [each for each in psutil.Process().children() if WORKER in each.cmdline()]
+        newest = max(workers, key=lambda each: each.create_time())
+        newest.kill()
+        newest.wait(10)
+        assert pool.compare("x+1", "1+x", wait_s=60) is Word.EQUAL
+        assert pool.stats.num_started == 2
+    finally:
+        pool.close()
 
 
 def test_worker_is_recycled_after_its_calls() -> None:

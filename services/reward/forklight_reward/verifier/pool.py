@@ -77,6 +77,9 @@ class Lane:
         try:
             if self._closed:
                 raise UnavailableError("verifier: the pool of math workers is closed")
+            if worker is not None and not worker.is_alive:  # it died while it waited
+                worker.kill()
+                worker = None
             worker = worker or self._start()
             return worker.compare(gold, answer, self.limits)
         finally:
