@@ -168,7 +168,7 @@ FUNCTIONS: list[Row] = [
     ("not here", "f = 7", {RE}),
     ("wants more", "def f(a, b, c): return 7", {RE}),
     ("hides the printer", "import sys\nsys.stdout = None\ndef f(a, b): return 8", {WA}),
-    ("new machinery", "import sys\nfor name in list(sys.modules): sys.modules[name] = None\ndef f(a, b): return 7",
+    ("new machinery", "import sys\nfor name in list(sys.modules): sys.modules[name] = None\ndef f(a, b): return 8",
      {RE, WA}),
     ("hook on every call", "import sys\nsys.setprofile(lambda f, e, a: f.f_locals.update(value=7))\n"
      "def f(a, b): return 8", {WA, RE}),

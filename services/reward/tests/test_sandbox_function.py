@@ -85,6 +85,7 @@ PATCHED_JSON = "import json, json.encoder\njson.dumps = lambda *a, **k: '{\"valu
         ("no such function", "def g(a, b): return 7", {RE}),
         ("does not compile", "def f(a, b) return 7", {CE}),
         ("json patched", PATCHED_JSON + "def f(a, b): return 8", {WA}),
+        ("json patched to say what is right", PATCHED_JSON.replace("8", "7") + "def f(a, b): return 8", {WA}),
         ("builtins patched", PATCHED_BUILTINS + "def f(a, b): return 8", {WA, RE}),
         ("a set", "def f(a, b): return {7}", {RE}),
         ("a cycle", "def f(a, b):\n    x = []\n    x.append(x)\n    return x", {RE, WA}),

@@ -101,32 +101,33 @@ def find_entry(namespace: dict[str, Any], entry: str) -> Any:  # noqa: ANN401
     return getattr(target(), method) if method else target
 
 
-def call_cases(function: Any, report: int, lines: list[bytes]) -> None:  # noqa: ANN401
+def call_cases(function: Any, report: int, cases: list[Any], encode: Any) -> None:  # noqa: ANN401
     """One line of JSON per case: the value, or the error."""
-    import json
-
-    dumps, loads = json.dumps, json.loads
-    for line in lines:
-        arguments = loads(line)
+    for arguments in cases:
         try:
             value = function(**arguments) if isinstance(arguments, dict) else function(*arguments)
-            reply = dumps({"value": value}, allow_nan=False)
+            reply = encode({"value": value})
         except Exception as error:
-            reply = dumps({"error": repr(error)[:300]})
+            reply = encode({"error": repr(error)[:300]})
         write_all(report, reply.encode() + b"\n")
 
 
 def run_function(entry: str, code: CodeType, report: int) -> None:
-    """Define, then call for each line of the input."""
+    """Define, then call for each line of the input. What writes the replies is taken before the program may
+    change it.
+    """
+    import json
+
+    encode = json.JSONEncoder(allow_nan=False).encode
     with open(0, "rb", closefd=False) as stream:
-        lines = stream.read().splitlines()
+        cases = [json.loads(line) for line in stream]
     nothing = os.open("/dev/null", os.O_RDONLY)
     os.dup2(nothing, 0)
     module = make_main()
     module.__dict__["__name__"] = "solution"
     sys.modules["solution"] = module
     exec(code, module.__dict__)
-    call_cases(find_entry(module.__dict__, entry), report, lines)
+    call_cases(find_entry(module.__dict__, entry), report, cases, encode)
 
 
 def run_command(plan: dict[str, Any], report: int) -> None:
