@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 from pathlib import Path
 
 import pytest
@@ -101,10 +102,12 @@ def test_verify_refuses_a_broken_specification_and_mixed_options(spec: Path, tmp
 def test_generate_keeps_the_old_file_when_the_new_one_cannot_be_whole(tmp_path: Path) -> None:
     full = generate("zebra_puzzle", Path("/dev/full"), count=2)
     assert isinstance(full.exception, BusyError)
-    assert "/dev/full was not written: No space left on device" in str(full.exception)
-    lost = generate("zebra_puzzle", tmp_path / "none" / "some.jsonl", count=2)
+    assert "/dev/full: no room on the disk" in str(full.exception)
+    (tmp_path / "file").write_text("")
+    lost = generate("zebra_puzzle", tmp_path / "file" / "some.jsonl", count=2)
     assert isinstance(lost.exception, InvalidInputError)
-    assert "cannot be written: No such file or directory" in str(lost.exception)
+    assert "check the path and its rights" in str(lost.exception)
+    assert stat.S_ISCHR(Path("/dev/full").stat().st_mode)  # still a device, though root may replace it
 
 
 def test_generate_leaves_one_file(tmp_path: Path) -> None:

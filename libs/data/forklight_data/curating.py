@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from forklight_core.errors import DataLossError, InvalidInputError
+from forklight_core.whole_files import WholeFile, digest_of, named_errors
 from forklight_data.manifest import (
     Manifest,
     StepFiles,
@@ -36,7 +37,6 @@ from forklight_data.steps.pass_rate import filter_pass_rate
 from forklight_data.steps.questions import drop_questions
 from forklight_data.steps.schema import check_schema
 from forklight_data.steps.step import Dropped, Outcomes, Work
-from forklight_data.writing import WholeFile, digest_of, named_errors
 
 RESULT = "curated.jsonl"
 Doer = Callable[[Work, Part], Outcomes]

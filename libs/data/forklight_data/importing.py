@@ -11,13 +11,13 @@ from pathlib import Path
 
 from forklight_core.blobs import BlobStore
 from forklight_core.errors import InvalidInputError
+from forklight_core.whole_files import WholeFile
 from forklight_data.ports import NobodyWatches, Watcher
 from forklight_data.reading.folders import read_path
 from forklight_data.reading.row import Row
 from forklight_data.record import Record, Reference, write_json, write_record
 from forklight_data.seen import SeenIds
 from forklight_data.shapes import ColumnMapping, Shape, find_shape, fit_columns, make_record
-from forklight_data.writing import WholeFile
 
 LOOKED_AT = 20
 INLINE_BYTES = 64 * 1024

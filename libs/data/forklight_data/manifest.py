@@ -11,8 +11,8 @@ from pathlib import Path
 import blake3
 
 from forklight_core.errors import InvalidInputError
+from forklight_core.whole_files import WholeFile, named_errors
 from forklight_data.record import Json, read_json, write_json
-from forklight_data.writing import WholeFile, named_errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from forklight_core.whole_files import named_errors
 from forklight_data.minhash import (
     NUM_BANDS,
     NUM_HASHES,
@@ -24,7 +25,6 @@ from forklight_data.minhash import (
     signatures_of,
 )
 from forklight_data.text import word_hashes
-from forklight_data.writing import named_errors
 
 TEXTS_AT_A_TIME = 512
 PAIRS_AT_A_TIME = 65536

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from forklight_core.errors import ConfigError
-from forklight_data.writing import named_errors
+from forklight_core.whole_files import named_errors
 
 
 class StepName(StrEnum):

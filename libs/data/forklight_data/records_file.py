@@ -7,8 +7,8 @@ from pathlib import Path
 from types import TracebackType
 
 from forklight_core.errors import DataLossError, InvalidInputError
+from forklight_core.whole_files import named_errors
 from forklight_data.record import Record, read_json, read_record
-from forklight_data.writing import named_errors
 
 
 class RecordsFile:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from forklight_core.blobs import BlobStore
 from forklight_core.errors import InvalidInputError
+from forklight_core.whole_files import WholeFile, digest_of, named_errors
 from forklight_data.manifest import code_version, count_reasons
 from forklight_data.neighbours import Neighbours
 from forklight_data.parts import PartSpec
@@ -30,7 +31,6 @@ from forklight_data.records_file import RecordsFile
 from forklight_data.steps.step import Dropped
 from forklight_data.steps.verdicts import hash_text, rank_of
 from forklight_data.text import words_of
-from forklight_data.writing import WholeFile, digest_of, named_errors
 
 MANIFEST = "split.manifest.json"
 LEFT_OUT = "split.left_out.jsonl"

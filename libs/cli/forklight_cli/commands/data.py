@@ -225,7 +225,7 @@ def recipe_of(given: CurateOptions) -> Recipe:
 def results_file(path: Path, out: Path) -> Path:
     """A file of results; of a run folder, one is made beside the curation."""
     from forklight_cli.data_rules import ledger_pass_rates
-    from forklight_data.writing import WholeFile
+    from forklight_core.whole_files import WholeFile
 
     if not path.is_dir():
         return path

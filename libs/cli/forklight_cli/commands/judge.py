@@ -94,6 +94,7 @@ def references(file: Path, out: Path, keep: int, timeout_s: float, door: Door) -
 
     What is decided is kept beside OUT: after a failure the same command goes on from there.
     """
+    from forklight_core.whole_files import WholeFile
     from forklight_reward.judge.references import Contest, read_contests
 
     contests: Sequence[Contest] = read_contests(file)
@@ -113,7 +114,10 @@ def references(file: Path, out: Path, keep: int, timeout_s: float, door: Door) -
 
     with click.progressbar(length=len(contests), label="rows", file=sys.stderr) as bar:
         totals = asyncio.run(play(bar.update))
-    partial.replace(out)
+    with WholeFile(out) as whole, partial.open("rb") as found:
+        for line in found:
+            whole.write(line)
+    partial.unlink()
     print_json_line({"out": str(out), **totals})
 
 

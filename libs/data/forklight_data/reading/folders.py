@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from forklight_core.errors import InvalidInputError
+from forklight_core.whole_files import named_errors
 from forklight_data.reading.lines import read_lines
 from forklight_data.reading.row import Row
 from forklight_data.reading.tables import read_arrow, read_parquet
-from forklight_data.writing import named_errors
 
 Reader = Callable[[Path, frozenset[str]], Iterator[Row]]
 READERS: dict[str, Reader] = {

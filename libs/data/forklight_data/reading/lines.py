@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from forklight_core.errors import DataLossError, InvalidInputError
+from forklight_core.whole_files import named_errors
 from forklight_data.reading.row import Row
 from forklight_data.record import read_json
-from forklight_data.writing import named_errors
 
 MOST_LINE_BYTES = 32 * 2**20
 MOST_RAW_BYTES = 10_000

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from forklight_core.errors import DataLossError, InvalidInputError
+from forklight_core.whole_files import named_errors
 from forklight_data.reading.row import Row, plain_object
-from forklight_data.writing import named_errors
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch

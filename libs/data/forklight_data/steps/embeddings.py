@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forklight_core.errors import ConfigError
+from forklight_core.whole_files import named_errors
 from forklight_data.ports import Embedder
 from forklight_data.recipe import EmbeddingsPart
 from forklight_data.records_file import RecordsFile
 from forklight_data.steps.duplicates import survey
 from forklight_data.steps.step import Outcome, Work
 from forklight_data.steps.verdicts import Table, Verdicts, groups_of, same_answer
-from forklight_data.writing import named_errors
 
 TEXTS_AT_A_TIME = 256
 ROWS_AT_A_TIME = 1024

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from pathlib import Path
 from pydantic import JsonValue, ValidationError
 
 from forklight_core.errors import InvalidInputError
+from forklight_core.whole_files import WholeFile
 from forklight_reward.sandbox.repo.diff import ForbiddenPatchError, MalformedPatchError, read_diff
 from forklight_reward.sandbox.repo.patch import (
     MAX_SEARCH,
@@ -75,9 +75,8 @@ def import_file(records: Path, out: Path, trees: Path) -> Summary:
 
 def write_task(task: RepoTask, path: Path) -> None:
     """The file, whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(task.model_dump(exclude_defaults=True), indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)  # noqa: PTH105 (says what it does)
+    with WholeFile(path) as file:
+        file.write(json.dumps(task.model_dump(exclude_defaults=True), indent=1).encode() + b"\n")
 
 
 def read_record(line: str) -> Record:

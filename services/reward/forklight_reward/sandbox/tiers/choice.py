@@ -44,7 +44,9 @@ def section_of(*, tier: str, image: str, allow_unsafe: bool) -> SandboxSection:
             {"tier": tier, "image": image, "allow_unsafe": allow_unsafe, "warm": 0}
         )
     except ValidationError as error:
-        raise ConfigError(f"sandbox: {'; '.join(item['msg'] for item in error.errors())}") from error
+        raise ConfigError(
+            f"sandbox: {'; '.join(item['msg'].removeprefix('Value error, ') for item in error.errors())}"
+        ) from error
 
 
 def prove(runner: Runner, *, compiler: str = "") -> None:

@@ -13,18 +13,23 @@ import blake3
 from forklight_core.errors import BusyError, InvalidInputError, UnavailableError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+WRONG_PLACE = (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError)
 PARTIAL = ".partial"
 BUFFER_BYTES = 2**20
 
 
 class WholeFile:
-    """Nothing is at `path` before `with` ends well; what was there stays when it does not."""
+    """Nothing is at `path` before `with` ends well; what was there stays when it does not.
+
+    A pipe or a device is written as it is: a file renamed onto it would take its place.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.num_lines = 0
         self._digest = blake3.blake3()
-        self._partial = path.with_name(path.name + PARTIAL)
+        self._is_plain = path.is_file() or not path.exists()
+        self._partial = path.with_name(path.name + PARTIAL) if self._is_plain else path
 
     def __enter__(self) -> WholeFile:
         with named_errors(self.path):
@@ -50,10 +55,11 @@ class WholeFile:
         try:
             with named_errors(self.path):
                 self._file.close()
-                if kind is None:
+                if kind is None and self._is_plain:
                     self._partial.replace(self.path)
         finally:
-            self._partial.unlink(missing_ok=True)
+            if self._is_plain:
+                self._partial.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -66,7 +72,7 @@ def named_errors(path: Path) -> Iterator[None]:
             raise BusyError(
                 f"{path}: no room on the disk; free some, or write elsewhere, and run again"
             ) from error
-        if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError | PermissionError):
+        if isinstance(error, WRONG_PLACE):
             raise InvalidInputError(f"{path}: {error.strerror}; check the path and its rights") from error
         raise UnavailableError(
             f"{path}: {error.strerror or error}; the disk does not answer as it should"
