@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from forklight_core.errors import BusyError
 from forklight_core.lifecycle import sleep_or_stop
 from forklight_core.rpc import Coalescer
 from forklight_reward import metrics
@@ -141,7 +142,7 @@ class AuditLog:
         try:
             for data in entry.evidence:
                 self.evidence.put(data)
-        except OSError as error:
+        except (OSError, BusyError) as error:
             logger.error("evidence was not kept", extra={"reason": str(error)})
             return {**entry.body, "evidence_lost": True}
         return entry.body

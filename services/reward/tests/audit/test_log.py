@@ -220,7 +220,7 @@ def test_evidence_is_bounded_with_its_cut_marked_and_proven_when_read(tmp_path: 
     store.put(data)
     assert store.get(reference_of(data)) == data
     with pytest.raises(InvalidInputError):
-        store.get("sha256:../../etc/passwd")
+        store.get("b3:../../etc/passwd")
 
 
 async def test_a_request_at_the_door_is_kept_and_replayed_without_blobs(
