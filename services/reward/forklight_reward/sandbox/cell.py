@@ -16,6 +16,7 @@ from pathlib import Path
 
 from forklight_core.errors import UnavailableError
 from forklight_reward.sandbox.cgroup import Group
+from forklight_reward.sandbox.runner import NeverStartedError
 
 READY = b"ready\n"
 START_LIMIT_S = 30.0
@@ -79,15 +80,15 @@ class Cell:
         with contextlib.suppress(ProcessLookupError):
             self.first_fd = os.pidfd_open(self.first_pid)
 
-    def broken(self) -> UnavailableError:
+    def broken(self) -> NeverStartedError:
         """Why the jail did not start, as far as it said."""
         self.kill()
         self.reap()
         with contextlib.suppress(BlockingIOError):
             said = os.read(self.stderr_fd, 65536).decode(errors="replace")[-300:].strip()
             if said:
-                return UnavailableError(f"sandbox: the jail did not start: {said}")
-        return UnavailableError(
+                return NeverStartedError(f"sandbox: the jail did not start: {said}")
+        return NeverStartedError(
             f"sandbox: the jail did not start (exit code {self.process.returncode}): it said nothing"
         )
 
@@ -100,7 +101,7 @@ class Cell:
             raise self.broken() from None
 
     def send(self, payload_fd: int, stdin_fd: int) -> None:
-        """Hand over the one job. UnavailableError when nobody takes it any more."""
+        """Hand over the one job. NeverStartedError when nobody takes it any more."""
         rights = array.array("i", [payload_fd, stdin_fd])
         self.started_cpu_s = sum(map(run_time_s, (self.process.pid, self.first_pid, self.program_pid())))
         try:

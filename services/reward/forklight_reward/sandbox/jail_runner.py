@@ -15,8 +15,8 @@ from forklight_reward.sandbox.launch import hand_over, launch
 from forklight_reward.sandbox.limits import MIB, process_limits
 from forklight_reward.sandbox.payload import pack_payload
 from forklight_reward.sandbox.process import run_in_cell
-from forklight_reward.sandbox.runner import COMPILER, PYTHON, Ended, Job, JobKind, Tier
-from forklight_reward.sandbox.warm import PoolSize, WarmPool
+from forklight_reward.sandbox.runner import COMPILER, PYTHON, Ended, Job, JobKind, NeverStartedError, Tier
+from forklight_reward.sandbox.warm import JailPool, PoolSize
 
 QUIET_LIMIT_S = 5.0
 
@@ -35,7 +35,7 @@ class JailRunner:
         self._jail = jail
         self._groups = groups
         self._names = {PYTHON: jail.interpreter, COMPILER: compiler}
-        self._pool = None if warm is None else WarmPool(self._launch_warm, warm)
+        self._pool = None if warm is None else JailPool(self._launch_warm, warm)
         self._change = threading.Condition()
         self._num_running = 0
         self._is_alone = False
@@ -65,7 +65,7 @@ class JailRunner:
             if cell is not None:
                 try:
                     return self._run_in(cell, job, payload)
-                except UnavailableError:  # it died while it waited: no word about the program
+                except NeverStartedError:  # it died while it waited: no word about the program
                     pass
             return self._run_in(self._launch(job.limits.disk_mb, job.mounts), job, payload)
 

@@ -9,21 +9,16 @@ import os
 import selectors
 import time
 
-from forklight_core.errors import UnavailableError
 from forklight_reward.sandbox.cell import START_LIMIT_S, Cell
 from forklight_reward.sandbox.limits import EXTRA_PIDS, MIB, Tree, proportional_bytes
 from forklight_reward.sandbox.payload import unpack_files
 from forklight_reward.sandbox.result import Class, Usage
-from forklight_reward.sandbox.runner import Ended, Job
+from forklight_reward.sandbox.runner import Ended, Job, NeverStartedError
 
 TICK_S = 0.02
 CHUNK_BYTES = 65536
 MAX_FILES = 20_000
 STARTED = b"started\n"
-
-
-class NeverStartedError(UnavailableError):
-    """The jail ended before the program began."""
 
 
 class Watch:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from forklight_core.errors import UnavailableError
 from forklight_reward.sandbox.result import Class, Usage
 from forklight_reward.sandbox.spec import Limits
 
@@ -80,6 +81,10 @@ class Ended:
     usage: Usage
     files: Mapping[str, bytes] = field(default_factory=dict)
     """What was collected. The program's word too."""
+
+
+class NeverStartedError(UnavailableError):
+    """The place was gone before the job began, so another one may have it."""
 
 
 class Runner(Protocol):

@@ -39,7 +39,7 @@ class Shelf:
     asked: float = 0.0
 
 
-class WarmPool:
+class JailPool:
     """Waiting jails by size of disk: everything else about a job is set when it is sent."""
 
     def __init__(self, make: Callable[[int], Cell], size: PoolSize) -> None:

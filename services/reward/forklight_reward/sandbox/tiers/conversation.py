@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from forklight_core.errors import UnavailableError
 from forklight_reward.sandbox.limits import MIB
 from forklight_reward.sandbox.result import Class, Usage
-from forklight_reward.sandbox.runner import Ended, Job
+from forklight_reward.sandbox.runner import Ended, Job, NeverStartedError
 from forklight_reward.sandbox.tiers.wire import PING, Transcript
 
 START_LIMIT_S = 30.0
@@ -35,10 +35,6 @@ class Channel(Protocol):
 
 class GuestGoneError(UnavailableError):
     """The guest's channel ended in the middle of a job."""
-
-
-class NeverStartedError(UnavailableError):
-    """The guest was gone before the job began, so another one may have it."""
 
 
 class Said(BaseModel):

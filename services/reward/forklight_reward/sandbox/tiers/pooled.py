@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Protocol, TypeVar
 
-from forklight_reward.sandbox.runner import Ended, Job
-from forklight_reward.sandbox.tiers.conversation import Channel, GuestGoneError, NeverStartedError, converse
+from forklight_reward.sandbox.runner import Ended, Job, NeverStartedError
+from forklight_reward.sandbox.tiers.conversation import Channel, GuestGoneError, converse
 from forklight_reward.sandbox.tiers.pool import WarmPool
 
 
