@@ -50,6 +50,7 @@ class AskedRun:
     stub: Any = None
     holds: threading.Event = field(default_factory=threading.Event)
     """Cleared: the loop stands still where it asks for a batch."""
+    stands: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self.thread = threading.Thread(target=self.loop.run, daemon=True)
@@ -63,6 +64,12 @@ class AskedRun:
         """Up to that step, durable."""
         self.most = most
         self.until(lambda: self.status().checkpoint_steps[-1:] == [most])
+
+    def hold(self) -> None:
+        """The loop stands still, now, and whatever is asked meanwhile it sees together."""
+        self.stands.clear()
+        self.holds.clear()
+        assert self.stands.wait(DEADLINE_S)
 
     def status(self) -> trainer_pb2.GetTrainerStatusReply:
         return self.stub.GetTrainerStatus(trainer_pb2.GetTrainerStatusRequest(), timeout=5)
@@ -106,7 +113,9 @@ def make_run(
         )
 
         def make_batch(step: int) -> types_pb2.Batch | None:
-            run.holds.wait(DEADLINE_S)
+            if not run.holds.is_set():
+                run.stands.set()
+                run.holds.wait(DEADLINE_S)
             batch: types_pb2.Batch | None = maker.batch(step) if step <= run.most else None
             return batch
 
@@ -198,7 +207,7 @@ def test_a_second_request_is_refused_until_the_first_is_done(make_run: Callable[
     run = make_run()
     run.start()
     run.learn(5)
-    run.holds.clear()
+    run.hold()
     run.ask(3, "first")
     assert run.status().roll_back == "to step 3 (the wish of a person: first)"
     for options in ({}, {"dry_run": True}):
@@ -217,7 +226,7 @@ def test_an_alarm_and_a_person_together_go_back_as_far_as_either_asks(
     run = make_run()
     run.start()
     run.learn(5)
-    run.holds.clear()
+    run.hold()
     run.ask(4, "a hunch")
     run.loop.request_roll_back(2, "collapse.entropy since step 3")
     run.holds.set()
@@ -247,7 +256,7 @@ def test_the_last_step_is_given_up_too_when_somebody_asked_while_it_was_learned(
     run = make_run()
     run.start()
     run.learn(5)
-    run.holds.clear()
+    run.hold()
     run.ask(4, "not like this")
     run.most = 6
     run.holds.set()
