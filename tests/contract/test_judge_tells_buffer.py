@@ -13,13 +13,16 @@ from pathlib import Path
 import pytest
 
 from forklight.v1 import buffer_pb2, buffer_pb2_grpc, types_pb2
+from forklight_buffer.adapters.sqlite import SqliteLedger
 from forklight_buffer.app import run as run_buffer
+from forklight_buffer.curriculum.judged import JUDGED_KIND, JudgedWeight
 from forklight_buffer.settings import BufferSettings
 from forklight_core.errors import DeadlineError, InvalidInputError, UnavailableError
 from forklight_core.ports import free_ports
 from forklight_core.redis_server import start_embedded
 from forklight_core.rpc import open_channel
 from forklight_reward.app import run_judge
+from forklight_reward.front.route import TaskKind
 from forklight_reward.judge.recalibration import Calibration, Level, Recalibrator
 from forklight_reward.judge.store import CalibrationStore
 from forklight_reward.settings import JudgeSettings
@@ -91,5 +94,11 @@ async def test_a_judge_that_is_off_is_an_alert_of_the_run_told_once(tmp_path: Pa
     assert (event.id, event.kind) == ("judge-level-4", "judge_recalibrated")
     assert event.severity == types_pb2.SEVERITY_ALERT
     assert "abstains" in event.title
-    assert json.loads(event.evidence_json)["general_weight"] == 0.0
+    judged = JudgedWeight(SqliteLedger(tmp_path / "ledger.sqlite"))
+    judged.catch_up()
+    assert judged.factor == json.loads(event.evidence_json)["general_weight"] == 0.0
     assert not event.undone
+
+
+def test_the_curriculum_knows_judged_prompts_by_the_kind_that_the_front_sends_to_judges() -> None:
+    assert JUDGED_KIND == TaskKind.JUDGE

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from forklight.v1 import types_pb2
 from forklight_buffer import metrics
 from forklight_buffer.context import Context
+from forklight_buffer.curriculum.judged import JudgedWeight
 from forklight_buffer.curriculum.levels import LevelChange
 from forklight_buffer.curriculum.schedule import Moment
 from forklight_buffer.curriculum.state import CurriculumState
@@ -30,6 +31,7 @@ class Curriculum:
         self._steering = steering
         self._book = book
         self._state = CurriculumState(book, context.run_file)
+        self._judged = JudgedWeight(context.ledger)
         self._sees_all = False
         self._last_told = 0
         self._told_wanting: set[str] = set()
@@ -42,7 +44,7 @@ class Curriculum:
     async def pick(self, positions: range, standing: Standing) -> list[Prompt]:
         """Prompts by weight, on everything the ledger knows now."""
         await asyncio.to_thread(self._catch_up)
-        moment = Moment(step=self._state.step, window=standing.window)
+        moment = Moment(step=self._state.step, window=standing.window, judged=self._judged.factor)
         await self._tell_levels()
         await self._tell_shares(moment)
         places = [self._state.draw(position, moment) for position in positions]
@@ -64,6 +66,7 @@ class Curriculum:
 
     def _catch_up(self) -> None:
         """New evidence; all of it again when the run went back, or onto another line of checkpoints."""
+        self._judged.catch_up()
         while True:
             page = self._context.ledger.evidence(
                 after=self._state.last_number, limit=ROWS_AT_ONCE, with_open=not self._sees_all

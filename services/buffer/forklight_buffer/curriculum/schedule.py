@@ -17,6 +17,8 @@ class Moment:
 
     step: int
     window: int
+    judged: float = 1.0
+    """What prompts that only a judge can score keep of their weight."""
 
 
 class Stock(NamedTuple):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from forklight_buffer.curriculum.chance import Chance, chance_of
 from forklight_buffer.curriculum.difficulty import Difficulty
+from forklight_buffer.curriculum.judged import judged_shares
 from forklight_buffer.curriculum.levels import Ladder, LevelChange
 from forklight_buffer.curriculum.pool import Pool
 from forklight_buffer.curriculum.schedule import Moment, Stock, domain_weight, split_shares, synthetic_factor
@@ -40,6 +41,7 @@ class CurriculumState:
         self.lineage, self.step = "", 0
         self._open = Counter[int]()
         self._counts = self.pool.domains
+        self._judged = judged_shares(book.prompts)
         self._weights: tuple[Moment, dict[str, float]] | None = None
         check_domains(self._counts, run_file)
         self.pool.draw_from(self.ladders)
@@ -122,11 +124,12 @@ class CurriculumState:
         return split_shares(self.weights(moment), stocks, synthetic_factor(self._run_file, moment.window))
 
     def weights(self, moment: Moment) -> dict[str, float]:
-        """By domain, as the run file says; without a word of it by numbers of prompts."""
+        """By domain, as the run file says (without a word of it by numbers of prompts), and the judge."""
         if self._weights is None or self._weights[0] != moment:
             named = self._run_file.curriculum.domains
             found = {
-                name: domain_weight(named[name], moment) if named else float(count)
+                name: (domain_weight(named[name], moment) if named else float(count))
+                * (1.0 - (1.0 - moment.judged) * self._judged[name])
                 for name, count in self._counts.items()
             }
             self._weights = moment, found
