@@ -13,7 +13,6 @@ from forklight_buffer.curriculum.judged import EVENTS_AT_ONCE, JudgedWeight
 from forklight_buffer.curriculum.schedule import Moment
 from forklight_buffer.curriculum.state import CurriculumState
 from forklight_buffer.records import ReportedEvent
-
 from services.buffer.tests.curriculum_world import assert_shares, book_of, domain_rows, draw_free, run_file_of
 
 
