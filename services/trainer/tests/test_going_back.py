@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -116,8 +116,7 @@ def make_run(
             if not run.holds.is_set():
                 run.stands.set()
                 run.holds.wait(DEADLINE_S)
-            batch: types_pb2.Batch | None = maker.batch(step) if step <= run.most else None
-            return batch
+            return cast("types_pb2.Batch", maker.batch(step)) if step <= run.most else None
 
         buffer, board, stop = MemoryBuffer(make_batch), StatusBoard(), threading.Event()
         parts = assemble(
