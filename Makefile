@@ -1,6 +1,7 @@
 # The same words for people and for CI; each is one line to a script or module.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint types proto chaos test-hostile soak-reward bench-plane bench-reward test-gpu test-vllm bench-kernels bench-rollout bench-trainer
+.PHONY: help setup demo up test lint types proto dashboards chaos test-hostile soak-reward images bench-plane bench-reward test-gpu test-vllm bench-kernels bench-rollout bench-trainer
+TEST_JOBS ?= 2
 GPU_PYTHON ?= .venv/bin/python
 VLLM_PYTHON ?= .venv-vllm/bin/python
 VLLM_MARKS ?= not gpu
@@ -18,7 +19,7 @@ up: setup ## Start the whole system of a run file: make up RUN=run.toml
 	@.venv/bin/forklight up $(RUN)
 
 test: setup ## Run all tests that need no GPU and no cluster
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n $(TEST_JOBS) --dist loadfile
 
 lint: setup ## Style and import floors
 	@bash infra/python/lint.sh
@@ -28,6 +29,9 @@ types: setup ## Static types, strict
 
 proto: ## Generate libs/core/forklight from proto/
 	@bash infra/python/proto.sh
+
+dashboards: setup ## Write the Grafana dashboards from the registry of metrics
+	@.venv/bin/python -m infra.grafana.build
 
 chaos: setup ## Kill every kind of process in 20 seeded runs (about 20 minutes)
 	@.venv/bin/python -m tests.chaos.torture --seeds 20
@@ -43,6 +47,9 @@ bench-plane: setup ## Trajectories a second through queue, ledger and blobs
 
 bench-reward: setup ## Verdicts a second, latency and CPU of every class of work (BENCH_OPTIONS=--quick for less)
 	@.venv/bin/python -m services.reward.bench.all $(BENCH_OPTIONS)
+
+images: ## Build the images of all services with the local container engine, and print their sizes
+	@ENGINE="$(ENGINE)" python3 infra/docker/build.py $(IMAGES_OPTIONS)
 
 test-gpu: ## On an NVIDIA GPU: every kernel against float64, golden numbers, rollout's bits against the trainer's
 	@$(GPU_PYTHON) -m pytest -m gpu kernels/tests/gpu libs/model/tests/gpu services/trainer/tests/gpu tests/gpu

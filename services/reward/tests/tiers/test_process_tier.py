@@ -37,12 +37,15 @@ def test_a_hostile_program_is_stopped(bare: ProcessRunner, name: str) -> None:
     assert time.monotonic() - began < 15
 
 
-def test_a_daemon_does_not_outlive_its_job(bare: ProcessRunner) -> None:
+def test_a_daemon_does_not_outlive_its_job(
+    bare: ProcessRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # where no other sandbox has its jobs
     mark = f"daemon-{os.getpid()}-{time.monotonic_ns()}"
     ended = bare.run(program(f"# {mark}\nimport os\nos.environ['X'] = {mark!r}\n{DAEMON}"))
     assert ended.stdout == b"gone\n"
-    assert not [path for path in Path("/proc").glob("[0-9]*/cwd") if "forklight-process-" in link_of(path)]
-    assert not list(Path(tempfile.gettempdir()).glob("forklight-process-*"))
+    assert not [path for path in Path("/proc").glob("[0-9]*/cwd") if str(tmp_path) in link_of(path)]
+    assert not list(tmp_path.iterdir())
 
 
 def link_of(path: Path) -> str:
