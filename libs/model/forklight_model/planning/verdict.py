@@ -12,7 +12,7 @@ from forklight_model.planning.request import Request
 
 MOST_TIMES = 64
 GIGA = 1e9
-MOST_TRIED_GPUS = 2
+MOST_TRIED_GPUS = 4
 """Of one trainer."""
 
 
