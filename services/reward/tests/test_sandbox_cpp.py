@@ -179,8 +179,14 @@ def test_bomb_for_the_compiler_ends_soon(name: str, runner: Runner) -> None:
 
 
 FUNCTIONS = """
+#include <array>
+#include <deque>
+#include <list>
 #include <map>
+#include <optional>
+#include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 #define int long long
 using namespace std;
@@ -192,6 +198,12 @@ struct S {
         return out;
     }
 };
+using Shapes = tuple<set<int>, array<int, 2>, deque<double>>;
+optional<Shapes> g(tuple<int, list<int>> both, optional<pair<int, char>> one) {
+    if (!one) return nullopt;
+    const auto& [first, rest] = both;
+    return Shapes{{rest.begin(), rest.end()}, {first, one->first}, {0.5}};
+}
 int halve(int n) {
     if (n == 13) throw string("no");
     if (n % 2) throw std::runtime_error("odd");
@@ -213,6 +225,16 @@ def test_function_takes_and_gives_typed_values(runner: Runner) -> None:
     args: list[JsonValue] = [[1, -(2**62)], text, {"q": 0.5, "": 1}, True]
     expected: JsonValue = [f"{text}2", f"{text}{1 - 2**62}", "other", "qhalf"]
     result = call("S.f", [FunctionCase(args=args, expected=expected)], once)
+    assert result.verdict is AC, result
+
+
+def test_function_takes_and_gives_values_of_many_shapes(runner: Runner) -> None:
+    both: JsonValue = [7, [3, 1, 3]]
+    cases = [
+        FunctionCase(args=[both, [5, "x"]], expected=[[1, 3], [7, 5], [0.5]]),
+        FunctionCase(args=[both, None], expected=None),
+    ]
+    result = call("g", cases, runner)
     assert result.verdict is AC, result
 
 

@@ -30,6 +30,7 @@ def call(source: str, runner: Runner, *, expected: JsonValue = 7, entry: str = "
     [
         ("def f(a, b): return a + b", "f", 7),
         ("class S:\n    def f(self, a, b): return a + b", "S.f", 7),
+        ("class S:\n    @staticmethod\n    def f(a, b): return a + b", "S.f", 7),
         ("def f(a, b): return (a, [b])", "f", [3, [4]]),
         (
             "def f(a, b): return {'sum': a + b, 'half': a / 2, 'none': None}",
@@ -145,6 +146,14 @@ def test_argument_changed_in_place_does_not_change_what_is_expected(runner: Runn
     source = "def f(x):\n    x.append(9)\n    return x"
     result = execute(Spec(mode=Mode.FUNCTION, source=source, tests=tests, limits=LIMITS), runner)
     assert (result.verdict, result.num_passed) == (WA, 0)
+
+
+def test_a_method_gets_a_new_object_for_each_call(runner: Runner) -> None:
+    tests = FunctionTests(entry="S.f", cases=[FunctionCase(args=[n], expected=[n]) for n in range(3)])
+    source = "class S:\n    def __init__(self): self.found = []\n    def f(self, n):\n"
+    source += "        self.found.append(n)\n        return self.found"
+    result = execute(Spec(mode=Mode.FUNCTION, source=source, tests=tests, limits=LIMITS), runner)
+    assert (result.verdict, result.num_passed) == (AC, 3), result
 
 
 def test_expected_values_are_not_in_the_jail(runner: Runner) -> None:

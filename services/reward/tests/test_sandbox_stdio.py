@@ -39,6 +39,14 @@ for _ in range(6):
         time.sleep(30)
 os.wait()
 """
+DEEP_IN_C = """
+import sys
+from functools import cache
+sys.setrecursionlimit(10**6)
+@cache
+def f(n): return 0 if n == 0 else 1 + f(n - 1)
+print(f(40_000) - 39_993)
+"""
 DAEMON = """
 import os, time
 if os.fork() == 0:
@@ -87,6 +95,8 @@ def run(
         ("no end of line", "import os; os.write(1, b'7')"),
         ("input twice", "import os\nprint(sum(map(int, open('/dev/stdin').read().split())))"),
         ("deep recursion", "def f(n): return 0 if n == 0 else 1 + f(n - 1)\nprint(f(5000) - 4993)"),
+        ("deep recursion in C", DEEP_IN_C),
+        ("output by its name", "open('/dev/stdout', 'w').write('7'); open('/dev/stderr', 'w').write('8')"),
     ],
 )
 def test_honest_program_is_accepted(name: str, source: str, runner: Runner) -> None:
@@ -105,6 +115,10 @@ def test_big_honest_output_is_accepted(runner: Runner) -> None:
 def test_big_input_is_fine_read_or_unread(source: str, runner: Runner) -> None:
     tests = [StdioTest(stdin="x" * 2**20, stdout=str(2**20))]
     assert run(source, runner, tests).verdict is AC
+
+
+def test_output_of_exactly_its_limit_is_accepted(runner: Runner) -> None:
+    assert run("print(7, end='')", runner, limits=LIMITS.model_copy(update={"output_bytes": 1})).verdict is AC
 
 
 HOSTILE: list[tuple[str, str, set[Class]]] = [

@@ -1,14 +1,20 @@
 // Calls one function for each line of JSON arguments on standard input; the file `replies` gets a line a call.
-// Types are those of the function: booleans, integers, floating point, strings, vectors, maps from strings, pairs.
+// Types are those of the function: booleans, integers, floating point, strings, sequences, sets, maps from strings,
+// pairs, tuples, and what may be absent.
 #pragma once
+#include <array>
 #include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <fcntl.h>
 #include <limits>
+#include <list>
 #include <map>
+#include <optional>
+#include <set>
 #include <stdexcept>
 #include <string>
 #include <tuple>
@@ -170,44 +176,82 @@ template <> struct Codec<char> {
     static void write(std::string& out, char value) { Codec<std::string>::write(out, std::string(1, value)); }
 };
 
-template <class T> struct Codec<std::vector<T>> {
-    static std::vector<T> read(Reader& in) {
-        std::vector<T> out;
+template <class Values> void write_each(std::string& out, const Values& values) {
+    out += '[';
+    bool is_first = true;
+    for (const typename Values::value_type& each : values) {
+        if (!is_first) out += ',';
+        is_first = false;
+        Codec<typename Values::value_type>::write(out, each);
+    }
+    out += ']';
+}
+
+template <class Values> struct SequenceCodec {
+    static Values read(Reader& in) {
+        Values out;
         in.expect('[');
         if (in.take(']')) return out;
-        do out.push_back(Codec<T>::read(in));
+        do out.insert(out.end(), Codec<typename Values::value_type>::read(in));
         while (in.take(','));
         in.expect(']');
         return out;
     }
-    static void write(std::string& out, const std::vector<T>& value) {
-        out += '[';
-        bool is_first = true;
-        for (const T& each : value) {
-            if (!is_first) out += ',';
-            is_first = false;
-            Codec<T>::write(out, each);
-        }
-        out += ']';
+    static void write(std::string& out, const Values& values) { write_each(out, values); }
+};
+template <class T> struct Codec<std::vector<T>> : SequenceCodec<std::vector<T>> {};
+template <class T> struct Codec<std::deque<T>> : SequenceCodec<std::deque<T>> {};
+template <class T> struct Codec<std::list<T>> : SequenceCodec<std::list<T>> {};
+template <class T> struct Codec<std::set<T>> : SequenceCodec<std::set<T>> {};
+template <class T> struct Codec<std::multiset<T>> : SequenceCodec<std::multiset<T>> {};
+
+template <class Tuple, std::size_t... I> void read_all(Reader& in, Tuple& values, std::index_sequence<I...>) {
+    in.expect('[');
+    ((I ? in.expect(',') : void(),
+      std::get<I>(values) = Codec<std::decay_t<std::tuple_element_t<I, Tuple>>>::read(in)), ...);
+    in.expect(']');
+}
+template <class Tuple, std::size_t... I>
+void write_all(std::string& out, const Tuple& values, std::index_sequence<I...>) {
+    out += '[';
+    ((out += I ? "," : "", Codec<std::decay_t<std::tuple_element_t<I, Tuple>>>::write(out, std::get<I>(values))), ...);
+    out += ']';
+}
+template <class Tuple, std::size_t Size> struct TupleCodec {
+    static Tuple read(Reader& in) {
+        Tuple out{};
+        read_all(in, out, std::make_index_sequence<Size>{});
+        return out;
+    }
+    static void write(std::string& out, const Tuple& values) {
+        write_all(out, values, std::make_index_sequence<Size>{});
     }
 };
+template <class A, class B> struct Codec<std::pair<A, B>> : TupleCodec<std::pair<A, B>, 2> {};
+template <class... T> struct Codec<std::tuple<T...>> : TupleCodec<std::tuple<T...>, sizeof...(T)> {};
 
-template <class A, class B> struct Codec<std::pair<A, B>> {
-    static std::pair<A, B> read(Reader& in) {
-        std::pair<A, B> out;
+template <class T, std::size_t Size> struct Codec<std::array<T, Size>> {
+    static std::array<T, Size> read(Reader& in) {
+        std::array<T, Size> out{};
         in.expect('[');
-        out.first = Codec<A>::read(in);
-        in.expect(',');
-        out.second = Codec<B>::read(in);
+        for (std::size_t at = 0; at < Size; ++at) {
+            if (at) in.expect(',');
+            out[at] = Codec<T>::read(in);
+        }
         in.expect(']');
         return out;
     }
-    static void write(std::string& out, const std::pair<A, B>& value) {
-        out += '[';
-        Codec<A>::write(out, value.first);
-        out += ',';
-        Codec<B>::write(out, value.second);
-        out += ']';
+    static void write(std::string& out, const std::array<T, Size>& values) { write_each(out, values); }
+};
+
+template <class T> struct Codec<std::optional<T>> {
+    static std::optional<T> read(Reader& in) {
+        if (in.word("null")) return std::nullopt;
+        return Codec<T>::read(in);
+    }
+    static void write(std::string& out, const std::optional<T>& value) {
+        if (value) Codec<T>::write(out, *value);
+        else out += "null";
     }
 };
 
@@ -239,12 +283,6 @@ template <class Map> struct MapCodec {
 };
 template <class T> struct Codec<std::map<std::string, T>> : MapCodec<std::map<std::string, T>> {};
 template <class T> struct Codec<std::unordered_map<std::string, T>> : MapCodec<std::unordered_map<std::string, T>> {};
-
-template <class Tuple, std::size_t... I> void read_all(Reader& in, Tuple& values, std::index_sequence<I...>) {
-    in.expect('[');
-    ((I ? in.expect(',') : void(), std::get<I>(values) = Codec<std::tuple_element_t<I, Tuple>>::read(in)), ...);
-    in.expect(']');
-}
 
 template <class R, class... A, class Call> std::string reply(Reader in, Call call) {
     std::tuple<std::decay_t<A>...> values;

@@ -25,7 +25,7 @@ OPTIONS = (
     "-fno-diagnostics-show-caret",
     "-fdiagnostics-color=never",
 )
-COMPILE_LIMITS = Limits(cpu_s=10, wall_s=35, memory_mb=1024, pids=16, output_bytes=MIB, disk_mb=64)
+COMPILE_LIMITS = Limits(cpu_s=20, wall_s=40, memory_mb=1024, pids=16, output_bytes=MIB, disk_mb=64)
 MISSING = b'{"missing":'
 CALLS = Path(__file__).with_name(CALLS_NAME)
 # Only where an error is and what it is: a compiler also shows lines of whatever file it was led to.

@@ -72,6 +72,9 @@ def close_limits(limits: dict[str, int]) -> None:
     for name, value in limits.items():
         kind = getattr(resource, "RLIMIT_" + name)
         soft, hard = (value, value + 1) if name == "CPU" else (value, value)
+        most = resource.getrlimit(kind)[1]
+        if most != resource.RLIM_INFINITY:  # what this machine allows may be less: nobody can raise it
+            soft, hard = min(soft, most), min(hard, most)
         resource.setrlimit(kind, (soft, hard))
 
 
@@ -95,10 +98,16 @@ def make_main() -> ModuleType:
 
 
 def find_entry(namespace: dict[str, Any], entry: str) -> Any:  # noqa: ANN401
-    """The function to call."""
+    """The function to call. A method gets a new object for each call: no case sees what another left."""
     name, _, method = entry.partition(".")
     target = namespace[name]
-    return getattr(target(), method) if method else target
+    if not method:
+        return target
+
+    def call(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401
+        return getattr(target(), method)(*arguments, **named)
+
+    return call
 
 
 def call_cases(function: Any, report: int, cases: list[Any], encode: Any) -> None:  # noqa: ANN401

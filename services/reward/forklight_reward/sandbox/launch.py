@@ -54,6 +54,8 @@ def launch(jail: Jail, *, disk_bytes: int, mounts: Mapping[str, str], groups: Gr
     with ExitStack() as readers, ExitStack() as writers:
         pipes = [open_pipe(readers, writers) for _ in range(4)]
         (stdout_fd, stdout_end), (stderr_fd, stderr_end), (report_fd, report_end), (info_fd, info_end) = pipes
+        for end in (stdout_end, stderr_end):  # a job is another user and may open /dev/stdout by its name
+            os.fchmod(end, 0o666)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         readers.callback(ours.close)
         writers.callback(theirs.close)

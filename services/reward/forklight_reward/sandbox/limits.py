@@ -34,9 +34,9 @@ def process_limits(
         "FSIZE": limits.disk_mb * MIB,
         "NOFILE": MAX_OPEN_FILES,
         "CORE": 0,
+        "STACK": STACK_BYTES,  # deep recursion is honest; an interpreter that runs already grows into it
     }
-    if is_command:  # deep recursion is honest, and the C library gives every thread as much stack
-        values["STACK"] = STACK_BYTES
+    if is_command:  # the C library gives every thread of what starts under it as much stack
         values["AS"] += STACK_BYTES * min(limits.pids, MAX_STACKS)
     if counts_processes:
         values["NPROC"] = limits.pids + EXTRA_PIDS
@@ -96,6 +96,18 @@ class Tree:
         # Of children that nobody waits for, their parent's count knows nothing.
         ticks = max(ticks, sum(self._ticks.values()))
         return TreeUsage(resident_bytes=resident, cpu_s=ticks / _TICKS_A_SECOND, num_tasks=num_tasks)
+
+
+def waits_s(root: int) -> dict[int, float]:
+    """Seconds that each task below a process has waited for a processor, where the kernel says."""
+    found: dict[int, float] = {}
+    for pid in descendants(root):
+        try:
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                found[int(task.name)] = int((task / "schedstat").read_text().split()[1]) / 1e9
+        except (OSError, ValueError, IndexError):
+            continue
+    return found
 
 
 def proportional_bytes(root: int) -> int | None:

@@ -43,11 +43,8 @@ def compile_message(ended: Ended) -> str:
         reply = read_json(ended.report.splitlines()[0])
     except (UnreadableValueError, IndexError):
         return "does not compile"
-    return (
-        plain_text(str(reply.get("compile_error", "")))[:300]
-        if isinstance(reply, dict)
-        else "does not compile"
-    )
+    said = reply.get("compile_error") if isinstance(reply, dict) else None
+    return plain_text(said)[:300] if isinstance(said, str) else "does not compile"
 
 
 def plain_text(text: str) -> str:

@@ -50,7 +50,7 @@ def unpack_files(report: bytes) -> dict[str, bytes]:
         try:
             head = json.loads(report[position:end])
             name, size = str(head["file"]), int(head["size"])
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             break
         if size < 0 or end + 1 + size > len(report):
             break

@@ -73,7 +73,7 @@ class FunctionTests(Part):
     """Which function to call, and how."""
 
     entry: Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)?$")]
-    """Name of a function, or Class.method of a class that is made without arguments."""
+    """Name of a function, or Class.method of a class that is made without arguments, anew for each case."""
     cases: Annotated[list[FunctionCase], Field(min_length=1, max_length=10_000)]
 
 

@@ -137,6 +137,10 @@ def test_classes_of_patches_that_never_run() -> None:
         f"From 1234 Mon Sep 17\nSubject: sum\n---\n shop/price.py | 2 +-\n\n{FIX}-- \n2.47\n",
         "diff --git a/shop/price.py b/shop/price.py\nindex 1234567..89abcde 100644\n" + FIX,
         FIX.replace("price.py\n", "price.py\t2024-01-01 10:00:00\n"),
+        FIX.replace("--- a/", "--- old/").replace("+++ b/", "+++ new/"),
+        FIX.replace("--- a/shop/price.py", "--- shop/price.py.orig").replace("+++ b/", "+++ "),
+        f"diff -ru a/shop/price.py b/shop/price.py\n{FIX}Only in b: x\ndiff -ru a/y b/y\n",
+        f"Index: shop/price.py\n==========================\n{FIX}\nIndex: shop/notes.md\n=========\n",
         FIX.replace("@@ -4,7 +4,7 @@", "@@ -1,7 +1,7 @@"),
         FIX.replace("@@ -4,7 +4,7 @@", "@@ -900,7 +900,7 @@ def total"),
     ],
@@ -162,6 +166,29 @@ def test_renames_copies_and_deletions_are_text() -> None:
     assert "shop/price.py" not in tree
     assert "shop/notes.md" not in applied(diff_of({"shop/notes.md": None}))
     assert applied(new_file("shop/__main__.py", "100755"))["shop/__main__.py"] == "x\n"
+
+
+def test_files_that_come_and_go_by_their_time_are_understood() -> None:
+    epoch = "\t1970-01-01 00:00:00.000000000 +0000\n"
+    come = "--- shop/x.py" + epoch + "+++ shop/x.py\t2024-01-01 10:00:00\n" + LINE
+    assert applied(come)["shop/x.py"] == "x\n"
+    assert "shop/notes.md" not in applied(
+        diff_of({"shop/notes.md": None}).replace("+++ /dev/null\n", "+++ b/x" + epoch)
+    )
+
+
+def test_an_end_without_newline_is_told_in_any_language() -> None:
+    bare = new_file("shop/x.py", body=LINE + "\\ Kein Zeilenumbruch am Dateiende.\n")
+    assert applied(bare)["shop/x.py"] == "x"
+
+
+def test_copies_cannot_make_a_tree_of_any_size() -> None:
+    files = {"big": "x\n" * 100_000}
+    head = "diff --git a/big b/copy{0}\nsimilarity index 100%\ncopy from big\ncopy to copy{0}\n"
+    copies = [head.format(number) for number in range(9)]
+    assert len(apply_answer("".join(copies[:2]), files, TESTS.protection).tree) == 3
+    with pytest.raises(ForbiddenPatchError, match="gain more"):
+        apply_answer("".join(copies), files, TESTS.protection)
 
 
 def test_what_is_protected_stays_and_is_told() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -92,6 +93,7 @@ def test_ids(test_id: str, parts: tuple[object, ...]) -> None:
 FILE = '''"""Tests."""
 from __future__ import annotations
 import pytest, unittest
+from unittest.mock import ANY
 
 
 @pytest.mark.parametrize("a", [1, 2])
@@ -111,8 +113,23 @@ def test_all(a):
         assert a != 5
 
 
+def test_numbers():
+    infinite, unknown = float("inf"), float("nan")
+    assert infinite == float("inf") and 1e30 == 1e30
+    assert infinite == float("inf")
+    assert 1e30 == 1e30
+    assert 1e30
+    assert unknown != unknown
+    assert unknown == pytest.approx(unknown, nan_ok=True)
+    assert unknown == ANY
+    assert [1, unknown] == [1, ANY]
+
+
 class TestOther(unittest.TestCase):
     def test_claims(self):
+        self.assertAlmostEqual(1e30, 1e30)
+        self.assertEqual(1, ANY)
+        self.assertNotEqual(float("nan"), 1)
         self.assertEqual([1], [1])
         self.assertAlmostEqual(0.1 + 0.2, 0.3)
         self.assertTrue(1)
@@ -124,7 +141,9 @@ class TestOther(unittest.TestCase):
 '''
 
 
-@pytest.mark.parametrize("test_id", ["test_x.py::test_all[1]", "test_x.py::TestOther::test_claims"])
+@pytest.mark.parametrize(
+    "test_id", ["test_x.py::test_all[1]", "test_x.py::test_numbers", "test_x.py::TestOther::test_claims"]
+)
 def test_a_sentinel_of_an_honest_test_fails(test_id: str) -> None:
     text = make_sentinel(FILE, test_id)
     space: dict[str, object] = {"__name__": "test_x"}
@@ -143,14 +162,20 @@ def call(space: dict[str, object], name: tuple[str, ...]) -> None:
     found = space[name[0]]
     assert callable(found)
     if len(name) == 1:
-        found(1)
+        found(*[1] * len(inspect.signature(found).parameters))
     else:
         getattr(found(name[1]), name[1])()
 
 
 def test_a_test_that_is_defined_elsewhere_is_replaced() -> None:
     text = make_sentinel("from other import Base\n\n\nclass TestX(Base):\n    pass\n", "t.py::TestX::test_y")
-    assert text.rstrip().endswith("TestX.test_y = _test_y")
+    body = text.replace("from other import Base", "class Base:\n    def test_y(self, case): pass")
+    space: dict[str, object] = {}
+    exec(body, space)
+    test = getattr(space["TestX"], "test_y")  # noqa: B009
+    assert list(inspect.signature(test).parameters) == ["self", "case"]
+    with pytest.raises(AssertionError):
+        test(None, case=1)
 
 
 def test_the_small_task_is_what_its_spec_says() -> None:

@@ -11,8 +11,13 @@ GIT_LINE = re.compile(
     r"(index [0-9a-f]{4,64}\.\.[0-9a-f]{4,64}(?: (?P<mode>\d{6}))?|(?:dis)?similarity index \d{1,3}%)"
 )
 PLAIN_MODES = ("100644", "100755")
-NO_NEWLINE = "\\ No newline at end of file"
+NO_NEWLINE = "\\ "
+"""No newline at end of file, in whatever language."""
+BETWEEN = ("diff ", "Index: ", "=====", "Only in ")
+"""Lines that other tools than git put before a file's two names."""
 NOTHING = "/dev/null"
+EPOCH = ("1970-01-01", "1969-12-31")
+"""When a file that is not there was changed, says `diff -N`."""
 ESCAPES = {"a": 7, "b": 8, "t": 9, "n": 10, "v": 11, "f": 12, "r": 13, '"': 34, "\\": 92}
 
 
@@ -85,7 +90,7 @@ def read_diff(text: str) -> list[FileChange]:
         elif at_header(reader):
             changes.append(read_names(reader))
             read_hunks(reader, changes[-1])
-        elif not line.strip():
+        elif not line.strip() or line.startswith(BETWEEN):
             reader.at += 1
         elif line in ("-- ", "--"):  # the signature of a mailed patch ends it
             break
@@ -113,13 +118,23 @@ def read_name_pair(reader: Reader) -> tuple[str, str]:
     return old, new
 
 
+def one_name(old: str, new: str) -> str:
+    """The file that two different names mean: a backup's, or one in two folders; empty when none."""
+    if old == f"{new}.orig":
+        return new
+    (old_top, _, old_rest), (new_top, _, new_rest) = old.partition("/"), new.partition("/")
+    return old_rest if old_rest == new_rest and old_top and new_top else ""
+
+
 def read_names(reader: Reader) -> FileChange:
     """The lines --- and +++ of a file that keeps its name, comes or goes."""
     old, new = read_name_pair(reader)
     if old == new == NOTHING:
         raise reader.fail("from nothing to nothing")
     if NOTHING not in (old, new) and old != new:
-        raise reader.fail(f"--- names {old!r} but +++ names {new!r}: a rename needs git's rename lines")
+        if not (name := one_name(old, new)):
+            raise reader.fail(f"--- names {old!r} but +++ names {new!r}: a rename needs git's rename lines")
+        old = new = name
     reader.at += 2
     return FileChange(None if old == NOTHING else old, None if new == NOTHING else new)
 
@@ -133,7 +148,8 @@ def read_name(reader: Reader, text: str) -> str:
     """A path as it stands in a header: quoted as in C, or up to a tab."""
     text = text.removesuffix("\r")
     if not text.startswith('"'):
-        return text.partition("\t")[0]
+        name, _, time = text.partition("\t")
+        return NOTHING if time.startswith(EPOCH) else name
     found = re.match(r'"((?:[^"\\]|\\[abtnvfr"\\]|\\[0-7]{3})*)"', text)
     if found is None:
         raise reader.fail(f"a quoted path that does not end: {text[:60]!r}")
@@ -241,7 +257,7 @@ def read_body(reader: Reader, hunk: Hunk, num_old: int, num_new: int) -> None:
             raise ForbiddenPatchError(f"line {reader.at + 1}: binary text is refused")
         kind, text = line[:1] or " ", line[1:] + "\n"
         reader.at += 1
-        is_bare = reader.line == NO_NEWLINE
+        is_bare = (reader.line or "").startswith(NO_NEWLINE)
         text, reader.at = (text[:-1], reader.at + 1) if is_bare else (text, reader.at)
         if kind != "+":
             hunk.old.append(text)

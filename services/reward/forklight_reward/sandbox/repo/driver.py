@@ -94,10 +94,18 @@ class Recorder:
             self.message = str(said)[:MESSAGE_CHARACTERS]
 
 
-def lay_out(tree: dict[str, str], root: str) -> None:
-    """Write the tree."""
+def lay_out(tree: dict[str, str | None], root: str) -> None:
+    """Write files; those without a text go, and with them folders that become empty."""
     made = set()
+    for path in [path for path, text in tree.items() if text is None]:
+        os.remove(f"{root}/{path}")  # noqa: PTH107
+        folder = path.rpartition("/")[0]
+        while folder and not os.listdir(f"{root}/{folder}"):  # noqa: PTH208
+            os.rmdir(f"{root}/{folder}")  # noqa: PTH106
+            folder = folder.rpartition("/")[0]
     for path, text in tree.items():
+        if text is None:
+            continue
         place = root + "/" + path
         folder = place.rpartition("/")[0]
         if folder not in made:
@@ -115,11 +123,15 @@ def forget_folder(folder: str) -> None:
 def main() -> None:
     """Read the job, run its test, report, leave without another word of the program."""
     leave, write, encode = os._exit, os.write, json.dumps
-    with open(0, "rb", closefd=False) as stream:
-        job = marshal.loads(stream.read())
+    source = os.fdopen(os.dup(0), "rb")
+    job = marshal.load(source)
     root = os.getcwd() + "/" + ROOT  # noqa: PTH109
     forget_folder(os.getcwd())  # noqa: PTH109
-    os.environ.update(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PYTHONSAFEPATH="1", PYTHONDONTWRITEBYTECODE="1")
+    paths = [f"{root}/{path}" if path else root for path in job["paths"]]
+    os.environ.update(PYTEST_DISABLE_PLUGIN_AUTOLOAD="1", PYTHONDONTWRITEBYTECODE="1")
+    # Interpreters that a test starts find what it finds itself.
+    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
+    os.environ.pop("PYTHONSAFEPATH", None)
     sys.meta_path.insert(0, Packed(job["modules"], job["magic"]))
     channel = os.dup2(1, CHANNEL_FD, inheritable=False)
     os.dup2(2, 1)
@@ -127,9 +139,12 @@ def main() -> None:
     import pytest
 
     lay_out(job["tree"], root)
-    sys.path += [f"{root}/{path}" if path else root for path in job["paths"]]
+    sys.path += paths
     os.chdir(root)
     write(channel, b"ready\n")
+    # From here on it is the answer's doing: the rest of the input is what it changes.
+    with source:
+        lay_out(marshal.load(source), root)
     nonce, arguments = job["nonce"], [*job["options"], "--rootdir", root, "--confcutdir", root, *job["ids"]]
     job.clear()
     recorder = Recorder()

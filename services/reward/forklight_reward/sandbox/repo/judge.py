@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from forklight_core.errors import InvalidInputError, UnavailableError
+from forklight_reward.sandbox.outcome import plain_text
 from forklight_reward.sandbox.repo.diff import ForbiddenPatchError, MalformedPatchError
 from forklight_reward.sandbox.repo.patch import apply_answer
 from forklight_reward.sandbox.repo.sentinel import make_sentinel
 from forklight_reward.sandbox.repo.spec import RepoTests, test_file
-from forklight_reward.sandbox.repo.trial import Trial, base_id, run_ids
+from forklight_reward.sandbox.repo.trial import Tree, Trial, base_id, run_ids
 from forklight_reward.sandbox.result import Class, SandboxResult, Usage
 from forklight_reward.sandbox.runner import Runner
 from forklight_reward.sandbox.spec import Limits
@@ -25,7 +26,6 @@ START_S = 3.0
 SLOW = 0.5
 """Of the clock's limit of a run, on the mean."""
 EVIDENCE_CHARACTERS = 400
-Tree = Mapping[str, str]
 
 
 @dataclass(slots=True)
@@ -34,6 +34,8 @@ class Progress:
 
     runner: Runner
     limits: Limits
+    own: Tree
+    """The task's tree with its hidden tests, without a patch."""
     deadline: float
     num_ids: int
     own_deadline: float = float("inf")
@@ -47,7 +49,7 @@ class Progress:
         if left <= 0:
             return None
         limits = self.limits.model_copy(update={"wall_s": max(0.01, min(self.limits.wall_s, left))})
-        trial = run_ids(tree, ids, self.runner, limits)
+        trial = run_ids(tree, ids, self.runner, limits, self.own)
         self.usage = self.usage.plus(trial.usage)
         self.num_runs += 1
         return trial
@@ -60,7 +62,7 @@ class Progress:
             num_tests=self.num_ids,
             first_fail=first_fail,
             usage=self.usage,
-            evidence=evidence[:EVIDENCE_CHARACTERS],
+            evidence=plain_text(evidence[:EVIDENCE_CHARACTERS]),
         )
 
     def too_late(self, first_fail: int | None = None) -> SandboxResult:
@@ -89,6 +91,7 @@ def run_repo(tests: RepoTests, answer: str, runner: Runner, limits: Limits, dead
     progress = Progress(
         runner=runner,
         limits=limits,
+        own={**tests.files, **tests.hidden},
         deadline=deadline,
         num_ids=len(tests.f2p) + len(tests.p2p),
         own_deadline=time.monotonic() + repo_budget_s(tests, limits) - DEADLINE_SLACK_S,
@@ -176,10 +179,12 @@ def f2p_sentinels(tree: Tree, tests: RepoTests) -> Iterator[tuple[Tree, Sequence
 
 def p2p_sentinels(tree: Tree, tests: RepoTests) -> Iterator[tuple[Tree, Sequence[str]]]:
     """Falsified twins of pass-to-pass tests, all together."""
-    others = sorted(set(map(base_id, tests.p2p)) - set(map(base_id, tests.f2p)))
+    by_function = {base_id(test_id): test_id for test_id in tests.p2p}
+    others = sorted(by_function.keys() - set(map(base_id, tests.f2p)))
     if others:
         together = secrets.SystemRandom().sample(others, min(MAX_TOGETHER, len(others)))
-        yield falsify(tree, together), together
+        # One case of each, which must pass: others may be skipped, or expected to fail.
+        yield falsify(tree, together), [by_function[function] for function in together]
 
 
 def falsify(tree: Tree, functions: Sequence[str]) -> Tree:

@@ -20,6 +20,8 @@ from forklight_reward.sandbox.repo.paths import Protection, clash_in, path_probl
 MAX_PATCH_BYTES = 2**19
 MAX_CHANGED_FILES = 64
 MAX_FILE_BYTES = 2**20
+MAX_GROWTH = 2**20
+"""Characters that a tree may gain: copies cost a patch one line, however large the file."""
 MAX_HUNKS = 2000
 MAX_SHIFT_LINES = 5000
 MAX_SEARCH = 2_000_000
@@ -66,14 +68,16 @@ def apply_answer(answer: str, files: Mapping[str, str], protection: Protection) 
         raise ForbiddenPatchError(f"the patch is larger than {MAX_PATCH_BYTES} bytes")
     changes = read_diff(text)
     check_changes(changes)
-    tree, ignored, budget = dict(files), [], SearchBudget(MAX_SEARCH)
+    tree, ignored, budget, growth = dict(files), [], SearchBudget(MAX_SEARCH), 0
     for change in changes:
         names = [name for name in (change.old, change.new) if name is not None]
         is_held = any(protection.holds(name) for name in names)
         if is_held:
             ignored.append(change.name)
         else:
-            apply_change(change, tree, budget)
+            growth += apply_change(change, tree, budget)
+        if growth > MAX_GROWTH:
+            raise ForbiddenPatchError(f"the tree would gain more than {MAX_GROWTH} characters")
     if clash := clash_in([*tree, *protection.exact]):
         raise ForbiddenPatchError(f"{clash!r} would be a file and a folder")
     return Patched(tree=tree, ignored=tuple(ignored))
@@ -91,8 +95,8 @@ def check_changes(changes: list[FileChange]) -> None:
                 raise ForbiddenPatchError(f"path {name[:100]!r} {problem}")
 
 
-def apply_change(change: FileChange, tree: dict[str, str], budget: SearchBudget) -> None:
-    """One file's changes."""
+def apply_change(change: FileChange, tree: dict[str, str], budget: SearchBudget) -> int:
+    """One file's changes; how many characters the tree has gained."""
     if change.old is None:
         if change.new in tree:
             raise MalformedPatchError(f"{change.name} is to be made, but the tree has it")
@@ -108,10 +112,13 @@ def apply_change(change: FileChange, tree: dict[str, str], budget: SearchBudget)
         raise MalformedPatchError(f"{change.old} is to be deleted, but lines of it are left")
     if change.old != change.new and change.old is not None and change.new is not None and change.new in tree:
         raise MalformedPatchError(f"{change.old} is to become {change.new}, but the tree has that already")
+    gain = 0
     if change.old is not None and not change.is_copy:
-        del tree[change.old]
+        gain -= len(tree.pop(change.old))
     if change.new is not None:
         tree[change.new] = after
+        gain += len(after)
+    return gain
 
 
 @dataclass(slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import secrets
+from typing import TypeGuard
 
 from forklight_reward.sandbox.repo.spec import split_id
 
@@ -19,7 +20,9 @@ def {twist}(value):
     kind = type(value)
     if kind is bool:
         return not value
-    if kind in (int, float, complex):
+    if kind in (float, complex):  # not the sum alone: a large or infinite one would stay what it is
+        return -value - {number} if value == value else {number}.5
+    if kind is int:
         return value + {number}
     if kind in (str, bytes):
         return value + {text!r}.encode() if kind is bytes else value + {text!r}
@@ -31,6 +34,8 @@ def {twist}(value):
         return value | {{{number}}}
     return (value, {number})
 def {holds}(left, sign, right, claim=None):
+    if sign == "!=" and type(left) in (float, complex) and left != left:
+        left = {number}.5  # not a number, which is honestly unequal to itself
     no = (left, {twist}(right))
     try:
         if sign == "==":
@@ -68,6 +73,8 @@ RAISERS = frozenset(
     {"raises", "warns", "assertRaises", "assertRaisesRegex", "assertWarns", "assertWarnsRegex", "assertLogs"}
 )
 """Contexts that must complain when nothing happens in them."""
+ANYTHING = "ANY"
+"""Of unittest.mock: where a test itself names it, being equal to everything is no fault."""
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -93,7 +100,7 @@ class Falsifier(ast.NodeTransformer):
     def visit_Assert(self, node: ast.Assert) -> ast.stmt:
         """A plain assert."""
         test = node.test
-        if isinstance(test, ast.Compare) and len(test.ops) == 1 and type(test.ops[0]) in SIGNS:
+        if is_pair(test) and type(test.ops[0]) in SIGNS:
             return self._ask([test.left, ast.Constant(SIGNS[type(test.ops[0])]), test.comparators[0]], node)
         return self._ask([test, ast.Constant("true"), ast.Constant(None)], node)
 
@@ -104,7 +111,7 @@ class Falsifier(ast.NodeTransformer):
             return node
         sign = UNITTEST_SIGNS.get(call.func.attr)
         needed = 1 if sign in ("true", "false") else 2
-        if sign is None or len(call.args) < needed or any(isinstance(arg, ast.Starred) for arg in call.args):
+        if sign is None or len(call.args) < needed or any(map(is_open, call.args)):
             return node
         right = call.args[1] if needed == 2 else ast.Constant(None)
         return self._ask([call.args[0], ast.Constant(sign), right, call.func], node)
@@ -140,6 +147,20 @@ class Falsifier(ast.NodeTransformer):
 def leave_if(question: ast.expr, node: ast.stmt) -> ast.stmt:
     """The sentinel passes, which it must not, when the answer is yes."""
     return ast.copy_location(ast.If(question, [ast.Return(None)], []), node)
+
+
+def is_pair(test: ast.expr) -> TypeGuard[ast.Compare]:
+    """True for a comparison of two values that can differ."""
+    return (
+        isinstance(test, ast.Compare)
+        and len(test.ops) == 1
+        and not any(map(is_open, [test.left, *test.comparators]))
+    )
+
+
+def is_open(value: ast.expr) -> bool:
+    """True for what is several values, or equal to all of them."""
+    return isinstance(value, ast.Starred) or name_of(value) == ANYTHING
 
 
 def name_of(function: ast.expr) -> str:
@@ -189,7 +210,9 @@ def find_function(tree: ast.Module, names: tuple[str, ...]) -> Function | None:
 
 def replacement(names: tuple[str, ...]) -> list[ast.stmt]:
     """Statements that put a failing function in the place of a test with no definition of its own."""
-    body = ast.parse(f"def _{names[-1]}(*self):\n    pass").body
+    place, name = ".".join(names), f"_{names[-1]}"
+    body = ast.parse(f"def {name}(*given, **named):\n    pass").body
     assert isinstance(body[0], ast.FunctionDef)
     body[0].body = [failing()]
-    return [*body, *ast.parse(f"{'.'.join(names)} = _{names[-1]}").body]
+    # It takes what the true one takes, and is run for the same cases.
+    return [*body, *ast.parse(f"{place} = __import__('functools').wraps({place})({name})").body]

@@ -17,9 +17,11 @@ from forklight_reward.sandbox.runner import Ended, Job, JobKind, Runner
 from forklight_reward.sandbox.spec import Limits
 
 READY = b"ready\n"
+MARSHAL_FORMAT = 2
 PHASES = ("setup", "call", "teardown")
 INTERNAL_ERROR = 3
-CONTROL = "def test_control():\n    assert 6 * 7 == 42\n"
+Tree = Mapping[str, str]
+CONTROL = {"test_control.py": "def test_control():\n    assert 6 * 7 == 42\n"}
 CONTROL_ID = "test_control.py::test_control"
 
 
@@ -58,12 +60,12 @@ class Trial:
         )
 
     def failed(self, test_ids: Sequence[str]) -> bool:
-        """Exit code 1 and every test's call failed."""
-        calls = [report for report in self.reports or () if report.phase == "call"]
+        """Exit code 1 and the call of every one of these tests failed; parts of it (subtests) may pass."""
+        calls = {report.node: report for report in self.reports or () if report.phase == "call"}
         return (
             self.exit_code == 1
-            and {base_id(report.node) for report in calls} >= set(map(base_id, test_ids))
-            and all(report.outcome == "failed" and not report.was_xfail for report in calls)
+            and calls.keys() == set(test_ids)
+            and all(report.outcome == "failed" and not report.was_xfail for report in calls.values())
         )
 
     @property
@@ -79,45 +81,48 @@ def base_id(test_id: str) -> str:
     return test_id.partition("[")[0]
 
 
-def run_ids(tree: Mapping[str, str], test_ids: Sequence[str], runner: Runner, limits: Limits) -> Trial:
+def run_ids(
+    tree: Tree, test_ids: Sequence[str], runner: Runner, limits: Limits, own: Tree | None = None
+) -> Trial:
     """Run ids together in one process; nothing else of the tree's tests is collected.
 
-    UnavailableError when the harness itself did not work: no tree gets a verdict from that.
+    `own` is the task's own tree, where `tree` has been changed by somebody else.
+    UnavailableError when the harness itself or the task's tree did not work: nobody gets a verdict from that.
     """
-    trial = attempt(tree, test_ids, runner, limits)
+    trial = attempt(tree, test_ids, runner, limits, tree if own is None else own)
     if trial.exit_code == INTERNAL_ERROR and not attempt(
-        {"test_control.py": CONTROL}, [CONTROL_ID], runner, limits
+        CONTROL, [CONTROL_ID], runner, limits, CONTROL
     ).passed(CONTROL_ID):
         raise UnavailableError(f"sandbox: pytest fails on a test of our own too: {trial.message}")
     return trial
 
 
-def attempt(tree: Mapping[str, str], test_ids: Sequence[str], runner: Runner, limits: Limits) -> Trial:
-    """One job."""
+def attempt(tree: Tree, test_ids: Sequence[str], runner: Runner, limits: Limits, own: Tree) -> Trial:
+    """One job. What differs from the task's own tree is read only when the jail is up."""
     nonce = secrets.token_hex(16)
-    stdin = marshal.dumps(
-        {
-            "modules": harness.packed_modules(),
-            "magic": harness.magic(),
-            "options": harness.options(),
-            "tree": dict(tree),
-            "paths": import_paths(tree, test_ids),
-            "ids": list(test_ids),
-            "nonce": nonce,
-        },
-        2,
-    )
+    task = {
+        "modules": harness.packed_modules(),
+        "magic": harness.magic(),
+        "options": harness.options(),
+        "tree": dict(own),
+        "paths": import_paths(tree, test_ids),
+        "ids": list(test_ids),
+        "nonce": nonce,
+    }
+    changes: dict[str, str | None] = {path: None for path in own if path not in tree}
+    changes |= {path: text for path, text in tree.items() if own.get(path) != text}
+    stdin = marshal.dumps(task, MARSHAL_FORMAT) + marshal.dumps(changes, MARSHAL_FORMAT)
     job = Job(kind=JobKind.PROGRAM, source=harness.driver_source(), stdin=stdin, limits=limits)
     ended = runner.run(job)
     if not ended.stdout.startswith(READY):
         raise UnavailableError(
-            "sandbox: pytest did not start, before any file of the tree was there "
+            "sandbox: pytest did not start, before any file of the answer was there "
             f"({ended.broke or describe(ended)}); limits of a repository task need about 1 s and 128 MiB more"
         )
     return read_trial(ended, nonce, limits)
 
 
-def import_paths(tree: Mapping[str, str], test_ids: Sequence[str]) -> list[str]:
+def import_paths(tree: Tree, test_ids: Sequence[str]) -> list[str]:
     """Where modules are imported from: the tree, its src folder, folders of tests that are no packages."""
     paths = ["", *(["src"] if any(path.startswith("src/") for path in tree) else [])]
     for test_id in test_ids:
@@ -144,14 +149,14 @@ def read_trial(ended: Ended, nonce: str, limits: Limits) -> Trial:
         line = read_json(lines[0])
         if not isinstance(line, list) or len(line) != 4 or line[0] != nonce or line[1] != ended.exit_code:
             return trial
-        reports = read_reports(line[2])
-    except (UnreadableValueError, TypeError, ValueError):
+        reports, message = read_reports(line[2]), str(line[3])[:300]
+    except (UnreadableValueError, TypeError, ValueError, RecursionError):
         return trial
     return Trial(
         exit_code=ended.exit_code,
         limit=None,
         reports=reports,
-        message=str(line[3])[:300],
+        message=message,
         usage=ended.usage,
     )
 
