@@ -32,7 +32,8 @@ FORBIDDEN = {
     "a strange mode": new_file("run", "104755"),
     "an index line of a link": "diff --git a/shop/price.py b/shop/price.py\nindex 1234567..89abcde 120000\n"
     + FIX,
-    "a changed mode": "diff --git a/shop/price.py b/shop/price.py\nold mode 100644\nnew mode 100755\n",
+    "a mode that others run under": "diff --git a/x.py b/x.py\nold mode 100644\nnew mode 104755\n",
+    "a file that becomes a link": "diff --git a/x.py b/x.py\nold mode 100644\nnew mode 120000\n",
     "binary": "diff --git a/x b/x\nnew file mode 100644\nGIT binary patch\nliteral 1\nA\n",
     "binary named only": "diff --git a/x b/x\nindex 1234567..1234568\nBinary files a/x and b/x differ\n",
     "a zero byte": new_file("x.py", body="@@ -0,0 +1 @@\n+\0\n"),
@@ -166,6 +167,9 @@ def test_renames_copies_and_deletions_are_text() -> None:
     assert "shop/price.py" not in tree
     assert "shop/notes.md" not in applied(diff_of({"shop/notes.md": None}))
     assert applied(new_file("shop/__main__.py", "100755"))["shop/__main__.py"] == "x\n"
+    executable = "diff --git a/shop/price.py b/shop/price.py\nold mode 100644\nnew mode 100755\n"
+    assert applied(executable + FIX)["shop/price.py"] == FIXED
+    assert applied(executable) == applied(executable + FIX) | {"shop/price.py": FILES["shop/price.py"]}
 
 
 def test_files_that_come_and_go_by_their_time_are_understood() -> None:
