@@ -39,6 +39,8 @@ COMMANDS = dict(
         _entry("status", "Where a run stands."),
         _entry("audit", "Prove that the ledger, the queues and the checkpoints of a run agree."),
         _entry("steer", "What a run file's length window and alarms say of a recorded run."),
+        _entry("track", "Send a run's step records to TensorBoard, Weights & Biases or MLflow."),
+        _entry("scale", "How many pods a workload of a cluster has."),
         _entry("queue", "Dead letters of a run: list them, open their prompts again."),
         _entry("config", "Check, explain and print run files."),
         _entry("plan", "Memory, time and cost of a run on given GPUs, and what does not fit."),

@@ -145,6 +145,17 @@ def test_commands_on_a_run_say_so_when_the_folder_is_none(tmp_path: Path) -> Non
         assert "not a run folder" in done.stderr
 
 
+def test_what_is_asked_of_a_run_is_written_down_even_when_nobody_answers(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("")
+    record = {"run_id": "r", "addresses": {"buffer": "127.0.0.1:9"}}
+    (tmp_path / "system.json").write_text(json.dumps(record))
+    assert forklight("pause", tmp_path, "--reason", "look at it").returncode != 0
+    asked, failed = map(json.loads, (tmp_path / "control.jsonl").read_text().splitlines())
+    assert (asked["action"], asked["reason"], asked["outcome"]) == ("pause", "look at it", "asked")
+    assert failed["outcome"] == "failed" and "UNAVAILABLE" in failed["detail"]
+    assert failed["who"].startswith("command line, ")
+
+
 def test_verify_prints_a_verdict_when_given_a_pair() -> None:
     right = json.loads(forklight("verify", "--kind", "math", "--gold", "1/2", "--answer", "0.5").stdout)
     wrong = json.loads(forklight("verify", "--kind", "math", "--gold", "1/2", "--answer", "0.6").stdout)

@@ -9,6 +9,7 @@ ForklightError
  |   `- ParityError       FAILED_PRECONDITION  trainer and rollout disagree about probabilities
  |- BusyError             RESOURCE_EXHAUSTED   a bounded queue or the disk is full; try later
  |- UnavailableError      UNAVAILABLE          a peer does not answer; try again
+ |   `- VersionSkewError  FAILED_PRECONDITION  a peer of another contract; it passes when one is replaced
  |- DeadlineError         DEADLINE_EXCEEDED    a peer did not answer in time (a TimeoutError too)
  `- DataLossError         DATA_LOSS            bytes are not what they were: blob, weights, checkpoint
      |- WeightsError      DATA_LOSS
@@ -72,6 +73,12 @@ class UnavailableError(ForklightError, ConnectionError):
     """A peer does not answer."""
 
     code = "UNAVAILABLE"
+
+
+class VersionSkewError(UnavailableError):
+    """A peer is built for another contract: nothing it has is lost, it waits as if the other were away."""
+
+    code = "FAILED_PRECONDITION"
 
 
 class DeadlineError(ForklightError, TimeoutError):

@@ -37,7 +37,9 @@ def _trace_fields() -> dict[str, str]:
     from opentelemetry import trace
 
     context = trace.get_current_span().get_span_context()
-    return {"trace_id": f"{context.trace_id:032x}"} if context.is_valid else {}
+    if not context.is_valid:
+        return {}
+    return {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
 
 
 def setup_logging(service: str, pod: str, *, level: int = logging.INFO) -> None:

@@ -5,19 +5,32 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from forklight_core.errors import ConfigError
 
 PREFIX = "FORKLIGHT_"
 
 
-class ServiceSettings(BaseModel):
-    """What every service is told by its environment."""
+class TlsSettings(BaseModel):
+    """Certificates of a process: all three files, or none for plaintext. Commands read them, too."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    tls_cert: str = ""
+    """PEM file of this process's certificate; with it doors want certificates and channels show this one."""
+    tls_key: str = ""
+    """PEM file of its key."""
+    tls_ca: str = ""
+    """PEM file of the authority that signed the certificates of all services."""
+    tls_name: str = ""
+    """Name that the certificate of every door carries; empty: the host that is called."""
+
+
+class ServiceSettings(TlsSettings):
+    """What every service is told by its environment."""
 
     run_file: Path
     """Resolved run file (TOML)."""
@@ -27,10 +40,16 @@ class ServiceSettings(BaseModel):
     """Id of the run."""
     listen: str = "127.0.0.1:0"
     """host:port of this process's own door."""
+    stop_within_s: Annotated[float, Field(ge=0.0)] = 0.0
+    """Told to stop, the process is gone after so long whatever it waits for; 0: it takes what it takes."""
+    health_listen: str = ""
+    """host:port for health checks in plaintext, for probes that know no certificates; empty: none."""
     pod: str = ""
     """Unique name of this process; empty: service name and process id."""
     otlp_endpoint: str = ""
     """OTLP/gRPC endpoint for traces and metrics; empty: nothing is exported."""
+    metrics_listen: Annotated[str, Field(pattern=r"^(.+:\d{1,5})?$")] = ""
+    """host:port where Prometheus may fetch this process's metrics; empty: nothing listens."""
 
 
 Settings = TypeVar("Settings", bound=BaseModel)

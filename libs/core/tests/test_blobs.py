@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from forklight_core.blobs import BlobStore, FolderBlobStore, MemoryBlobStore, blob_ref, open_blob_store
 from forklight_core.blobs.s3 import ObjectBlobStore
-from forklight_core.errors import BusyError, ConfigError, DataLossError, InvalidInputError, NotFoundError
+from forklight_core.errors import (
+    BusyError,
+    ConfigError,
+    DataLossError,
+    InvalidInputError,
+    NotFoundError,
+    UnavailableError,
+)
 
 
 @pytest.fixture(params=["folder", "memory", "object"])
@@ -62,6 +71,53 @@ def test_full_disk_is_a_busy_error_and_leaves_nothing_behind(
     with pytest.raises(BusyError, match="no room"):
         store.put(b"data")
     assert not [entry for entry in tmp_path.rglob("*") if entry.is_file()]
+
+
+def test_a_folder_that_lets_nobody_in_is_told_and_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FolderBlobStore(tmp_path)
+    reference = store.put(b"data")
+
+    def refuse(*_: object, **__: object) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "replace", refuse)
+        broken.setattr(Path, "read_bytes", refuse)
+        broken.setattr(Path, "unlink", refuse)
+        for call in (lambda: store.put(b"more"), lambda: store.get(reference.id)):
+            with pytest.raises(UnavailableError, match="Permission denied; let this process's user in"):
+                call()
+    assert store.get(reference.id) == b"data"
+
+
+def test_a_bucket_without_rights_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that answers 403 as S3 does."""
+
+    class Forbidding(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            body = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+            self.send_response(403)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Forbidding)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with pytest.raises(UnavailableError, match="refused a write: .*AccessDenied.* the right to it") as caught:
+        open_blob_store("s3://bucket/prefix").put(b"data")
+    assert "\n" not in str(caught.value)
+    server.shutdown()
+    server.server_close()
 
 
 def test_torn_blob_is_written_again_when_its_size_is_wrong(tmp_path: Path) -> None:

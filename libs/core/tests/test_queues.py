@@ -106,7 +106,7 @@ async def test_stats_count_waiting_and_leased(queue: WorkQueue) -> None:
         await queue.put(b"x")
     await queue.take("a", wait_s=1, max_items=2)
     stats = await queue.stats()
-    assert (stats.num_waiting, stats.num_leased) == (1, 2)
+    assert (stats.num_waiting, stats.num_leased, stats.holders) == (1, 2, {"a": 2})
     assert 0 <= stats.oldest_age_s < 60
 
 

@@ -11,8 +11,17 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from opentelemetry import trace
 
 from forklight.v1 import rollout_pb2, rollout_pb2_grpc
-from forklight_core.errors import DeadlineError, FencedError, ForklightError, UnavailableError, WeightsError
+from forklight_core.errors import (
+    DeadlineError,
+    FencedError,
+    ForklightError,
+    UnavailableError,
+    VersionSkewError,
+    WeightsError,
+)
+from forklight_core.retry import TRANSIENT, retry_async
 from forklight_core.rpc import Registration, open_channel, open_sync_channel, serve
+from forklight_core.rpc.version import CONTRACT
 from forklight_core.telemetry import span
 
 
@@ -34,6 +43,16 @@ class Pod(rollout_pb2_grpc.RolloutServicer):
     async def GetRolloutStatus(self, request: object, context: object) -> rollout_pb2.GetRolloutStatusReply:
         current = trace.get_current_span().get_span_context()
         return rollout_pb2.GetRolloutStatusReply(pod=f"{current.trace_id:032x}")
+
+
+class Named(rollout_pb2_grpc.RolloutServicer):
+    """Says who it is."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    async def GetRolloutStatus(self, request: object, context: object) -> rollout_pb2.GetRolloutStatusReply:
+        return rollout_pb2.GetRolloutStatusReply(pod=self._name)
 
 
 REGISTRATION = Registration(rollout_pb2_grpc.add_RolloutServicer_to_server, Pod(), "forklight.v1.Rollout")
@@ -77,15 +96,78 @@ async def test_sync_channel_maps_errors_the_same_way() -> None:
             assert reply.num_finished == 9
 
 
-async def test_health_and_reflection_answer_when_a_server_runs() -> None:
-    async with serve("127.0.0.1:0", [REGISTRATION]) as server, open_plain(server.address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        request = health_pb2.HealthCheckRequest(service="forklight.v1.Rollout")
-        assert (await stub.Check(request, timeout=5)).status == health_pb2.HealthCheckResponse.SERVING
-        await server.set_serving(False)
-        assert (await stub.Check(request, timeout=5)).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        listed = await reflected_services(channel)
-    assert {"forklight.v1.Rollout", "grpc.health.v1.Health"} <= listed
+async def test_health_tells_alive_from_ready() -> None:
+    """Alive from the first answer to the last; ready when told so, and never again once it leaves."""
+    opening = serve("127.0.0.1:0", [REGISTRATION], serving=False, stop=(stop := asyncio.Event()))
+    async with opening as server, open_plain(server.address) as channel:
+        assert await health_of(channel) == [True, False, False]
+        await server.set_serving(True)
+        assert await health_of(channel) == [True, True, True]
+        assert {"forklight.v1.Rollout", "grpc.health.v1.Health"} <= await reflected_services(channel)
+        stop.set()
+        await retry_async(lambda: has_left(channel), deadline_s=5)
+        await server.set_serving(True)
+        assert await health_of(channel) == [True, False, False]
+
+
+async def has_left(channel: grpc.aio.Channel) -> None:
+    if await health_of(channel) != [True, False, False]:
+        raise UnavailableError("not yet")
+
+
+async def health_of(channel: grpc.aio.Channel) -> list[bool]:
+    found = []
+    for service in ("", "ready", "forklight.v1.Rollout"):
+        request = health_pb2.HealthCheckRequest(service=service)
+        reply = await health_pb2_grpc.HealthStub(channel).Check(request, timeout=5)
+        found.append(reply.status == health_pb2.HealthCheckResponse.SERVING)
+    return found
+
+
+async def test_services_of_different_contracts_refuse_each_other_by_both_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Our callers wait as for a peer that is away; strangers who tell no version are answered."""
+    async with serve("127.0.0.1:0", [REGISTRATION]) as server:
+        async with open_plain(server.address) as plain:
+            stub = rollout_pb2_grpc.RolloutStub(plain)
+            request = rollout_pb2.DrainRequest(deadline_s=7)
+            assert (await stub.Drain(request, timeout=5)).num_finished == 7
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await stub.Drain(request, timeout=5, metadata=(("forklight-version", "7/9.9.9"),))
+            assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+            assert "contract 7 (forklight 9.9.9)" in str(refused.value.details())
+            assert f"contract {CONTRACT} (forklight" in str(refused.value.details())
+        monkeypatch.setattr("forklight_core.rpc.client.own_version", lambda: "7/9.9.9")
+        async with open_channel(server.address) as channel:
+            for ask in (
+                lambda: rollout_pb2_grpc.RolloutStub(channel).Drain(request, timeout=5),
+                lambda: health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5),
+            ):
+                with pytest.raises(VersionSkewError, match="run one version of Forklight everywhere"):
+                    await ask()
+    assert issubclass(VersionSkewError, TRANSIENT)
+
+
+async def test_calls_are_spread_over_all_addresses_of_a_name() -> None:
+    """As a headless Service has them; when one goes, the other takes its calls."""
+    both = [Registration(rollout_pb2_grpc.add_RolloutServicer_to_server, Named(name), "r") for name in "ab"]
+    async with serve("127.0.0.1:0", both[:1]) as first:
+        async with serve("127.0.0.1:0", both[1:]) as second:
+            channel = open_channel(f"ipv4:{first.address},{second.address}")
+            assert await who_answers(channel, 20) == {"a", "b"}
+        assert "a" in await who_answers(channel, 5)
+        assert await who_answers(channel, 5) == {"a"}
+        await channel.close()
+
+
+async def who_answers(channel: grpc.aio.Channel, num_calls: int) -> set[str]:
+    stub = rollout_pb2_grpc.RolloutStub(channel)
+    request = rollout_pb2.GetRolloutStatusRequest()
+    return {
+        (await retry_async(lambda: stub.GetRolloutStatus(request, timeout=5), deadline_s=5)).pod
+        for _ in range(num_calls)
+    }
 
 
 def open_plain(address: str) -> grpc.aio.Channel:

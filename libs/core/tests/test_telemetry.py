@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import logging
+
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from forklight_core import ids
+from forklight_core.logs import JsonFormatter
 from forklight_core.telemetry import (
     METRICS,
+    Destinations,
     counter,
     current_traceparent,
     emit_linked_span,
@@ -60,6 +65,19 @@ def test_metric_names_are_unique_and_unknown_ones_are_refused() -> None:
 
 
 def test_nothing_is_exported_when_no_endpoint_is_set() -> None:
-    shutdown = setup_telemetry("core", "pod", "")
+    shutdown = setup_telemetry("core", "pod", Destinations())
     shutdown()
     assert current_traceparent() == ""
+
+
+def test_a_log_line_in_a_span_names_trace_and_span(monkeypatch: pytest.MonkeyPatch) -> None:
+    provider = TracerProvider(id_generator=SampleIdGenerator())
+    monkeypatch.setattr(spans, "_tracer", lambda: provider.get_tracer("test"))
+    formatter = JsonFormatter("buffer", "pod-1")
+    record = logging.makeLogRecord({"msg": "said", "levelname": "INFO"})
+    with span("settle", sample_id=SAMPLE) as running:
+        inside = json.loads(formatter.format(record))
+    context = running.get_span_context()
+    assert inside["trace_id"] == f"{context.trace_id:032x}" == f"{ids.trace_id(SAMPLE):032x}"
+    assert inside["span_id"] == f"{context.span_id:016x}"
+    assert not {"trace_id", "span_id"} & set(json.loads(formatter.format(record)))

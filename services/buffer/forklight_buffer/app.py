@@ -22,10 +22,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-from forklight.v1 import buffer_pb2_grpc
+from forklight.v1 import buffer_pb2_grpc, externalscaler_pb2_grpc
 from forklight_buffer.adapters.sqlite import SqliteLedger
 from forklight_buffer.assembly import Buffer, Outside, build
 from forklight_buffer.gauges import record_gauges
+from forklight_buffer.scaler import SCALER_SERVICE, Scaler, ScalerServicer
 from forklight_buffer.servicer import BufferServicer, Desks
 from forklight_buffer.settings import BufferSettings
 from forklight_buffer.signals import Signal
@@ -53,13 +54,29 @@ async def run(settings: BufferSettings, stop: asyncio.Event) -> None:
         async with _open_buffer(settings) as buffer:
             servicer = BufferServicer(buffer.context, desks_of(buffer))
             registration = Registration(buffer_pb2_grpc.add_BufferServicer_to_server, servicer, SERVICE)
-            async with serve(settings.listen, [registration], serving=False) as server:
+            scaler = _scaler_of(buffer, stop)
+            opening = serve(
+                settings.listen,
+                [registration, scaler],
+                serving=False,
+                stop=stop,
+                health_listen=settings.health_listen,
+            )
+            async with opening as server:
                 if await _recover_until_done(buffer, stop):
                     await buffer.resume_after_start()
                     await server.set_serving(True)
                     await _run_loops(buffer, stop)
             await servicer.drain()
+            await buffer.lookup.close()
             await _flush_last(buffer)
+
+
+def _scaler_of(buffer: Buffer, stop: asyncio.Event) -> Registration:
+    servicer = ScalerServicer(buffer.context, Scaler(buffer.context, buffer.entries), stop)
+    return Registration(
+        externalscaler_pb2_grpc.add_ExternalScalerServicer_to_server, servicer, SCALER_SERVICE
+    )
 
 
 @contextmanager
@@ -107,6 +124,7 @@ def desks_of(buffer: Buffer) -> Desks:
         versions=buffer.versions,
         phases=buffer.phases,
         inspection=buffer.inspection,
+        lookup=buffer.lookup,
         dead_letters=buffer.dead_letters,
         steering=buffer.steering,
     )
@@ -138,6 +156,7 @@ async def _run_loops(buffer: Buffer, stop: asyncio.Event) -> None:
         group.create_task(_every(context.run_file.buffer.lease_s / 3, buffer.reaper.reap, stop))
         group.create_task(_every(WATCH_S, watchdog.watch, stop))
         group.create_task(_every(WATCH_S, lambda: record_gauges(context, buffer.entries), stop))
+        group.create_task(_every(WATCH_S, Scaler(context, buffer.entries).record, stop))
         group.create_task(_every(SLOW_LOOP_S, buffer.retention.clean, stop))
 
 

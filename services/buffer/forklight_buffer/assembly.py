@@ -20,6 +20,8 @@ from forklight_buffer.dead_letters import DeadLetters
 from forklight_buffer.evaluation.last_round import LastRound
 from forklight_buffer.evaluation.rounds import Evaluator
 from forklight_buffer.inspection import Inspection
+from forklight_buffer.inspection_lookup import Lookup
+from forklight_buffer.inspection_search import SampleSearch
 from forklight_buffer.intake import Intake
 from forklight_buffer.journal import Journal
 from forklight_buffer.keys import BufferKeys
@@ -81,6 +83,7 @@ class Buffer:
     watchdog: Watchdog
     retention: Retention
     inspection: Inspection
+    lookup: Lookup
     steering: Steering
     last_round: LastRound
 
@@ -179,6 +182,7 @@ def build(run_id: str, run_folder: Path, run_file: RunFile, outside: Outside) ->
         watchdog=watchdog,
         retention=Retention(context, margin_s=outside.blob_margin_s),
         inspection=Inspection(context, journal, watchdog, entries, steering=steering),
+        lookup=Lookup(context, journal, books, SampleSearch(context, books)),
         steering=steering,
         last_round=last_round,
     )

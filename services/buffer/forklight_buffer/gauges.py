@@ -25,6 +25,7 @@ async def record_gauges(context: Context, entries: Entries) -> int:
     gauge(metrics.STEP).set(standing.step)
     gauge(metrics.VERSION).set(standing.version)
     gauge(metrics.WINDOW).set(standing.window)
+    gauge(metrics.STALENESS_BOUND).set(section.max_staleness)
     for queue in QueueName:
         stats = await entries.stats(queue)
         gauge(metrics.QUEUE_DEPTH).set(stats.num_waiting, {"queue": queue, "held": "no"})

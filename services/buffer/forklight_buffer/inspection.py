@@ -6,6 +6,7 @@ import asyncio
 import heapq
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from operator import itemgetter
 
 from forklight.v1 import buffer_pb2, types_pb2
 from forklight_buffer.context import Context
@@ -23,6 +24,7 @@ from forklight_core import ids
 from forklight_core.errors import InvalidInputError
 
 ROUNDS_SHOWN = 20
+HOLDERS_SHOWN = 100
 EVENTS_SHOWN = 20
 MOST_EVENTS = 1000
 DEFAULT_EVENTS = 100
@@ -82,11 +84,13 @@ class Inspection:
             reply.counts.add(state=state.wire, reason=reason, num_samples=count)
         for name in QueueName:
             stats = await self._entries.stats(name)
+            most = heapq.nlargest(HOLDERS_SHOWN, stats.holders.items(), key=itemgetter(1))
             reply.queues.add(
                 name=name,
                 num_waiting=stats.num_waiting,
                 num_leased=stats.num_leased,
                 oldest_age_s=stats.oldest_age_s,
+                holders=[buffer_pb2.LeaseHolder(name=holder, num_leased=held) for holder, held in most],
             )
 
     async def _add_rounds(self, reply: buffer_pb2.GetStatusReply) -> None:
@@ -134,7 +138,7 @@ class Inspection:
         more = len(rows) > limit
         page = rows[:limit]
         return buffer_pb2.ListSamplesReply(
-            samples=[_record(row) for row in page], next=page[-1].sample_id if more and page else ""
+            samples=[record_of(row) for row in page], next=page[-1].sample_id if more and page else ""
         )
 
     async def _live_rows(self, wanted: SampleFilter) -> AsyncIterator[SampleRow]:
@@ -189,7 +193,8 @@ def _state_of(request: buffer_pb2.ListSamplesRequest) -> State | None:
     return State(request.state)
 
 
-def _record(row: SampleRow) -> buffer_pb2.SampleRecord:
+def record_of(row: SampleRow, kind: str = "", domain: str = "") -> buffer_pb2.SampleRecord:
+    """A sample as people get it."""
     return buffer_pb2.SampleRecord(
         sample_id=row.sample_id,
         group_id=row.group_id,
@@ -207,4 +212,6 @@ def _record(row: SampleRow) -> buffer_pb2.SampleRecord:
         updated_at=row.ended_at,
         purpose=row.purpose.wire,
         num_saved_tokens=row.num_saved_tokens,
+        kind=kind,
+        domain=domain,
     )

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from forklight_buffer.lookups import LookupLedger
 from forklight_buffer.records import (
     Commit,
     Conflict,
@@ -311,6 +312,7 @@ class Ledger(
     RoundLedger,
     ReportLedger,
     EvidenceLedger,
+    LookupLedger,
     Protocol,
 ):
     """The whole ledger."""

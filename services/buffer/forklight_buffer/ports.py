@@ -161,6 +161,10 @@ class LiveState(Protocol):
         """Groups Redis knows, oldest first."""
         ...
 
+    async def unmoved_groups(self, group_ids: Sequence[str], before: float) -> list[str]:
+        """Those of them with an open sample that has been where it is since before then."""
+        ...
+
     async def unjournalled(self, limit: int) -> list[str]:
         """Groups with terminal samples the ledger may lack."""
         ...

@@ -84,7 +84,7 @@ async def rehearse(stage: Stage) -> AsyncIterator[Rehearsal]:
         buffer = build(stage.run_id, stage.folder, stage.run_file, outside)
         keys, lease_s = RunKeys(stage.run_id), stage.run_file.buffer.lease_s
         await buffer.recover()
-        yield Rehearsal(
+        play = Rehearsal(
             stage=stage,
             outside=outside,
             buffer=buffer,
@@ -92,6 +92,10 @@ async def rehearse(stage: Stage) -> AsyncIterator[Rehearsal]:
             evaluate=RedisWorkQueue(redis, keys.evaluate, lease_s=lease_s),
             scoring=RedisWorkQueue(redis, keys.scoring, lease_s=lease_s),
         )
+        try:
+            yield play
+        finally:
+            await play.buffer.lookup.close()
     finally:
         await redis.aclose()
         ledger.close()

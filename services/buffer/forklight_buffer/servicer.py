@@ -18,6 +18,7 @@ from forklight_buffer.batches import Batches
 from forklight_buffer.context import Context
 from forklight_buffer.dead_letters import DeadLetters
 from forklight_buffer.inspection import Inspection
+from forklight_buffer.inspection_lookup import Lookup
 from forklight_buffer.intake import Intake
 from forklight_buffer.phases import PhaseControl
 from forklight_buffer.records import Commit
@@ -30,11 +31,14 @@ from forklight_core import ids
 from forklight_core.errors import ForklightError, InvalidInputError
 from forklight_core.queues import Lease
 from forklight_core.telemetry import SpanKind, span
+from forklight_core.telemetry.conventions import Messaging, queue_attributes
 
 log = logging.getLogger(__name__)
 
 MOST_AT_ONCE = 256
 """Samples of one call."""
+QUEUE_OF = {"buffer.submit_trajectory": "tasks", "buffer.submit_verdict": "scoring"}
+"""What a submission settles an entry of, by its span."""
 
 Result = TypeVar("Result")
 Call = grpc.aio.ServicerContext[object, object]
@@ -51,6 +55,7 @@ class Desks:
     versions: Versions
     phases: PhaseControl
     inspection: Inspection
+    lookup: Lookup
     dead_letters: DeadLetters
     steering: Steering
 
@@ -226,6 +231,24 @@ class BufferServicer(buffer_pb2_grpc.BufferServicer):
         self._check_run(request.run_id)
         return await self._desks.inspection.list_samples(request)
 
+    async def SearchSamples(
+        self, request: door.SearchSamplesRequest, context: Call
+    ) -> door.SearchSamplesReply:
+        self._check_run(request.run_id)
+        return await self._desks.lookup.search_samples(request)
+
+    async def GetGroup(self, request: door.GetGroupRequest, context: Call) -> door.GetGroupReply:
+        self._check_run(request.run_id)
+        return await self._desks.lookup.get_group(request.group_id)
+
+    async def ListGroups(self, request: door.ListGroupsRequest, context: Call) -> door.ListGroupsReply:
+        self._check_run(request.run_id)
+        return await self._desks.lookup.list_groups(request)
+
+    async def ReadLedger(self, request: door.ReadLedgerRequest, context: Call) -> door.ReadLedgerReply:
+        self._check_run(request.run_id)
+        return await self._desks.lookup.read_ledger(request)
+
     async def ListDeadLetters(
         self, request: door.ListDeadLettersRequest, context: Call
     ) -> door.ListDeadLettersReply:
@@ -252,7 +275,12 @@ async def _settle(
 ) -> door.SubmitResult:
     """One of many, in its sample's own trace: whatever becomes of it, the others go on."""
     try:
-        with span(name, traceparent=envelope.traceparent, kind=SpanKind.SERVER):
+        with span(
+            name,
+            traceparent=envelope.traceparent,
+            kind=SpanKind.SERVER,
+            attributes=queue_attributes(QUEUE_OF[name], envelope.sample_id, Messaging.SETTLE),
+        ):
             return door.SubmitResult(outcome=(await submission).wire)
     except ForklightError as error:
         return _refused(type(error).__name__, str(error))

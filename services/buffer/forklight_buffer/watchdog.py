@@ -17,6 +17,9 @@ from forklight_core.telemetry import gauge
 log = logging.getLogger(__name__)
 
 MOST_LISTED = 20
+GROUPS_AT_ONCE = 32
+"""Looked through on the server in one go. Long responses make all groups old, and reading each of them whole
+would take the buffer a core at some thousand."""
 
 
 class Watchdog:
@@ -45,11 +48,14 @@ class Watchdog:
 
     async def _stuck(self) -> AsyncIterator[tuple[LiveGroup, LiveSample]]:
         before = self._context.clock() - self._context.run_file.buffer.watchdog_s
-        for group_id in await self._context.live.live_groups(opened_before=before):
-            group = await self._context.live.read_group(group_id)
-            for sample in group.samples if group is not None else ():
-                if group is not None and not sample.state.terminal and sample.since < before:
-                    yield group, sample
+        live = self._context.live
+        old = await live.live_groups(opened_before=before)
+        for start in range(0, len(old), GROUPS_AT_ONCE):
+            for group_id in await live.unmoved_groups(old[start : start + GROUPS_AT_ONCE], before):
+                group = await live.read_group(group_id)
+                for sample in group.samples if group is not None else ():
+                    if group is not None and not sample.state.terminal and sample.since < before:
+                        yield group, sample
 
     async def _where(self, group: LiveGroup, sample: LiveSample) -> str:
         if sample.state is State.QUEUED:

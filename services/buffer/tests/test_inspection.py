@@ -57,6 +57,17 @@ async def test_every_sample_is_counted_once_wherever_it_is(make_stage: MakeStage
         assert status.lineage == "l0001"
 
 
+async def test_status_says_who_holds_entries(make_stage: MakeStage) -> None:
+    async with rehearse(make_stage(in_memory=True)) as play:
+        await play.restore()
+        await play.announce(0)
+        await play.open()
+        for pod in ("pod-a", "pod-b"):
+            assert await play.tasks.take(pod, wait_s=1, max_items=1)
+        tasks = (await play.buffer.inspection.status()).queues[0]
+        assert {(each.name, each.num_leased) for each in tasks.holders} == {("pod-a", 1), ("pod-b", 1)}
+
+
 async def test_samples_are_listed_by_page_open_and_ended_alike(make_stage: MakeStage) -> None:
     async with rehearse(make_stage(in_memory=True)) as play:
         await play.restore()

@@ -16,12 +16,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from contextlib import AbstractAsyncContextManager
 
 from forklight.v1 import reward_pb2, reward_pb2_grpc
 from forklight_core.errors import ForklightError, UnavailableError
 from forklight_core.lifecycle import sleep_or_stop
 from forklight_core.rpc import Registration, RpcServer, serve
 from forklight_core.runfile import load_run_file
+from forklight_core.settings import ServiceSettings
 from forklight_reward import metrics
 from forklight_reward.front.assembly import open_front
 from forklight_reward.judge.assembly import open_role
@@ -42,6 +44,13 @@ def service_name(name: str) -> str:
     return reward_pb2.DESCRIPTOR.services_by_name[name].full_name
 
 
+def open_door(
+    settings: ServiceSettings, door: Registration, stop: asyncio.Event
+) -> AbstractAsyncContextManager[RpcServer]:
+    """The door of a worker, which serves once the worker says so and until it is told to stop."""
+    return serve(settings.listen, [door], serving=False, stop=stop, health_listen=settings.health_listen)
+
+
 async def run_front(settings: FrontSettings, stop: asyncio.Event) -> None:
     """Take, score, submit until `stop`; then drain."""
     async with open_front(settings) as front:
@@ -50,7 +59,7 @@ async def run_front(settings: FrontSettings, stop: asyncio.Event) -> None:
             RewardServicer(front.scorer, front.lanes),
             service_name("Reward"),
         )
-        async with serve(settings.listen, [door]):
+        async with serve(settings.listen, [door], stop=stop, health_listen=settings.health_listen):
             await front.run(stop)
 
 
@@ -62,7 +71,7 @@ async def run_verifier(settings: VerifierSettings, stop: asyncio.Event) -> None:
     servicer = VerifierServicer(pool, slots)
     door = Registration(reward_pb2_grpc.add_VerifierServicer_to_server, servicer, service_name("Verifier"))
     try:
-        async with serve(settings.listen, [door], serving=False) as server:
+        async with open_door(settings, door, stop) as server:
             await asyncio.to_thread(pool.warm_up)
             await server.set_serving(True)
             await stop.wait()
@@ -77,7 +86,7 @@ async def run_sandbox(settings: SandboxSettings, stop: asyncio.Event) -> None:
     servicer = SandboxServicer(slots)
     door = Registration(reward_pb2_grpc.add_SandboxServicer_to_server, servicer, service_name("Sandbox"))
     try:
-        async with serve(settings.listen, [door], serving=False) as server:
+        async with open_door(settings, door, stop) as server:
             await prove_runner(servicer, server, settings, stop)
             await stop.wait()
     finally:
@@ -127,7 +136,7 @@ async def run_judge(settings: JudgeSettings, stop: asyncio.Event) -> None:
     async with open_role(settings) as role:
         servicer = JudgeServicer(role.desk)
         door = Registration(reward_pb2_grpc.add_JudgeServicer_to_server, servicer, service_name("Judge"))
-        async with serve(settings.listen, [door], serving=False) as server:
+        async with open_door(settings, door, stop) as server:
             metrics.set_judge_ready(False)
             if await role.prove(stop):
                 servicer.is_proven = True

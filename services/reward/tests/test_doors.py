@@ -66,7 +66,7 @@ async def until_serving(address: str) -> None:
         stub = health_pb2_grpc.HealthStub(channel)
         while True:
             try:
-                reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
+                reply = await stub.Check(health_pb2.HealthCheckRequest(service="ready"), timeout=1)
                 if reply.status == health_pb2.HealthCheckResponse.SERVING:
                     return
             except (UnavailableError, DeadlineError):
@@ -140,7 +140,9 @@ async def test_sandbox_runs_nothing_while_the_self_test_fails(
     settings = SandboxSettings.model_validate({**common, "listen": address, "self_test_every_s": 0.01})
     async with running(lambda stop: run_sandbox(settings, stop)), open_channel(address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
-        reply = await health.Check(health_pb2.HealthCheckRequest(), timeout=10, wait_for_ready=True)
+        reply = await health.Check(
+            health_pb2.HealthCheckRequest(service="ready"), timeout=10, wait_for_ready=True
+        )
         assert reply.status == health_pb2.HealthCheckResponse.NOT_SERVING
         with pytest.raises(UnavailableError, match="self-test"):
             request = reward_pb2.ExecuteRequest(spec_json=PROGRAM, source="print(42)")

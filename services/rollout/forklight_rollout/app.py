@@ -16,13 +16,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis.asyncio import Redis
 
 from forklight.v1 import rollout_pb2, rollout_pb2_grpc
 from forklight_core.blobs import BlobStore, open_blob_store
+from forklight_core.errors import ForklightError, VersionSkewError
+from forklight_core.lifecycle import sleep_or_stop
 from forklight_core.queues import RedisWorkQueue, RunKeys, WorkQueue, connect_redis, read_weights
 from forklight_core.rpc import Registration, open_channel, serve
 from forklight_core.runfile import RunFile, largest_window, load_run_file
@@ -48,7 +53,7 @@ from forklight_rollout.leases.segments import SegmentStore
 from forklight_rollout.leases.submission import Provenance, Submission
 from forklight_rollout.leases.two_queues import EvaluationShare, TwoQueues
 from forklight_rollout.ports import EngineFactory
-from forklight_rollout.problems import Problems
+from forklight_rollout.problems import Area, Problems
 from forklight_rollout.servicer import RolloutServicer
 from forklight_rollout.settings import RolloutSettings
 from forklight_rollout.status import PodStatus
@@ -60,6 +65,8 @@ from forklight_rollout.worker import Worker, WorkerLimits
 
 SERVICE_NAME = rollout_pb2.DESCRIPTOR.services_by_name["Rollout"].full_name
 METRICS_EVERY_S = 1.0
+CONTRACT_DEADLINE_S = 5.0
+CONTRACT_POLL_S = 2.0
 
 
 async def run(
@@ -76,7 +83,9 @@ async def run(
     door = Registration(rollout_pb2_grpc.add_RolloutServicer_to_server, RolloutServicer(status), SERVICE_NAME)
     async with AsyncExitStack() as closing:
         closing.push_async_callback(redis.aclose)
-        server = await closing.enter_async_context(serve(settings.listen, [door], serving=False))
+        server = await closing.enter_async_context(
+            serve(settings.listen, [door], serving=False, stop=stop, health_listen=settings.health_listen)
+        )
         http = await closing.enter_async_context(open_http(settings))
         channel = await closing.enter_async_context(open_channel(settings.buffer_address))
         first = await watcher.wait_first(make_engine or choose_engine(settings, run_file), stop)
@@ -98,10 +107,27 @@ async def run(
             guard=CollapseGuard(_collapse_rules(run_file.rollout)),
             set_serving=server.set_serving,
         )
+        await _wait_same_contract(channel, problems, stop)
         await server.set_serving(True)
         http.open(_http_backend(status.thread, status.worker, first, problems))
         async with http.draining_when(stop, run_file.rollout.drain_s):
             await _work(status.worker, status.thread, watcher, first, fitness, stop)
+
+
+async def _wait_same_contract(channel: grpc.aio.Channel, problems: Problems, stop: asyncio.Event) -> None:
+    """While the buffer is of another version every task would be handed back: take none, and say why."""
+    health = health_pb2_grpc.HealthStub(channel)
+    while not stop.is_set():
+        try:
+            await health.Check(health_pb2.HealthCheckRequest(), timeout=CONTRACT_DEADLINE_S)
+        except VersionSkewError as error:
+            problems.report(Area.BUFFER, str(error))
+            await sleep_or_stop(stop, CONTRACT_POLL_S)
+        except ForklightError:
+            return  # it is away: every call waits for it by itself
+        else:
+            problems.clear(Area.BUFFER)
+            return
 
 
 async def _work(
@@ -258,9 +284,10 @@ def _collapse_rules(rollout: RolloutSection) -> CollapseRules:
 
 async def _report(thread: EngineThread, worker: Worker) -> None:
     """Metrics once a second."""
-    before = thread.reading
+    before, began = thread.reading, time.monotonic()
     while True:
         await asyncio.sleep(METRICS_EVERY_S)
-        now = thread.reading
+        now, ended = thread.reading, time.monotonic()
         metrics.record_reading(now, before, worker.num_unsubmitted)
-        before = now
+        metrics.record_busy((now.model_s - before.model_s) / (ended - began))
+        before, began = now, ended

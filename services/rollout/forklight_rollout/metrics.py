@@ -24,6 +24,9 @@ TOOL_CALLS = "forklight.rollout.tool_calls"
 TOOL_CALL_DURATION = "forklight.rollout.tool_call_duration"
 TOOL_RETRIES = "forklight.rollout.tool_retries"
 ENGINE_OVERHEAD = "forklight.rollout.engine_overhead"
+BUSY_SHARE = "forklight.rollout.busy_share"
+PROBE_AGREES = "forklight.rollout.probe_agrees"
+PROBE_DIFFERENCE = "forklight.rollout.probe_difference"
 
 
 def count_sample(sample: FinishedSample, outcome: str) -> None:
@@ -64,6 +67,17 @@ def record_reading(now: EngineReading, before: EngineReading, num_unsubmitted: i
     step_s = now.step_s - before.step_s
     if step_s > 0:
         gauge(ENGINE_OVERHEAD).set(1.0 - (now.model_s - before.model_s) / step_s)
+
+
+def record_busy(share: float) -> None:
+    """Of the time since the last report, what the model computed in."""
+    gauge(BUSY_SHARE).set(min(1.0, max(0.0, share)))
+
+
+def record_probe(*, agrees: bool, difference: float) -> None:
+    """What the probe said of the weights in use."""
+    gauge(PROBE_AGREES).set(int(agrees))
+    gauge(PROBE_DIFFERENCE).set(difference)
 
 
 def record_swap(*, stage_s: float, swap_s: float) -> None:

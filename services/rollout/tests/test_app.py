@@ -26,6 +26,7 @@ from forklight_core.ports import free_ports
 from forklight_core.queues import Lease, RedisWorkQueue, RunKeys, connect_redis
 from forklight_core.redis_server import EmbeddedRedis, start_embedded
 from forklight_core.rpc import Registration, open_channel, serve
+from forklight_core.rpc.version import own_version
 from forklight_core.wire import unpack_payload
 from forklight_kernels.contract import contract_hash
 from forklight_model.tokenizer import build_character_tokenizer
@@ -114,7 +115,7 @@ class Surroundings:
         async with open_channel(self.settings.listen) as channel:
             stub = health_pb2_grpc.HealthStub(channel)
             with contextlib.suppress(UnavailableError):
-                reply = await stub.Check(health_pb2.HealthCheckRequest(), timeout=1)
+                reply = await stub.Check(health_pb2.HealthCheckRequest(service="ready"), timeout=1)
                 return bool(reply.status == expected)
             return False
 
@@ -286,6 +287,25 @@ async def test_a_pod_that_joins_serves_and_takes_work_only_once_it_has_proven_it
     assert status.probe.outcome == rollout_pb2.PROBE_OUTCOME_WITHIN
     assert (status.probe.version, status.probe.num_compared) == (0, 2)
     assert (status.out_of_service, status.swap_policy, status.swap_cache) == ("", "keep", "keep")
+
+
+async def test_a_pod_of_another_version_than_the_buffer_takes_no_task(
+    surroundings: Surroundings,
+    publish: Publish,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    told = ["7/9.9.9"]
+    monkeypatch.setattr("forklight_core.rpc.client.own_version", lambda: told[0])
+    await surroundings.announce(publish(0))
+    await surroundings.put_task(0)
+    async with running_pod(surroundings):
+        await eventually(
+            lambda: asyncio.sleep(0, any("contract 7" in str(vars(record)) for record in caplog.records))
+        )
+        assert (await surroundings.queue.stats()).num_waiting == 1
+        told[0] = own_version()
+        await eventually(lambda: surroundings.has_counted(4))
 
 
 async def test_weights_swap_while_samples_run_and_a_torn_version_does_not(

@@ -73,10 +73,10 @@ def run(settings: TrainerSettings, stop: threading.Event, *, buffer: BufferPort 
     port = buffer or GrpcBuffer(settings.buffer_address, settings.run_id, deadline_s=settings.call_deadline_s)
     servicer = TrainerServicer(board, settings.run_folder / STEPS_FILE)
     try:
-        with open_door(settings.listen, servicer):
+        with open_door(settings.listen, servicer, stop=stop, health_listen=settings.health_listen):
             parts = assemble(settings, run_file, board=board, buffer=port, stop=stop)
             loop = TrainingLoop(parts)
-            servicer.attach(loop.roll_backs)
+            servicer.attach(loop.roll_backs, loop.saves)
             loop.run()
             parts.engine.close()
     except TRANSIENT as error:

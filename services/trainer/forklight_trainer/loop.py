@@ -28,6 +28,7 @@ from forklight_trainer.position import Position
 from forklight_trainer.publishing.folders import export_model
 from forklight_trainer.restart import take_over, write_weights
 from forklight_trainer.saver import News, Saver
+from forklight_trainer.saving import SaveRequests
 from forklight_trainer.status import Stage
 from forklight_trainer.steering.events import LEVELS, ActionKind
 from forklight_trainer.steering.figures import read_figures
@@ -53,6 +54,7 @@ class TrainingLoop:
         self._at = Position(updates_per_version=parts.run_file.trainer.updates_per_version)
         self._steering = Steering(parts.run_file)
         self.roll_backs = RollBackRequests(parts, self._saver)
+        self.saves = SaveRequests(parts, self._saver)
         self._is_over = False
 
     @property
@@ -68,9 +70,12 @@ class TrainingLoop:
                 self._saver.check()
                 if (request := self.roll_backs.pending) is not None:
                     self._roll_back(request)
+                elif self.saves.take():
+                    self._save_pending()
                 elif not self._is_over and self._at.step < self._parts.run_file.trainer.steps:
                     self._advance()
                 elif self.roll_backs.close():
+                    self.saves.close()
                     self._is_over = True  # the buffer finishes the run with the last step's commit
                     break
             self._finish()
@@ -103,6 +108,7 @@ class TrainingLoop:
         self._is_over = False
         self._report()
         self.roll_backs.open()
+        self.saves.open()
         self._act()
 
     def _act(self) -> None:
@@ -250,6 +256,11 @@ class TrainingLoop:
         is_due = len(self._at.pending) >= trainer.checkpoint_every_steps or self._at.step >= trainer.steps
         return is_due or self._at.is_boundary or self._parts.stop.is_set()
 
+    def _save_pending(self) -> None:
+        """What only memory knows goes into a checkpoint, though none is due."""
+        if self._at.pending:
+            self._save(self._copy())
+
     def _copy(self) -> Snapshot:
         """The state as it is now, in host memory; the checkpoint before must be written first."""
         self._parts.board.enter(Stage.CHECKPOINT)
@@ -331,8 +342,7 @@ class TrainingLoop:
 
     def _finish(self) -> None:
         """Leave nothing that only memory knows; a run that is over leaves its model."""
-        if self._at.pending:
-            self._save(self._copy())
+        self._save_pending()
         self._saver.wait()
         if self._is_over:
             self._patience.call("export the final model", self._export)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from forklight_core.telemetry import counter, gauge, histogram
-from forklight_trainer.steps.records import StepRecord
+
+if TYPE_CHECKING:
+    from forklight_trainer.steps.records import StepRecord
 
 STEPS = "forklight.trainer.steps"
 TOKENS = "forklight.trainer.tokens"
@@ -25,6 +28,8 @@ CLIP_SHARE = "forklight.trainer.clip_share"
 MASKED_SHARE = "forklight.trainer.masked_share"
 STALENESS = "forklight.trainer.staleness"
 CORRELATION = "forklight.trainer.correlation"
+GATED_CORRELATION = "forklight.trainer.gated_correlation"
+CORRELATION_GATE = "forklight.trainer.correlation_gate"
 MEAN_KL = "forklight.trainer.mean_kl"
 UNEQUAL_TOKENS = "forklight.trainer.unequal_tokens"
 ROUTER_LOSS = "forklight.trainer.router_auxiliary_loss"
@@ -53,7 +58,7 @@ PARITY_TOKENS = "forklight.trainer.parity_tokens"
 TAIL_PERPLEXITY = "forklight.trainer.tail_perplexity"
 LENGTH_P50 = "forklight.trainer.response_length_p50"
 LENGTH_P99_BY_SIGN = "forklight.trainer.response_length_p99_by_advantage"
-TOKENS_PER_S = "forklight.trainer.tokens_per_s"
+TOKENS_PER_S = "forklight.trainer.token_rate"
 PUBLICATION_DURATION = "forklight.trainer.publication.duration"
 PUBLICATION_BYTES = "forklight.trainer.publication.bytes"
 PUBLICATION_STORED_SHARE = "forklight.trainer.publication.stored_share"
@@ -119,6 +124,12 @@ def _samples(record: StepRecord) -> tuple[tuple[str, float | None], ...]:
         (STALENESS, record.staleness_mean),
         (STALENESS_MAX, record.staleness_max),
     )
+
+
+def record_gate(correlation: float, min_correlation: float) -> None:
+    """Agreement with the weights that sampled the tokens, and what it is held against."""
+    _set(GATED_CORRELATION, correlation)
+    gauge(CORRELATION_GATE).set(min_correlation)
 
 
 def record_alarms(ringing: Mapping[str, bool]) -> None:

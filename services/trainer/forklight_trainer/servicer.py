@@ -15,14 +15,17 @@ import grpc.aio
 
 from forklight.v1 import trainer_pb2, trainer_pb2_grpc
 from forklight_core.errors import DeadlineError, UnavailableError
+from forklight_core.lifecycle import sleep_or_stop
 from forklight_core.rpc import Registration, serve
 from forklight_trainer.going_back import RollBackRequests
+from forklight_trainer.saving import SaveRequests
 from forklight_trainer.status import StatusBoard
 
 log = logging.getLogger(__name__)
 
 SERVICE_NAME = trainer_pb2.DESCRIPTOR.services_by_name["Trainer"].full_name
 OPEN_DEADLINE_S = 10.0
+STOP_POLL_S = 0.2
 
 
 class TrainerServicer(trainer_pb2_grpc.TrainerServicer):
@@ -32,10 +35,11 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServicer):
         self._board = board
         self._steps_file = steps_file
         self._roll_backs: RollBackRequests | None = None
+        self._saves: SaveRequests | None = None
 
-    def attach(self, roll_backs: RollBackRequests) -> None:
+    def attach(self, roll_backs: RollBackRequests, saves: SaveRequests) -> None:
         """There is a loop now."""
-        self._roll_backs = roll_backs
+        self._roll_backs, self._saves = roll_backs, saves
 
     async def GetTrainerStatus(
         self,
@@ -82,11 +86,28 @@ class TrainerServicer(trainer_pb2_grpc.TrainerServicer):
             dry_run=request.dry_run,
         )
 
+    async def SaveCheckpoint(
+        self,
+        request: trainer_pb2.SaveCheckpointRequest,
+        context: grpc.aio.ServicerContext[trainer_pb2.SaveCheckpointRequest, trainer_pb2.SaveCheckpointReply],
+    ) -> trainer_pb2.SaveCheckpointReply:
+        if self._saves is None:
+            raise UnavailableError("the trainer is starting: ask again when it runs")
+        answer = self._saves.ask(request.reason)
+        log.info("asked for a checkpoint", extra={"step": answer.step, "reason": request.reason})
+        return trainer_pb2.SaveCheckpointReply(step=answer.step, durable_step=answer.durable_step)
+
 
 @contextmanager
-def open_door(listen: str, servicer: TrainerServicer) -> Iterator[str]:
-    """Serve from a background thread while the block runs; yields the address."""
-    door = _Door(listen, servicer)
+def open_door(
+    listen: str,
+    servicer: TrainerServicer,
+    *,
+    stop: threading.Event | None = None,
+    health_listen: str = "",
+) -> Iterator[str]:
+    """Serve from a background thread while the block runs; yields the address. `stop`: not ready any more."""
+    door = _Door(listen, servicer, stop or threading.Event(), health_listen)
     thread = threading.Thread(target=door.run, name="trainer-door", daemon=True)
     thread.start()
     try:
@@ -97,8 +118,11 @@ def open_door(listen: str, servicer: TrainerServicer) -> Iterator[str]:
 
 
 class _Door:
-    def __init__(self, listen: str, servicer: TrainerServicer) -> None:
+    def __init__(
+        self, listen: str, servicer: TrainerServicer, stop: threading.Event, health_listen: str
+    ) -> None:
         self._listen, self._servicer = listen, servicer
+        self._stop, self._health_listen = stop, health_listen
         self._is_ready = threading.Event()
         self._address = ""
         self._failure: Exception | None = None
@@ -132,7 +156,9 @@ class _Door:
         registration = Registration(
             trainer_pb2_grpc.add_TrainerServicer_to_server, self._servicer, SERVICE_NAME
         )
-        async with serve(self._listen, [registration]) as server:
+        async with serve(self._listen, [registration], health_listen=self._health_listen) as server:
             self._address = server.address
             self._is_ready.set()
-            await self._closing.wait()
+            while not await sleep_or_stop(self._closing, STOP_POLL_S):
+                if self._stop.is_set():
+                    await server.leave()

@@ -57,7 +57,7 @@ class AskedRun:
         self.holds.set()
 
     def start(self) -> None:
-        self.servicer.attach(self.loop.roll_backs)
+        self.servicer.attach(self.loop.roll_backs, self.loop.saves)
         self.thread.start()
 
     def learn(self, most: int) -> None:
@@ -286,3 +286,22 @@ def test_persons_do_not_use_up_what_alarms_may_do(
     run.loop.request_roll_back(3, "alarm")
     run.until(lambda: len(run.buffer.restores) == 3)
     assert counted == [[], [], [5]]
+
+
+def test_a_checkpoint_is_written_between_two_steps_when_a_person_asks(
+    make_run: Callable[..., AskedRun],
+) -> None:
+    run = make_run(checkpoint_every_steps=9)
+    save = run.stub.SaveCheckpoint
+    with pytest.raises(UnavailableError, match="the trainer is starting"):
+        save(trainer_pb2.SaveCheckpointRequest(reason="early"), timeout=5)
+    run.most = 3
+    run.start()
+    run.until(lambda: run.status().step == 3)
+    assert 3 not in run.status().checkpoint_steps
+    with pytest.raises(InvalidInputError, match="a reason is needed"):
+        save(trainer_pb2.SaveCheckpointRequest(reason=" "), timeout=5)
+    reply = save(trainer_pb2.SaveCheckpointRequest(reason="before the night"), timeout=5)
+    assert reply.step == 3 > reply.durable_step
+    run.until(lambda: 3 in run.status().checkpoint_steps)
+    assert set(run.buffer.ledger.values()) == {1, 2, 3}

@@ -15,13 +15,16 @@ import torch
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from forklight_core.errors import BusyError
+from forklight_core.errors import BusyError, ParityError
+from forklight_core.runfile import RunFile
 from forklight_core.telemetry import METRICS, registry
 from forklight_model.tokenizer import build_character_tokenizer
 from forklight_trainer import metrics
 from forklight_trainer.adapters.torch_plain import OptimizerSettings, TorchEngine
 from forklight_trainer.publishing.versions import WeightsStore
+from forklight_trainer.steps.parity import MIN_GATED_TOKENS, Parity
 from forklight_trainer.steps.records import StepRecord
+from forklight_trainer.steps.step import gate_parity, step_settings
 
 Point = tuple[str, frozenset[tuple[str, object]]]
 SAID_OTHERWISE = {
@@ -178,3 +181,16 @@ def test_every_metric_of_the_trainer_is_one_of_the_registry_and_used() -> None:
         if isinstance(value, str) and value.startswith("forklight.trainer.")
     }
     assert used == registered
+
+
+def test_a_correlation_that_pauses_the_run_is_seen_beside_its_gate(exporter: Exporter) -> None:
+    """The record of a step that is refused is never written: the alert needs the number before."""
+    settings = step_settings(RunFile())
+    parity = Parity(
+        correlation=0.9, max_dp=0.5, mean_kl=0.2, num_tokens=MIN_GATED_TOKENS, num_unequal=7, version=3
+    )
+    with pytest.raises(ParityError):
+        gate_parity(parity, settings)
+    found = exporter.read()
+    assert found["forklight.trainer.gated_correlation", frozenset()] == 0.9
+    assert found["forklight.trainer.correlation_gate", frozenset()] == settings.parity.min_correlation

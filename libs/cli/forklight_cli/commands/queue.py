@@ -41,10 +41,18 @@ def dead(run_folder: Path, limit: int, as_json: bool) -> None:
 @queue.command()
 @click.argument("run_folder", type=click.Path(path_type=Path))
 @click.argument("ids", nargs=-1)
-def redrive(run_folder: Path, ids: tuple[str, ...]) -> None:
+@click.option("--reason", default="redriven by hand", show_default=True, help="Kept in control.jsonl.")
+def redrive(run_folder: Path, ids: tuple[str, ...], reason: str) -> None:
     """Open fresh groups for the prompts of dead letters: those of IDS, or all."""
     from forklight_cli.buffer_client import connect_buffer
+    from forklight_cli.person import who_asks
     from forklight_cli.run_folder import open_run_folder
+    from forklight_core.control_log import audited
 
-    with connect_buffer(open_run_folder(run_folder)) as buffer:
-        click.echo(f"{buffer.redrive(ids)} groups opened again")
+    folder, target = open_run_folder(run_folder), ",".join(ids)
+    with (
+        connect_buffer(folder) as buffer,
+        audited(folder.path, who=who_asks(), action="redrive", reason=reason, target=target) as answer,
+    ):
+        answer.detail = f"{buffer.redrive(ids)} groups opened again"
+    click.echo(answer.detail)

@@ -37,8 +37,10 @@ def rollback(
     up, its samples are learned again, and rollout loads the older version. A paused run stays paused; old
     checkpoints are removed while a run goes on, so `forklight pause` it first to choose in peace.
     """
+    from forklight_cli.person import who_asks
     from forklight_cli.run_folder import open_run_folder
     from forklight_cli.trainer_client import connect_trainer
+    from forklight_core.control_log import audited
 
     if lists is (step is not None):
         raise click.UsageError("give either a STEP to go back to, or --list for the checkpoints there are")
@@ -53,7 +55,10 @@ def rollback(
             return click.echo("nothing was asked of the run (--dry-run)")
         if not yes:
             click.confirm("Go back?", abort=True)
-        accepted = trainer.roll_back(way.to_step, reason, exact=True)
+        target = str(way.to_step)
+        with audited(folder.path, who=who_asks(), action="rollback", reason=reason, target=target) as answer:
+            accepted = trainer.roll_back(way.to_step, reason, exact=True)
+            answer.detail = f"accepted: from step {way.from_step} to step {way.to_step}"
     click.echo(
         f"accepted: the run goes back to step {accepted.to_step} when the step under way is done; "
         f"`forklight status {run_folder}` shows the event rolled_back then"

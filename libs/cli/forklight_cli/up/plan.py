@@ -82,6 +82,7 @@ def plan_system(run_file: RunFile, folder: RunFolder, run_id: str, redis_url: st
                 "FORKLIGHT_LISTEN": address,
                 "FORKLIGHT_POD": name,
                 **_http_environment(name),
+                **_metrics_environment(names.index(name)),
             },
         )
         for name, address in addresses.items()
@@ -152,6 +153,15 @@ def _http_environment(name: str) -> dict[str, str]:
     if service != "rollout" or not port.isdigit():
         return {}
     return {"FORKLIGHT_HTTP_LISTEN": f"{host}:{int(port) + int(index)}"}
+
+
+def _metrics_environment(index: int) -> dict[str, str]:
+    """FORKLIGHT_METRICS_LISTEN is the first process's, the others take the next ports; 0: any free one."""
+    host, _, port = os.environ.get("FORKLIGHT_METRICS_LISTEN", "").rpartition(":")
+    if not port.isdigit():
+        return {}
+    own = free_ports(1)[0] if int(port) == 0 else int(port) + index
+    return {"FORKLIGHT_METRICS_LISTEN": f"{host}:{own}"}
 
 
 def describe_plan(plan: SystemPlan) -> Sequence[str]:

@@ -44,12 +44,12 @@ def is_ready(plan: ProcessPlan) -> bool:
 def _service_serves(address: str) -> bool:
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-    from forklight_core.rpc import open_sync_channel
+    from forklight_core.rpc import READY, open_sync_channel
 
     with open_sync_channel(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
-            reply = stub.Check(health_pb2.HealthCheckRequest(), timeout=PROBE_DEADLINE_S)
+            reply = stub.Check(health_pb2.HealthCheckRequest(service=READY), timeout=PROBE_DEADLINE_S)
         except ForklightError:
             return False
     return bool(reply.status == health_pb2.HealthCheckResponse.SERVING)

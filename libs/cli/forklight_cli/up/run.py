@@ -26,6 +26,7 @@ from forklight_cli.up.steps import StepReader
 from forklight_cli.up.summary import Outcome
 from forklight_cli.up.system import System
 from forklight_cli.up.table import View, open_view
+from forklight_cli.up.watching import write_targets
 from forklight_core.errors import DeadlineError, ForklightError, UnavailableError
 from forklight_core.redis_server import start_embedded
 from forklight_core.runfile import RunFile, dump_run_file, load_run_file
@@ -168,6 +169,8 @@ def _open_system(
     system = System(plan, redis=redis, lock=lock, report=announce)
     stack.callback(system.kill)
     announce(f"console: http://{plan.address_of('console')}/")
+    if targets := write_targets(plan):
+        announce(f"metrics: for Prometheus (file_sd) in {targets}")
     return system
 
 

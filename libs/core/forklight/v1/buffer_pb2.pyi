@@ -21,6 +21,16 @@ class RunPhase(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     RUN_PHASE_PAUSED: _ClassVar[RunPhase]
     RUN_PHASE_DRAINING: _ClassVar[RunPhase]
     RUN_PHASE_FINISHED: _ClassVar[RunPhase]
+
+class SampleOrder(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    SAMPLE_ORDER_UNSPECIFIED: _ClassVar[SampleOrder]
+    SAMPLE_ORDER_NEWEST: _ClassVar[SampleOrder]
+    SAMPLE_ORDER_OLDEST: _ClassVar[SampleOrder]
+    SAMPLE_ORDER_HIGHEST_REWARD: _ClassVar[SampleOrder]
+    SAMPLE_ORDER_LOWEST_REWARD: _ClassVar[SampleOrder]
+    SAMPLE_ORDER_LONGEST: _ClassVar[SampleOrder]
+    SAMPLE_ORDER_SHORTEST: _ClassVar[SampleOrder]
 SUBMIT_OUTCOME_UNSPECIFIED: SubmitOutcome
 SUBMIT_OUTCOME_ACCEPTED: SubmitOutcome
 SUBMIT_OUTCOME_DUPLICATE: SubmitOutcome
@@ -30,6 +40,13 @@ RUN_PHASE_RUNNING: RunPhase
 RUN_PHASE_PAUSED: RunPhase
 RUN_PHASE_DRAINING: RunPhase
 RUN_PHASE_FINISHED: RunPhase
+SAMPLE_ORDER_UNSPECIFIED: SampleOrder
+SAMPLE_ORDER_NEWEST: SampleOrder
+SAMPLE_ORDER_OLDEST: SampleOrder
+SAMPLE_ORDER_HIGHEST_REWARD: SampleOrder
+SAMPLE_ORDER_LOWEST_REWARD: SampleOrder
+SAMPLE_ORDER_LONGEST: SampleOrder
+SAMPLE_ORDER_SHORTEST: SampleOrder
 
 class SubmitTrajectoryRequest(_message.Message):
     __slots__ = ("trajectory", "lease")
@@ -342,16 +359,26 @@ class EvaluationResult(_message.Message):
     def __init__(self, version: _Optional[int] = ..., num_samples: _Optional[int] = ..., num_failed: _Optional[int] = ..., mean_reward: _Optional[float] = ..., complete: bool = ..., pass_at: _Optional[_Iterable[_Union[PassAtK, _Mapping]]] = ..., reward_low: _Optional[float] = ..., reward_high: _Optional[float] = ..., confidence: _Optional[float] = ..., num_prompts: _Optional[int] = ..., samples_per_prompt: _Optional[int] = ..., num_scored_prompts: _Optional[int] = ..., cut: bool = ...) -> None: ...
 
 class QueueStatus(_message.Message):
-    __slots__ = ("name", "num_waiting", "num_leased", "oldest_age_s")
+    __slots__ = ("name", "num_waiting", "num_leased", "oldest_age_s", "holders")
     NAME_FIELD_NUMBER: _ClassVar[int]
     NUM_WAITING_FIELD_NUMBER: _ClassVar[int]
     NUM_LEASED_FIELD_NUMBER: _ClassVar[int]
     OLDEST_AGE_S_FIELD_NUMBER: _ClassVar[int]
+    HOLDERS_FIELD_NUMBER: _ClassVar[int]
     name: str
     num_waiting: int
     num_leased: int
     oldest_age_s: float
-    def __init__(self, name: _Optional[str] = ..., num_waiting: _Optional[int] = ..., num_leased: _Optional[int] = ..., oldest_age_s: _Optional[float] = ...) -> None: ...
+    holders: _containers.RepeatedCompositeFieldContainer[LeaseHolder]
+    def __init__(self, name: _Optional[str] = ..., num_waiting: _Optional[int] = ..., num_leased: _Optional[int] = ..., oldest_age_s: _Optional[float] = ..., holders: _Optional[_Iterable[_Union[LeaseHolder, _Mapping]]] = ...) -> None: ...
+
+class LeaseHolder(_message.Message):
+    __slots__ = ("name", "num_leased")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NUM_LEASED_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    num_leased: int
+    def __init__(self, name: _Optional[str] = ..., num_leased: _Optional[int] = ...) -> None: ...
 
 class StuckSample(_message.Message):
     __slots__ = ("sample_id", "state", "since", "where")
@@ -444,7 +471,7 @@ class ListSamplesRequest(_message.Message):
     def __init__(self, run_id: _Optional[str] = ..., state: _Optional[_Union[_types_pb2.SampleState, str]] = ..., group_id: _Optional[str] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ...) -> None: ...
 
 class SampleRecord(_message.Message):
-    __slots__ = ("sample_id", "group_id", "prompt_id", "state", "reason", "reward", "num_response_tokens", "finish_reason", "min_version", "max_version", "lineage", "step", "payload", "updated_at", "purpose", "num_saved_tokens")
+    __slots__ = ("sample_id", "group_id", "prompt_id", "state", "reason", "reward", "num_response_tokens", "finish_reason", "min_version", "max_version", "lineage", "step", "payload", "updated_at", "purpose", "num_saved_tokens", "kind", "domain")
     SAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
     GROUP_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_ID_FIELD_NUMBER: _ClassVar[int]
@@ -461,6 +488,8 @@ class SampleRecord(_message.Message):
     UPDATED_AT_FIELD_NUMBER: _ClassVar[int]
     PURPOSE_FIELD_NUMBER: _ClassVar[int]
     NUM_SAVED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_FIELD_NUMBER: _ClassVar[int]
     sample_id: str
     group_id: str
     prompt_id: str
@@ -477,7 +506,9 @@ class SampleRecord(_message.Message):
     updated_at: float
     purpose: _types_pb2.Purpose
     num_saved_tokens: int
-    def __init__(self, sample_id: _Optional[str] = ..., group_id: _Optional[str] = ..., prompt_id: _Optional[str] = ..., state: _Optional[_Union[_types_pb2.SampleState, str]] = ..., reason: _Optional[str] = ..., reward: _Optional[float] = ..., num_response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[_types_pb2.FinishReason, str]] = ..., min_version: _Optional[int] = ..., max_version: _Optional[int] = ..., lineage: _Optional[str] = ..., step: _Optional[int] = ..., payload: _Optional[_Union[_types_pb2.BlobRef, _Mapping]] = ..., updated_at: _Optional[float] = ..., purpose: _Optional[_Union[_types_pb2.Purpose, str]] = ..., num_saved_tokens: _Optional[int] = ...) -> None: ...
+    kind: str
+    domain: str
+    def __init__(self, sample_id: _Optional[str] = ..., group_id: _Optional[str] = ..., prompt_id: _Optional[str] = ..., state: _Optional[_Union[_types_pb2.SampleState, str]] = ..., reason: _Optional[str] = ..., reward: _Optional[float] = ..., num_response_tokens: _Optional[int] = ..., finish_reason: _Optional[_Union[_types_pb2.FinishReason, str]] = ..., min_version: _Optional[int] = ..., max_version: _Optional[int] = ..., lineage: _Optional[str] = ..., step: _Optional[int] = ..., payload: _Optional[_Union[_types_pb2.BlobRef, _Mapping]] = ..., updated_at: _Optional[float] = ..., purpose: _Optional[_Union[_types_pb2.Purpose, str]] = ..., num_saved_tokens: _Optional[int] = ..., kind: _Optional[str] = ..., domain: _Optional[str] = ...) -> None: ...
 
 class ListSamplesReply(_message.Message):
     __slots__ = ("samples", "next")
@@ -486,6 +517,256 @@ class ListSamplesReply(_message.Message):
     samples: _containers.RepeatedCompositeFieldContainer[SampleRecord]
     next: str
     def __init__(self, samples: _Optional[_Iterable[_Union[SampleRecord, _Mapping]]] = ..., next: _Optional[str] = ...) -> None: ...
+
+class SearchSamplesRequest(_message.Message):
+    __slots__ = ("run_id", "states", "reward_min", "reward_max", "length_min", "length_max", "kind", "domain", "reason", "step_min", "step_max", "group_id", "prompt_id", "finish_reason", "purpose", "order", "limit", "after")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
+    REWARD_MIN_FIELD_NUMBER: _ClassVar[int]
+    REWARD_MAX_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_MIN_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_MAX_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    STEP_MIN_FIELD_NUMBER: _ClassVar[int]
+    STEP_MAX_FIELD_NUMBER: _ClassVar[int]
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_ID_FIELD_NUMBER: _ClassVar[int]
+    FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    states: _containers.RepeatedScalarFieldContainer[_types_pb2.SampleState]
+    reward_min: float
+    reward_max: float
+    length_min: int
+    length_max: int
+    kind: str
+    domain: str
+    reason: str
+    step_min: int
+    step_max: int
+    group_id: str
+    prompt_id: str
+    finish_reason: _types_pb2.FinishReason
+    purpose: _types_pb2.Purpose
+    order: SampleOrder
+    limit: int
+    after: str
+    def __init__(self, run_id: _Optional[str] = ..., states: _Optional[_Iterable[_Union[_types_pb2.SampleState, str]]] = ..., reward_min: _Optional[float] = ..., reward_max: _Optional[float] = ..., length_min: _Optional[int] = ..., length_max: _Optional[int] = ..., kind: _Optional[str] = ..., domain: _Optional[str] = ..., reason: _Optional[str] = ..., step_min: _Optional[int] = ..., step_max: _Optional[int] = ..., group_id: _Optional[str] = ..., prompt_id: _Optional[str] = ..., finish_reason: _Optional[_Union[_types_pb2.FinishReason, str]] = ..., purpose: _Optional[_Union[_types_pb2.Purpose, str]] = ..., order: _Optional[_Union[SampleOrder, str]] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ...) -> None: ...
+
+class SearchSamplesReply(_message.Message):
+    __slots__ = ("samples", "next", "num_matching", "mean_reward", "mean_length", "num_searched", "num_terminal", "is_reading")
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    NUM_MATCHING_FIELD_NUMBER: _ClassVar[int]
+    MEAN_REWARD_FIELD_NUMBER: _ClassVar[int]
+    MEAN_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    NUM_SEARCHED_FIELD_NUMBER: _ClassVar[int]
+    NUM_TERMINAL_FIELD_NUMBER: _ClassVar[int]
+    IS_READING_FIELD_NUMBER: _ClassVar[int]
+    samples: _containers.RepeatedCompositeFieldContainer[SampleRecord]
+    next: str
+    num_matching: int
+    mean_reward: float
+    mean_length: float
+    num_searched: int
+    num_terminal: int
+    is_reading: bool
+    def __init__(self, samples: _Optional[_Iterable[_Union[SampleRecord, _Mapping]]] = ..., next: _Optional[str] = ..., num_matching: _Optional[int] = ..., mean_reward: _Optional[float] = ..., mean_length: _Optional[float] = ..., num_searched: _Optional[int] = ..., num_terminal: _Optional[int] = ..., is_reading: bool = ...) -> None: ...
+
+class GetGroupRequest(_message.Message):
+    __slots__ = ("run_id", "group_id")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    group_id: str
+    def __init__(self, run_id: _Optional[str] = ..., group_id: _Optional[str] = ...) -> None: ...
+
+class GroupSample(_message.Message):
+    __slots__ = ("record", "trajectory", "verdict", "segments")
+    RECORD_FIELD_NUMBER: _ClassVar[int]
+    TRAJECTORY_FIELD_NUMBER: _ClassVar[int]
+    VERDICT_FIELD_NUMBER: _ClassVar[int]
+    SEGMENTS_FIELD_NUMBER: _ClassVar[int]
+    record: SampleRecord
+    trajectory: _types_pb2.Trajectory
+    verdict: _types_pb2.Verdict
+    segments: _containers.RepeatedCompositeFieldContainer[_types_pb2.Segment]
+    def __init__(self, record: _Optional[_Union[SampleRecord, _Mapping]] = ..., trajectory: _Optional[_Union[_types_pb2.Trajectory, _Mapping]] = ..., verdict: _Optional[_Union[_types_pb2.Verdict, _Mapping]] = ..., segments: _Optional[_Iterable[_Union[_types_pb2.Segment, _Mapping]]] = ...) -> None: ...
+
+class GetGroupReply(_message.Message):
+    __slots__ = ("group_id", "prompt_id", "kind", "domain", "purpose", "window_tokens", "opened_version", "opened_at", "redrive_of", "batch_step", "is_over", "prompt", "samples")
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    PURPOSE_FIELD_NUMBER: _ClassVar[int]
+    WINDOW_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    OPENED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    OPENED_AT_FIELD_NUMBER: _ClassVar[int]
+    REDRIVE_OF_FIELD_NUMBER: _ClassVar[int]
+    BATCH_STEP_FIELD_NUMBER: _ClassVar[int]
+    IS_OVER_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    group_id: str
+    prompt_id: str
+    kind: str
+    domain: str
+    purpose: _types_pb2.Purpose
+    window_tokens: int
+    opened_version: int
+    opened_at: float
+    redrive_of: str
+    batch_step: int
+    is_over: bool
+    prompt: str
+    samples: _containers.RepeatedCompositeFieldContainer[GroupSample]
+    def __init__(self, group_id: _Optional[str] = ..., prompt_id: _Optional[str] = ..., kind: _Optional[str] = ..., domain: _Optional[str] = ..., purpose: _Optional[_Union[_types_pb2.Purpose, str]] = ..., window_tokens: _Optional[int] = ..., opened_version: _Optional[int] = ..., opened_at: _Optional[float] = ..., redrive_of: _Optional[str] = ..., batch_step: _Optional[int] = ..., is_over: bool = ..., prompt: _Optional[str] = ..., samples: _Optional[_Iterable[_Union[GroupSample, _Mapping]]] = ...) -> None: ...
+
+class ListGroupsRequest(_message.Message):
+    __slots__ = ("run_id", "prompt_id", "limit", "after")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_ID_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    prompt_id: str
+    limit: int
+    after: str
+    def __init__(self, run_id: _Optional[str] = ..., prompt_id: _Optional[str] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ...) -> None: ...
+
+class GroupRecord(_message.Message):
+    __slots__ = ("group_id", "prompt_id", "kind", "domain", "opened_version", "opened_at", "size", "is_over", "samples")
+    GROUP_ID_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    OPENED_VERSION_FIELD_NUMBER: _ClassVar[int]
+    OPENED_AT_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    IS_OVER_FIELD_NUMBER: _ClassVar[int]
+    SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    group_id: str
+    prompt_id: str
+    kind: str
+    domain: str
+    opened_version: int
+    opened_at: float
+    size: int
+    is_over: bool
+    samples: _containers.RepeatedCompositeFieldContainer[SampleRecord]
+    def __init__(self, group_id: _Optional[str] = ..., prompt_id: _Optional[str] = ..., kind: _Optional[str] = ..., domain: _Optional[str] = ..., opened_version: _Optional[int] = ..., opened_at: _Optional[float] = ..., size: _Optional[int] = ..., is_over: bool = ..., samples: _Optional[_Iterable[_Union[SampleRecord, _Mapping]]] = ...) -> None: ...
+
+class ListGroupsReply(_message.Message):
+    __slots__ = ("groups", "next")
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    groups: _containers.RepeatedCompositeFieldContainer[GroupRecord]
+    next: str
+    def __init__(self, groups: _Optional[_Iterable[_Union[GroupRecord, _Mapping]]] = ..., next: _Optional[str] = ...) -> None: ...
+
+class ReadLedgerRequest(_message.Message):
+    __slots__ = ("run_id", "limit", "after")
+    RUN_ID_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    run_id: str
+    limit: int
+    after: str
+    def __init__(self, run_id: _Optional[str] = ..., limit: _Optional[int] = ..., after: _Optional[str] = ...) -> None: ...
+
+class LedgerCommit(_message.Message):
+    __slots__ = ("lineage", "step", "batch_id", "num_samples", "at", "stands")
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    BATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    STANDS_FIELD_NUMBER: _ClassVar[int]
+    lineage: str
+    step: int
+    batch_id: str
+    num_samples: int
+    at: float
+    stands: bool
+    def __init__(self, lineage: _Optional[str] = ..., step: _Optional[int] = ..., batch_id: _Optional[str] = ..., num_samples: _Optional[int] = ..., at: _Optional[float] = ..., stands: bool = ...) -> None: ...
+
+class LedgerLineage(_message.Message):
+    __slots__ = ("lineage", "parent", "forked_at", "at")
+    LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    PARENT_FIELD_NUMBER: _ClassVar[int]
+    FORKED_AT_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    lineage: str
+    parent: str
+    forked_at: int
+    at: float
+    def __init__(self, lineage: _Optional[str] = ..., parent: _Optional[str] = ..., forked_at: _Optional[int] = ..., at: _Optional[float] = ...) -> None: ...
+
+class LedgerRollback(_message.Message):
+    __slots__ = ("epoch", "from_lineage", "first_step", "last_step", "became", "num_samples", "at")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    FROM_LINEAGE_FIELD_NUMBER: _ClassVar[int]
+    FIRST_STEP_FIELD_NUMBER: _ClassVar[int]
+    LAST_STEP_FIELD_NUMBER: _ClassVar[int]
+    BECAME_FIELD_NUMBER: _ClassVar[int]
+    NUM_SAMPLES_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    from_lineage: str
+    first_step: int
+    last_step: int
+    became: str
+    num_samples: int
+    at: float
+    def __init__(self, epoch: _Optional[int] = ..., from_lineage: _Optional[str] = ..., first_step: _Optional[int] = ..., last_step: _Optional[int] = ..., became: _Optional[str] = ..., num_samples: _Optional[int] = ..., at: _Optional[float] = ...) -> None: ...
+
+class LedgerConflict(_message.Message):
+    __slots__ = ("sample_id", "kept", "refused", "detail", "at")
+    SAMPLE_ID_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    REFUSED_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    sample_id: str
+    kept: _types_pb2.SampleState
+    refused: _types_pb2.SampleState
+    detail: str
+    at: float
+    def __init__(self, sample_id: _Optional[str] = ..., kept: _Optional[_Union[_types_pb2.SampleState, str]] = ..., refused: _Optional[_Union[_types_pb2.SampleState, str]] = ..., detail: _Optional[str] = ..., at: _Optional[float] = ...) -> None: ...
+
+class OutstandingBatch(_message.Message):
+    __slots__ = ("step", "num_groups")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    NUM_GROUPS_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    num_groups: int
+    def __init__(self, step: _Optional[int] = ..., num_groups: _Optional[int] = ...) -> None: ...
+
+class ReadLedgerReply(_message.Message):
+    __slots__ = ("commits", "next", "lineages", "rollbacks", "conflicts", "batches", "num_commits", "num_conflicts")
+    COMMITS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    LINEAGES_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACKS_FIELD_NUMBER: _ClassVar[int]
+    CONFLICTS_FIELD_NUMBER: _ClassVar[int]
+    BATCHES_FIELD_NUMBER: _ClassVar[int]
+    NUM_COMMITS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CONFLICTS_FIELD_NUMBER: _ClassVar[int]
+    commits: _containers.RepeatedCompositeFieldContainer[LedgerCommit]
+    next: str
+    lineages: _containers.RepeatedCompositeFieldContainer[LedgerLineage]
+    rollbacks: _containers.RepeatedCompositeFieldContainer[LedgerRollback]
+    conflicts: _containers.RepeatedCompositeFieldContainer[LedgerConflict]
+    batches: _containers.RepeatedCompositeFieldContainer[OutstandingBatch]
+    num_commits: int
+    num_conflicts: int
+    def __init__(self, commits: _Optional[_Iterable[_Union[LedgerCommit, _Mapping]]] = ..., next: _Optional[str] = ..., lineages: _Optional[_Iterable[_Union[LedgerLineage, _Mapping]]] = ..., rollbacks: _Optional[_Iterable[_Union[LedgerRollback, _Mapping]]] = ..., conflicts: _Optional[_Iterable[_Union[LedgerConflict, _Mapping]]] = ..., batches: _Optional[_Iterable[_Union[OutstandingBatch, _Mapping]]] = ..., num_commits: _Optional[int] = ..., num_conflicts: _Optional[int] = ...) -> None: ...
 
 class DeadLetter(_message.Message):
     __slots__ = ("id", "queue", "group_id", "sample_id", "reason", "num_deliveries", "at")

@@ -119,6 +119,26 @@ class BufferStub(object):
                 request_serializer=forklight_dot_v1_dot_buffer__pb2.ListSamplesRequest.SerializeToString,
                 response_deserializer=forklight_dot_v1_dot_buffer__pb2.ListSamplesReply.FromString,
                 _registered_method=True)
+        self.SearchSamples = channel.unary_unary(
+                '/forklight.v1.Buffer/SearchSamples',
+                request_serializer=forklight_dot_v1_dot_buffer__pb2.SearchSamplesRequest.SerializeToString,
+                response_deserializer=forklight_dot_v1_dot_buffer__pb2.SearchSamplesReply.FromString,
+                _registered_method=True)
+        self.GetGroup = channel.unary_unary(
+                '/forklight.v1.Buffer/GetGroup',
+                request_serializer=forklight_dot_v1_dot_buffer__pb2.GetGroupRequest.SerializeToString,
+                response_deserializer=forklight_dot_v1_dot_buffer__pb2.GetGroupReply.FromString,
+                _registered_method=True)
+        self.ListGroups = channel.unary_unary(
+                '/forklight.v1.Buffer/ListGroups',
+                request_serializer=forklight_dot_v1_dot_buffer__pb2.ListGroupsRequest.SerializeToString,
+                response_deserializer=forklight_dot_v1_dot_buffer__pb2.ListGroupsReply.FromString,
+                _registered_method=True)
+        self.ReadLedger = channel.unary_unary(
+                '/forklight.v1.Buffer/ReadLedger',
+                request_serializer=forklight_dot_v1_dot_buffer__pb2.ReadLedgerRequest.SerializeToString,
+                response_deserializer=forklight_dot_v1_dot_buffer__pb2.ReadLedgerReply.FromString,
+                _registered_method=True)
         self.ListDeadLetters = channel.unary_unary(
                 '/forklight.v1.Buffer/ListDeadLetters',
                 request_serializer=forklight_dot_v1_dot_buffer__pb2.ListDeadLettersRequest.SerializeToString,
@@ -252,6 +272,34 @@ class BufferServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SearchSamples(self, request, context):
+        """Samples by what they are like, e.g. the longest of a domain that earned nothing. For people: bounded, see the reply.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetGroup(self, request, context):
+        """One group and its samples, open and terminal alike, with all that the buffer still knows of them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListGroups(self, request, context):
+        """Training groups, newest first, each with its samples.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadLedger(self, request, context):
+        """What is final: commits, lines of checkpoints, what was given up, what was refused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDeadLetters(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -351,6 +399,26 @@ def add_BufferServicer_to_server(servicer, server):
                     servicer.ListSamples,
                     request_deserializer=forklight_dot_v1_dot_buffer__pb2.ListSamplesRequest.FromString,
                     response_serializer=forklight_dot_v1_dot_buffer__pb2.ListSamplesReply.SerializeToString,
+            ),
+            'SearchSamples': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchSamples,
+                    request_deserializer=forklight_dot_v1_dot_buffer__pb2.SearchSamplesRequest.FromString,
+                    response_serializer=forklight_dot_v1_dot_buffer__pb2.SearchSamplesReply.SerializeToString,
+            ),
+            'GetGroup': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetGroup,
+                    request_deserializer=forklight_dot_v1_dot_buffer__pb2.GetGroupRequest.FromString,
+                    response_serializer=forklight_dot_v1_dot_buffer__pb2.GetGroupReply.SerializeToString,
+            ),
+            'ListGroups': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListGroups,
+                    request_deserializer=forklight_dot_v1_dot_buffer__pb2.ListGroupsRequest.FromString,
+                    response_serializer=forklight_dot_v1_dot_buffer__pb2.ListGroupsReply.SerializeToString,
+            ),
+            'ReadLedger': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadLedger,
+                    request_deserializer=forklight_dot_v1_dot_buffer__pb2.ReadLedgerRequest.FromString,
+                    response_serializer=forklight_dot_v1_dot_buffer__pb2.ReadLedgerReply.SerializeToString,
             ),
             'ListDeadLetters': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDeadLetters,
@@ -822,6 +890,114 @@ class Buffer(object):
             '/forklight.v1.Buffer/ListSamples',
             forklight_dot_v1_dot_buffer__pb2.ListSamplesRequest.SerializeToString,
             forklight_dot_v1_dot_buffer__pb2.ListSamplesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchSamples(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/forklight.v1.Buffer/SearchSamples',
+            forklight_dot_v1_dot_buffer__pb2.SearchSamplesRequest.SerializeToString,
+            forklight_dot_v1_dot_buffer__pb2.SearchSamplesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetGroup(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/forklight.v1.Buffer/GetGroup',
+            forklight_dot_v1_dot_buffer__pb2.GetGroupRequest.SerializeToString,
+            forklight_dot_v1_dot_buffer__pb2.GetGroupReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListGroups(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/forklight.v1.Buffer/ListGroups',
+            forklight_dot_v1_dot_buffer__pb2.ListGroupsRequest.SerializeToString,
+            forklight_dot_v1_dot_buffer__pb2.ListGroupsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadLedger(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/forklight.v1.Buffer/ReadLedger',
+            forklight_dot_v1_dot_buffer__pb2.ReadLedgerRequest.SerializeToString,
+            forklight_dot_v1_dot_buffer__pb2.ReadLedgerReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -121,6 +121,30 @@ class BufferStub:
         forklight.v1.buffer_pb2.ListSamplesReply,
     ]
 
+    SearchSamples: grpc.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.SearchSamplesRequest,
+        forklight.v1.buffer_pb2.SearchSamplesReply,
+    ]
+    """Samples by what they are like, e.g. the longest of a domain that earned nothing. For people: bounded, see the reply."""
+
+    GetGroup: grpc.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.GetGroupRequest,
+        forklight.v1.buffer_pb2.GetGroupReply,
+    ]
+    """One group and its samples, open and terminal alike, with all that the buffer still knows of them."""
+
+    ListGroups: grpc.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.ListGroupsRequest,
+        forklight.v1.buffer_pb2.ListGroupsReply,
+    ]
+    """Training groups, newest first, each with its samples."""
+
+    ReadLedger: grpc.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.ReadLedgerRequest,
+        forklight.v1.buffer_pb2.ReadLedgerReply,
+    ]
+    """What is final: commits, lines of checkpoints, what was given up, what was refused."""
+
     ListDeadLetters: grpc.UnaryUnaryMultiCallable[
         forklight.v1.buffer_pb2.ListDeadLettersRequest,
         forklight.v1.buffer_pb2.ListDeadLettersReply,
@@ -233,6 +257,30 @@ class BufferAsyncStub:
         forklight.v1.buffer_pb2.ListSamplesRequest,
         forklight.v1.buffer_pb2.ListSamplesReply,
     ]
+
+    SearchSamples: grpc.aio.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.SearchSamplesRequest,
+        forklight.v1.buffer_pb2.SearchSamplesReply,
+    ]
+    """Samples by what they are like, e.g. the longest of a domain that earned nothing. For people: bounded, see the reply."""
+
+    GetGroup: grpc.aio.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.GetGroupRequest,
+        forklight.v1.buffer_pb2.GetGroupReply,
+    ]
+    """One group and its samples, open and terminal alike, with all that the buffer still knows of them."""
+
+    ListGroups: grpc.aio.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.ListGroupsRequest,
+        forklight.v1.buffer_pb2.ListGroupsReply,
+    ]
+    """Training groups, newest first, each with its samples."""
+
+    ReadLedger: grpc.aio.UnaryUnaryMultiCallable[
+        forklight.v1.buffer_pb2.ReadLedgerRequest,
+        forklight.v1.buffer_pb2.ReadLedgerReply,
+    ]
+    """What is final: commits, lines of checkpoints, what was given up, what was refused."""
 
     ListDeadLetters: grpc.aio.UnaryUnaryMultiCallable[
         forklight.v1.buffer_pb2.ListDeadLettersRequest,
@@ -380,6 +428,38 @@ class BufferServicer(metaclass=abc.ABCMeta):
         request: forklight.v1.buffer_pb2.ListSamplesRequest,
         context: _ServicerContext,
     ) -> typing.Union[forklight.v1.buffer_pb2.ListSamplesReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.ListSamplesReply]]: ...
+
+    @abc.abstractmethod
+    def SearchSamples(
+        self,
+        request: forklight.v1.buffer_pb2.SearchSamplesRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[forklight.v1.buffer_pb2.SearchSamplesReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.SearchSamplesReply]]:
+        """Samples by what they are like, e.g. the longest of a domain that earned nothing. For people: bounded, see the reply."""
+
+    @abc.abstractmethod
+    def GetGroup(
+        self,
+        request: forklight.v1.buffer_pb2.GetGroupRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[forklight.v1.buffer_pb2.GetGroupReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.GetGroupReply]]:
+        """One group and its samples, open and terminal alike, with all that the buffer still knows of them."""
+
+    @abc.abstractmethod
+    def ListGroups(
+        self,
+        request: forklight.v1.buffer_pb2.ListGroupsRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[forklight.v1.buffer_pb2.ListGroupsReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.ListGroupsReply]]:
+        """Training groups, newest first, each with its samples."""
+
+    @abc.abstractmethod
+    def ReadLedger(
+        self,
+        request: forklight.v1.buffer_pb2.ReadLedgerRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[forklight.v1.buffer_pb2.ReadLedgerReply, collections.abc.Awaitable[forklight.v1.buffer_pb2.ReadLedgerReply]]:
+        """What is final: commits, lines of checkpoints, what was given up, what was refused."""
 
     @abc.abstractmethod
     def ListDeadLetters(

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from forklight.v1 import types_pb2 as forklight_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66orklight/v1/trainer.proto\x12\x0c\x66orklight.v1\x1a\x18\x66orklight/v1/types.proto\"\x19\n\x17GetTrainerStatusRequest\"\xa7\x02\n\x15GetTrainerStatusReply\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0f\n\x07lineage\x18\x03 \x01(\t\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x13\n\x0bstage_since\x18\x05 \x01(\x01\x12\x0f\n\x07problem\x18\x06 \x01(\t\x12\x12\n\nsteps_file\x18\x07 \x01(\t\x12/\n\x0cnumeric_mode\x18\x08 \x01(\x0b\x32\x19.forklight.v1.NumericMode\x12\x1b\n\x13num_compared_tokens\x18\t \x01(\x04\x12\x1a\n\x12num_unequal_tokens\x18\n \x01(\x04\x12\x18\n\x10\x63heckpoint_steps\x18\x0b \x03(\x04\x12\x11\n\troll_back\x18\x0c \x01(\t\"O\n\x0fRollBackRequest\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"n\n\rRollBackReply\x12\x0f\n\x07to_step\x18\x01 \x01(\x04\x12\x12\n\nto_version\x18\x02 \x01(\x04\x12\x11\n\tfrom_step\x18\x03 \x01(\x04\x12\x14\n\x0c\x66rom_version\x18\x04 \x01(\x04\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\x32\xb1\x01\n\x07Trainer\x12^\n\x10GetTrainerStatus\x12%.forklight.v1.GetTrainerStatusRequest\x1a#.forklight.v1.GetTrainerStatusReply\x12\x46\n\x08RollBack\x12\x1d.forklight.v1.RollBackRequest\x1a\x1b.forklight.v1.RollBackReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x66orklight/v1/trainer.proto\x12\x0c\x66orklight.v1\x1a\x18\x66orklight/v1/types.proto\"\x19\n\x17GetTrainerStatusRequest\"\xa7\x02\n\x15GetTrainerStatusReply\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x0f\n\x07lineage\x18\x03 \x01(\t\x12\r\n\x05stage\x18\x04 \x01(\t\x12\x13\n\x0bstage_since\x18\x05 \x01(\x01\x12\x0f\n\x07problem\x18\x06 \x01(\t\x12\x12\n\nsteps_file\x18\x07 \x01(\t\x12/\n\x0cnumeric_mode\x18\x08 \x01(\x0b\x32\x19.forklight.v1.NumericMode\x12\x1b\n\x13num_compared_tokens\x18\t \x01(\x04\x12\x1a\n\x12num_unequal_tokens\x18\n \x01(\x04\x12\x18\n\x10\x63heckpoint_steps\x18\x0b \x03(\x04\x12\x11\n\troll_back\x18\x0c \x01(\t\"O\n\x0fRollBackRequest\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\r\n\x05\x65xact\x18\x03 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\"n\n\rRollBackReply\x12\x0f\n\x07to_step\x18\x01 \x01(\x04\x12\x12\n\nto_version\x18\x02 \x01(\x04\x12\x11\n\tfrom_step\x18\x03 \x01(\x04\x12\x14\n\x0c\x66rom_version\x18\x04 \x01(\x04\x12\x0f\n\x07\x64ry_run\x18\x05 \x01(\x08\"\'\n\x15SaveCheckpointRequest\x12\x0e\n\x06reason\x18\x01 \x01(\t\"9\n\x13SaveCheckpointReply\x12\x0c\n\x04step\x18\x01 \x01(\x04\x12\x14\n\x0c\x64urable_step\x18\x02 \x01(\x04\x32\x8b\x02\n\x07Trainer\x12^\n\x10GetTrainerStatus\x12%.forklight.v1.GetTrainerStatusRequest\x1a#.forklight.v1.GetTrainerStatusReply\x12\x46\n\x08RollBack\x12\x1d.forklight.v1.RollBackRequest\x1a\x1b.forklight.v1.RollBackReply\x12X\n\x0eSaveCheckpoint\x12#.forklight.v1.SaveCheckpointRequest\x1a!.forklight.v1.SaveCheckpointReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROLLBACKREQUEST']._serialized_end=474
   _globals['_ROLLBACKREPLY']._serialized_start=476
   _globals['_ROLLBACKREPLY']._serialized_end=586
-  _globals['_TRAINER']._serialized_start=589
-  _globals['_TRAINER']._serialized_end=766
+  _globals['_SAVECHECKPOINTREQUEST']._serialized_start=588
+  _globals['_SAVECHECKPOINTREQUEST']._serialized_end=627
+  _globals['_SAVECHECKPOINTREPLY']._serialized_start=629
+  _globals['_SAVECHECKPOINTREPLY']._serialized_end=686
+  _globals['_TRAINER']._serialized_start=689
+  _globals['_TRAINER']._serialized_end=956
 # @@protoc_insertion_point(module_scope)

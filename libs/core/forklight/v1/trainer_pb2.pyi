@@ -63,3 +63,17 @@ class RollBackReply(_message.Message):
     from_version: int
     dry_run: bool
     def __init__(self, to_step: _Optional[int] = ..., to_version: _Optional[int] = ..., from_step: _Optional[int] = ..., from_version: _Optional[int] = ..., dry_run: bool = ...) -> None: ...
+
+class SaveCheckpointRequest(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class SaveCheckpointReply(_message.Message):
+    __slots__ = ("step", "durable_step")
+    STEP_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_STEP_FIELD_NUMBER: _ClassVar[int]
+    step: int
+    durable_step: int
+    def __init__(self, step: _Optional[int] = ..., durable_step: _Optional[int] = ...) -> None: ...

@@ -44,6 +44,11 @@ class TrainerStub(object):
                 request_serializer=forklight_dot_v1_dot_trainer__pb2.RollBackRequest.SerializeToString,
                 response_deserializer=forklight_dot_v1_dot_trainer__pb2.RollBackReply.FromString,
                 _registered_method=True)
+        self.SaveCheckpoint = channel.unary_unary(
+                '/forklight.v1.Trainer/SaveCheckpoint',
+                request_serializer=forklight_dot_v1_dot_trainer__pb2.SaveCheckpointRequest.SerializeToString,
+                response_deserializer=forklight_dot_v1_dot_trainer__pb2.SaveCheckpointReply.FromString,
+                _registered_method=True)
 
 
 class TrainerServicer(object):
@@ -65,6 +70,15 @@ class TrainerServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SaveCheckpoint(self, request, context):
+        """Write a checkpoint before the next step begins, though none is due yet. Answered when it is accepted.
+        InvalidInputError: there is no reason. PreconditionError: the run is over. UnavailableError: the trainer is starting
+        or stopping.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainerServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +91,11 @@ def add_TrainerServicer_to_server(servicer, server):
                     servicer.RollBack,
                     request_deserializer=forklight_dot_v1_dot_trainer__pb2.RollBackRequest.FromString,
                     response_serializer=forklight_dot_v1_dot_trainer__pb2.RollBackReply.SerializeToString,
+            ),
+            'SaveCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.SaveCheckpoint,
+                    request_deserializer=forklight_dot_v1_dot_trainer__pb2.SaveCheckpointRequest.FromString,
+                    response_serializer=forklight_dot_v1_dot_trainer__pb2.SaveCheckpointReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -133,6 +152,33 @@ class Trainer(object):
             '/forklight.v1.Trainer/RollBack',
             forklight_dot_v1_dot_trainer__pb2.RollBackRequest.SerializeToString,
             forklight_dot_v1_dot_trainer__pb2.RollBackReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/forklight.v1.Trainer/SaveCheckpoint',
+            forklight_dot_v1_dot_trainer__pb2.SaveCheckpointRequest.SerializeToString,
+            forklight_dot_v1_dot_trainer__pb2.SaveCheckpointReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -34,6 +34,15 @@ class TrainerStub:
     UnavailableError: the trainer is starting or stopping.
     """
 
+    SaveCheckpoint: grpc.UnaryUnaryMultiCallable[
+        forklight.v1.trainer_pb2.SaveCheckpointRequest,
+        forklight.v1.trainer_pb2.SaveCheckpointReply,
+    ]
+    """Write a checkpoint before the next step begins, though none is due yet. Answered when it is accepted.
+    InvalidInputError: there is no reason. PreconditionError: the run is over. UnavailableError: the trainer is starting
+    or stopping.
+    """
+
 class TrainerAsyncStub:
     GetTrainerStatus: grpc.aio.UnaryUnaryMultiCallable[
         forklight.v1.trainer_pb2.GetTrainerStatusRequest,
@@ -48,6 +57,15 @@ class TrainerAsyncStub:
     NotFoundError: no checkpoint is as old. InvalidInputError: nothing would be given up, or there is no reason.
     BusyError: it is going back already. PreconditionError: the run is over, or has no checkpoint yet.
     UnavailableError: the trainer is starting or stopping.
+    """
+
+    SaveCheckpoint: grpc.aio.UnaryUnaryMultiCallable[
+        forklight.v1.trainer_pb2.SaveCheckpointRequest,
+        forklight.v1.trainer_pb2.SaveCheckpointReply,
+    ]
+    """Write a checkpoint before the next step begins, though none is due yet. Answered when it is accepted.
+    InvalidInputError: there is no reason. PreconditionError: the run is over. UnavailableError: the trainer is starting
+    or stopping.
     """
 
 class TrainerServicer(metaclass=abc.ABCMeta):
@@ -68,6 +86,17 @@ class TrainerServicer(metaclass=abc.ABCMeta):
         NotFoundError: no checkpoint is as old. InvalidInputError: nothing would be given up, or there is no reason.
         BusyError: it is going back already. PreconditionError: the run is over, or has no checkpoint yet.
         UnavailableError: the trainer is starting or stopping.
+        """
+
+    @abc.abstractmethod
+    def SaveCheckpoint(
+        self,
+        request: forklight.v1.trainer_pb2.SaveCheckpointRequest,
+        context: _ServicerContext,
+    ) -> typing.Union[forklight.v1.trainer_pb2.SaveCheckpointReply, collections.abc.Awaitable[forklight.v1.trainer_pb2.SaveCheckpointReply]]:
+        """Write a checkpoint before the next step begins, though none is due yet. Answered when it is accepted.
+        InvalidInputError: there is no reason. PreconditionError: the run is over. UnavailableError: the trainer is starting
+        or stopping.
         """
 
 def add_TrainerServicer_to_server(servicer: TrainerServicer, server: typing.Union[grpc.Server, grpc.aio.Server]) -> None: ...

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from forklight_core.blobs.port import BlobRef, BlobStats, blob_ref, check_blob_id, verify_blob
-from forklight_core.errors import BusyError, NotFoundError
+from forklight_core.errors import BusyError, ConfigError, NotFoundError, UnavailableError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -22,14 +22,20 @@ class FolderBlobStore:
     def __init__(self, folder: Path, *, sync: bool = False) -> None:
         self._folder = folder
         self._sync = sync
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(
+                f"blob folder {folder} cannot be made: {error.strerror}; let this process's user write "
+                f"there, or point FORKLIGHT_BLOBS_URL elsewhere"
+            ) from error
 
     def put(self, data: bytes) -> BlobRef:
         reference = blob_ref(data)
         place = self._place(reference.id)
-        if place.exists() and place.stat().st_size == reference.size_bytes:
-            return reference
         try:
+            if place.exists() and place.stat().st_size == reference.size_bytes:
+                return reference
             self._write(place, data)
         except OSError as error:
             if error.errno in NO_ROOM:
@@ -37,7 +43,7 @@ class FolderBlobStore:
                     f"no room for a blob of {len(data)} bytes in {self._folder}: {error.strerror}. "
                     "Free space there or point FORKLIGHT_BLOBS_URL elsewhere; the write is tried again."
                 ) from error
-            raise
+            raise self._refusal("write", error) from error
         return reference
 
     def _write(self, place: Path, data: bytes) -> None:
@@ -62,13 +68,27 @@ class FolderBlobStore:
             raise NotFoundError(
                 f"blob {blob_id} is not in {self._folder}: it was deleted or never written"
             ) from None
+        except OSError as error:
+            raise self._refusal("read", error) from error
         return verify_blob(blob_id, data, str(place))
 
     def exists(self, blob_id: str) -> bool:
-        return self._place(blob_id).exists()
+        try:
+            return self._place(blob_id).exists()
+        except OSError as error:
+            raise self._refusal("look", error) from error
 
     def delete(self, blob_id: str) -> None:
-        self._place(blob_id).unlink(missing_ok=True)
+        try:
+            self._place(blob_id).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._refusal("delete", error) from error
+
+    def _refusal(self, what: str, error: OSError) -> UnavailableError:
+        return UnavailableError(
+            f"blob folder {self._folder} refused a {what}: {error.strerror}; let this process's user in, or "
+            f"mend the volume: it is tried again"
+        )
 
     def stats(self) -> BlobStats:
         sizes = [entry.stat().st_size for entry in self._folder.glob("??/[!.]*")]

@@ -35,7 +35,7 @@ class ObjectBlobStore:
         try:
             obstore.put(self._store, self._path(reference.id), data)
         except BaseError as error:
-            raise UnavailableError(f"blob store {self._where} refused a write: {error}") from error
+            raise self._refusal("write", error) from error
         return reference
 
     def get(self, blob_id: str) -> bytes:
@@ -47,25 +47,42 @@ class ObjectBlobStore:
         except FileNotFoundError:
             raise NotFoundError(f"blob {blob_id} is not in {self._where}") from None
         except BaseError as error:
-            raise UnavailableError(f"blob store {self._where} refused a read: {error}") from error
+            raise self._refusal("read", error) from error
         return verify_blob(blob_id, data, self._where)
 
     def exists(self, blob_id: str) -> bool:
         import obstore
+        from obstore.exceptions import BaseError
 
         try:
             obstore.head(self._store, self._path(blob_id))
         except FileNotFoundError:
             return False
+        except BaseError as error:
+            raise self._refusal("look", error) from error
         return True
 
     def delete(self, blob_id: str) -> None:
         import obstore
+        from obstore.exceptions import BaseError
 
         try:
             obstore.delete(self._store, self._path(blob_id))
         except FileNotFoundError:
             return
+        except BaseError as error:
+            raise self._refusal("delete", error) from error
+
+    def _refusal(self, what: str, error: Exception) -> UnavailableError:
+        """In a line; the library's own text goes on for pages."""
+        from obstore.exceptions import PermissionDeniedError, UnauthenticatedError
+
+        said = " ".join(str(error).partition("Debug source")[0].split())[:400]
+        is_right = isinstance(error, PermissionDeniedError | UnauthenticatedError)
+        todo = "give these credentials (AWS_*) the right to it" if is_right else "is its address right?"
+        return UnavailableError(
+            f"blob store {self._where} refused a {what}: {said}; {todo}; it is tried again"
+        )
 
     def stats(self) -> BlobStats:
         import obstore

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -80,9 +81,12 @@ class MemoryWorkQueue:
 
     async def stats(self) -> QueueStats:
         now = self._clock()
-        leased = sum(bool(entry.consumer) for entry in self._entries.values())
+        holders = Counter(entry.consumer for entry in self._entries.values() if entry.consumer)
+        leased = holders.total()
         oldest = max((now - entry.put_at for entry in self._entries.values()), default=0.0)
-        return QueueStats(num_waiting=len(self._entries) - leased, num_leased=leased, oldest_age_s=oldest)
+        return QueueStats(
+            num_waiting=len(self._entries) - leased, num_leased=leased, oldest_age_s=oldest, holders=holders
+        )
 
     def _owned(self, lease: Lease) -> bool:
         entry = self._entries.get(lease.entry_id)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 
@@ -33,6 +33,8 @@ class QueueStats:
     num_waiting: int
     num_leased: int
     oldest_age_s: float
+    holders: Mapping[str, int] = field(default_factory=dict)
+    """Entries held, by holder."""
 
 
 class WorkQueue(Protocol):

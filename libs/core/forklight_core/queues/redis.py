@@ -14,7 +14,9 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import (
+    AuthenticationError,
     BusyLoadingError,
+    NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
@@ -64,6 +66,11 @@ async def guard_redis(call: Callable[[], Awaitable[Result]], *, what: str) -> Re
 
 def redis_error(error: Exception, *, what: str) -> Exception:
     """An error of our tree for what the server or the way to it refuses; anything else stays what it is."""
+    if isinstance(error, AuthenticationError | NoPermissionError):
+        return UnavailableError(
+            f"Redis refuses this service while it should {what}: {error} Mend user and password in "
+            f"FORKLIGHT_REDIS_URL and start it again, or let that user do it; nothing is lost meanwhile"
+        )
     if isinstance(error, RedisConnectionError | RedisTimeoutError | BusyLoadingError | OSError):
         return UnavailableError(f"Redis does not answer while it should {what}: {error}")
     if isinstance(error, OutOfMemoryError):
@@ -138,16 +145,21 @@ class RedisWorkQueue:
         return await self._run_on_lease(self._settle, lease, "settle")
 
     async def stats(self) -> QueueStats:
-        waiting, leased, oldest = await self._on_group(self._read_stats, "count")
-        return QueueStats(num_waiting=waiting, num_leased=leased, oldest_age_s=oldest)
+        stats: QueueStats = await self._on_group(self._read_stats, "count")
+        return stats
 
-    async def _read_stats(self) -> tuple[int, int, float]:
+    async def _read_stats(self) -> QueueStats:
         length = int(await self._redis.xlen(self._stream))
         pending = await self._redis.xpending(self._stream, WORKERS)
         first = await self._redis.xrange(self._stream, count=1)
         oldest = time.time() - int(cast("bytes", first[0][0]).split(b"-")[0]) / 1000 if first else 0.0
         leased = int(pending["pending"])
-        return max(0, length - leased), leased, max(0.0, oldest)
+        return QueueStats(
+            num_waiting=max(0, length - leased),
+            num_leased=leased,
+            oldest_age_s=max(0.0, oldest),
+            holders={each["name"].decode(): int(each["pending"]) for each in pending["consumers"]},
+        )
 
     async def _run_on_lease(self, script: Callable[..., Awaitable[Any]], lease: Lease, what: str) -> bool:
         arguments = [WORKERS, lease.entry_id, lease.consumer, lease.fence]

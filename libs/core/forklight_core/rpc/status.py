@@ -24,6 +24,26 @@ ERROR_NAME = "forklight-error"
 RETRY_AFTER = "retry-after-ms"
 LONGEST_HINT_S = 600.0
 
+_TLS_ADVICE = (
+    (
+        "WRONG_VERSION_NUMBER",
+        "that door speaks plaintext: give it certificates, or unset them here",
+    ),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "the door's certificate has expired or is not of the authority in FORKLIGHT_TLS_CA",
+    ),
+    (
+        "Hostname Verification",
+        "the door's certificate lacks the name that was called: issue it with that name, or set "
+        "FORKLIGHT_TLS_NAME to one it has",
+    ),
+    ("Socket closed", "if it stays so: the door does not accept the certificate in FORKLIGHT_TLS_CERT"),
+    ("reset by peer", "if it stays so: the door does not accept the certificate in FORKLIGHT_TLS_CERT"),
+)
+_NEEDS_CERTIFICATES = "if it stays so: that door wants certificates; set FORKLIGHT_TLS_CERT, _KEY and _CA"
+_PLAIN_ADVICE = (("Socket closed", _NEEDS_CERTIFICATES), ("reset by peer", _NEEDS_CERTIFICATES))
+
 _BY_CODE: dict[grpc.StatusCode, type[ForklightError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
     grpc.StatusCode.NOT_FOUND: NotFoundError,
@@ -47,6 +67,16 @@ def trailing_of(error: ForklightError) -> tuple[tuple[str, str], ...]:
     named = (ERROR_NAME, type(error).__name__)
     hint = getattr(error, "retry_after_s", None)
     return (named,) if hint is None else (named, (RETRY_AFTER, str(round(hint * 1000))))
+
+
+def with_advice(code: grpc.StatusCode, details: str, has_certificates: bool) -> str:
+    """What gRPC says of a connection that failed, and what to do when certificates are the reason."""
+    if code is not grpc.StatusCode.UNAVAILABLE:
+        return details
+    for sign, advice in _TLS_ADVICE if has_certificates else _PLAIN_ADVICE:
+        if sign in details:
+            return f"{details} ({advice})"
+    return details
 
 
 def error_of(code: grpc.StatusCode, details: str, metadata: Iterable[Any], where: str) -> ForklightError:

@@ -3,8 +3,9 @@
 from opentelemetry.trace import SpanKind
 
 from forklight_core.telemetry.registry import METRICS, MetricKind, MetricSpec, counter, gauge, histogram
-from forklight_core.telemetry.setup import install_providers, setup_telemetry
+from forklight_core.telemetry.setup import Destinations, install_providers, setup_telemetry
 from forklight_core.telemetry.spans import (
+    Attribute,
     current_traceparent,
     emit_linked_span,
     emit_root_span,
@@ -15,6 +16,8 @@ from forklight_core.telemetry.spans import (
 
 __all__ = [
     "METRICS",
+    "Attribute",
+    "Destinations",
     "MetricKind",
     "MetricSpec",
     "SpanKind",

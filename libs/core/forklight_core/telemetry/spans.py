@@ -14,9 +14,10 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from forklight_core import ids
+from forklight_core.telemetry.conventions import Rl
 from forklight_core.telemetry.ids import FORCED, ForcedIds
 
-Attribute = str | bool | int | float
+Attribute = str | bool | int | float | Sequence[str]
 Attributes = Mapping[str, Attribute]
 
 _PROPAGATOR = TraceContextTextMapPropagator()
@@ -147,6 +148,6 @@ def _emit(
 def _with_sample(sample_id: str, attributes: Attributes | None) -> dict[str, Attribute]:
     found: dict[str, Attribute] = dict(attributes or {})
     if sample_id:
-        found["rl.sample.id"] = sample_id
-        found["rl.group.id"] = ids.group_of(sample_id)
+        found[Rl.SAMPLE] = sample_id
+        found[Rl.GROUP] = ids.group_of(sample_id)
     return found

@@ -7,7 +7,16 @@ from forklight_core.telemetry.metric_spec import MetricKind, MetricSpec
 C, H, G = MetricKind.COUNTER, MetricKind.HISTOGRAM, MetricKind.GAUGE
 
 TRAINER_METRICS: tuple[MetricSpec, ...] = (
-    MetricSpec("forklight.trainer.alarm", G, "1", "1 while an alarm rings, by alarm", "trainer"),
+    MetricSpec(
+        "forklight.trainer.correlation_gate",
+        G,
+        "1",
+        "parity.min_correlation: below it the trainer pauses the run",
+        "trainer",
+    ),
+    MetricSpec(
+        "forklight.trainer.alarm", G, "1", "1 while an alarm rings, by alarm", "trainer", labels=("alarm",)
+    ),
     MetricSpec(
         "forklight.trainer.checkpoint.wait",
         H,
@@ -52,6 +61,13 @@ TRAINER_METRICS: tuple[MetricSpec, ...] = (
         "Largest gradient norm, as the schedule has it in the step",
         "trainer",
     ),
+    MetricSpec(
+        "forklight.trainer.gated_correlation",
+        G,
+        "1",
+        "The same with the very weights that sampled the tokens; what correlation_gate is for",
+        "trainer",
+    ),
     MetricSpec("forklight.trainer.grad_norm", G, "1", "Gradient norm before clipping", "trainer"),
     MetricSpec(
         "forklight.trainer.learning_rate", G, "1", "Learning rate of the step, warm-up included", "trainer"
@@ -76,7 +92,12 @@ TRAINER_METRICS: tuple[MetricSpec, ...] = (
         "trainer",
     ),
     MetricSpec(
-        "forklight.trainer.pauses", C, "{pause}", "Times the trainer paused the run, by error", "trainer"
+        "forklight.trainer.pauses",
+        C,
+        "{pause}",
+        "Times the trainer paused the run, by error",
+        "trainer",
+        labels=("error",),
     ),
     MetricSpec(
         "forklight.trainer.perplexity",
@@ -91,6 +112,7 @@ TRAINER_METRICS: tuple[MetricSpec, ...] = (
         "By",
         "Bytes of tensors written for versions, by kind: full or delta",
         "trainer",
+        labels=("kind",),
     ),
     MetricSpec(
         "forklight.trainer.publication.duration",
@@ -98,6 +120,7 @@ TRAINER_METRICS: tuple[MetricSpec, ...] = (
         "s",
         "Time to write a version, by kind: full or delta",
         "trainer",
+        labels=("kind",),
     ),
     MetricSpec(
         "forklight.trainer.publication.failures",
@@ -105,6 +128,7 @@ TRAINER_METRICS: tuple[MetricSpec, ...] = (
         "{attempt}",
         "Attempts to write a version that failed, by error",
         "trainer",
+        labels=("error",),
     ),
     MetricSpec(
         "forklight.trainer.publication.stored_share",
@@ -138,6 +162,7 @@ TRAINER_METRICS: tuple[MetricSpec, ...] = (
         "{token}",
         "Mean response length, by sign of the advantage",
         "trainer",
+        labels=("advantage",),
     ),
     MetricSpec(
         "forklight.trainer.response_length_p50",
@@ -159,6 +184,7 @@ TRAINER_METRICS: tuple[MetricSpec, ...] = (
         "{token}",
         "99th percentile of response lengths, by sign of the advantage",
         "trainer",
+        labels=("advantage",),
     ),
     MetricSpec("forklight.trainer.reward", G, "1", "Mean reward of the step's samples", "trainer"),
     MetricSpec("forklight.trainer.reward_std", G, "1", "Deviation of the step's rewards", "trainer"),
@@ -179,7 +205,14 @@ TRAINER_METRICS: tuple[MetricSpec, ...] = (
     MetricSpec(
         "forklight.trainer.samples_lost", C, "{sample}", "Samples whose blob could not be read", "trainer"
     ),
-    MetricSpec("forklight.trainer.stage_duration", H, "s", "Time of a step's stage, by stage", "trainer"),
+    MetricSpec(
+        "forklight.trainer.stage_duration",
+        H,
+        "s",
+        "Time of a step's stage, by stage",
+        "trainer",
+        labels=("stage",),
+    ),
     MetricSpec(
         "forklight.trainer.staleness", G, "{version}", "Mean versions the step's tokens are behind", "trainer"
     ),
@@ -198,6 +231,7 @@ TRAINER_METRICS: tuple[MetricSpec, ...] = (
         "1",
         "Share of responses cut off, by reason: window or repetition",
         "trainer",
+        labels=("reason",),
     ),
     MetricSpec(
         "forklight.trainer.tail_perplexity",
@@ -222,7 +256,7 @@ TRAINER_METRICS: tuple[MetricSpec, ...] = (
     ),
     MetricSpec("forklight.trainer.tokens", C, "{token}", "Response tokens learned from", "trainer"),
     MetricSpec(
-        "forklight.trainer.tokens_per_s",
+        "forklight.trainer.token_rate",
         G,
         "{token}/s",
         "Response tokens over the seconds of the step's train stage",

@@ -165,6 +165,9 @@ class RedisLiveState:
             return replies.words(await self._run("read", "live"))
         return replies.words(await self._run("read", "older", opened_before))
 
+    async def unmoved_groups(self, group_ids: Sequence[str], before: float) -> list[str]:
+        return replies.words(await self._run("read", "unmoved", before, *group_ids))
+
     async def unjournalled(self, limit: int) -> list[str]:
         return replies.words(await self._run("read", "unjournalled", limit))
 

@@ -14,6 +14,7 @@ from opentelemetry.trace import Span
 from forklight.v1 import reward_pb2, types_pb2
 from forklight_core.blobs import BlobStore
 from forklight_core.telemetry import SpanKind, span
+from forklight_core.telemetry.conventions import Messaging, queue_attributes
 from forklight_core.wire import check_envelope
 from forklight_reward import metrics
 from forklight_reward.audit.evidence import bound, reference_of
@@ -42,6 +43,7 @@ def score_span(envelope: types_pb2.Envelope) -> AbstractContextManager[Span]:
         sample_id=envelope.sample_id,
         traceparent=envelope.traceparent,
         kind=SpanKind.CONSUMER,
+        attributes=queue_attributes("scoring", envelope.sample_id, Messaging.PROCESS),
     )
 
 

@@ -54,7 +54,7 @@ class Door:
 
     async def is_serving(self) -> bool:
         try:
-            reply = await self._health.Check(health_pb2.HealthCheckRequest(), timeout=2)
+            reply = await self._health.Check(health_pb2.HealthCheckRequest(service="ready"), timeout=2)
         except (UnavailableError, DeadlineError):
             return False
         return bool(reply.status == SERVING)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from forklight_core.telemetry import SpanKind, counter, emit_span, gauge, histogram
+from forklight_core.telemetry.conventions import GenAi
 from forklight_rollout.http.generation import Generation
 
 REQUESTS = "forklight.rollout.http_requests"
@@ -52,17 +53,17 @@ def record_generation(
         end_s=times.ended_at,
         kind=SpanKind.SERVER,
         attributes={
-            "gen_ai.operation.name": plan.endpoint.value,
-            "gen_ai.request.model": model,
-            "gen_ai.request.choice.count": plan.num_samples,
-            "gen_ai.request.max_tokens": max(prompt.end.max_new_tokens for prompt in plan.prompts),
-            "gen_ai.request.temperature": plan.draw.temperature,
-            "gen_ai.request.top_p": plan.draw.top_p,
-            "gen_ai.request.top_k": plan.draw.top_k,
-            "gen_ai.response.id": plan.request_id,
-            "gen_ai.response.finish_reasons": ",".join(generation.end_reasons),
-            "gen_ai.usage.input_tokens": generation.num_prompt_tokens,
-            "gen_ai.usage.output_tokens": generation.num_response_tokens,
+            GenAi.OPERATION: plan.endpoint.value,
+            GenAi.MODEL: model,
+            GenAi.CHOICES: plan.num_samples,
+            GenAi.MAX_TOKENS: max(prompt.end.max_new_tokens for prompt in plan.prompts),
+            GenAi.TOP_P: plan.draw.top_p,
+            GenAi.TOP_K: plan.draw.top_k,
+            GenAi.RESPONSE_ID: plan.request_id,
+            GenAi.FINISH_REASONS: tuple(generation.end_reasons),
+            GenAi.INPUT_TOKENS: generation.num_prompt_tokens,
+            GenAi.OUTPUT_TOKENS: generation.num_response_tokens,
+            GenAi.TEMPERATURE: plan.draw.temperature,
             "forklight.rollout.client_gone": is_gone,
         },
     )

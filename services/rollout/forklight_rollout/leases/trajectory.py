@@ -8,7 +8,8 @@ from dataclasses import replace
 from forklight.v1 import types_pb2
 from forklight_core import ids
 from forklight_core.blobs import BlobRef
-from forklight_core.telemetry import SpanKind, emit_span
+from forklight_core.telemetry import Attribute, SpanKind, emit_span
+from forklight_core.telemetry.conventions import GenAi, Messaging, queue_attributes
 from forklight_core.wire import SCHEMA_VERSION, pack_payload
 from forklight_rollout.generation.groups import FinishedSample
 from forklight_rollout.leases.held_groups import HeldGroup
@@ -68,7 +69,12 @@ def build_trajectory(
 
 def emit_generate_span(sample: FinishedSample, *, pod: str) -> str:
     """Put the generation into the sample's own trace; returns the span's trace context."""
-    attributes: dict[str, str | int] = {
+    attributes: dict[str, Attribute] = {
+        **queue_attributes("tasks", sample.group_id, Messaging.PROCESS),
+        GenAi.OPERATION: GenAi.TEXT_COMPLETION,
+        GenAi.INPUT_TOKENS: len(sample.prompt_ids),
+        GenAi.OUTPUT_TOKENS: len(sample.response.ids),
+        GenAi.FINISH_REASONS: (sample.reason.value,),
         "rl.sample.id": sample.sample_id,
         "rl.group.id": sample.group_id,
         "rl.tokens.prompt": len(sample.prompt_ids),

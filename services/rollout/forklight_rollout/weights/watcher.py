@@ -231,6 +231,7 @@ class WeightsWatcher:
     def _judge(self, weights: PublishedWeights, probe: ProbeResult) -> bool:
         """Note what the probe says of the weights the engine has now; False when nothing may be drawn."""
         self.last_probe = probe
+        metrics.record_probe(agrees=probe.is_sound, difference=probe.max_difference)
         if not probe.is_sound:
             self._in_use = ""
             self._refuse(weights.manifest_id, Area.PROBE, probe.reason)

@@ -12,6 +12,7 @@ import torch
 from forklight_core.errors import InvalidInputError, ParityError, PreconditionError
 from forklight_core.runfile import first_window, largest_window
 from forklight_core.runfile.schema import ParitySection, RunFile
+from forklight_trainer import metrics
 from forklight_trainer.batches.balance import length_cost
 from forklight_trainer.batches.batch import TrainingBatch, TrainingSample
 from forklight_trainer.batches.packing import Pack, pack_samples
@@ -23,6 +24,7 @@ from forklight_trainer.loss.policy_loss import LossSettings, loss_settings, with
 from forklight_trainer.loss.schedules import RecipeAt, Schedule, schedule_of, settings_at
 from forklight_trainer.ports import TrainEngine
 from forklight_trainer.steps.parity import (
+    MIN_GATED_TOKENS,
     Parity,
     check_equal,
     check_parity,
@@ -252,17 +254,20 @@ def measure_agreement(
         own_R = whole_version_mask(tally.column("versions"), tally.column("sample"), policy.version)
         if bool(own_R.any()):
             parity = measure_parity(logprobs_R[own_R], behaviour_R[own_R], version=policy.version)
-            return _gate(parity, settings)
+            return gate_parity(parity, settings)
     for probe in choose_probes(packs):
         folder = policy.find_version(probe.version)
         scored_T = engine.score_version(folder, probe.pack, settings.temperature) if folder else None
         if scored_T is not None:
             theirs_R = scored_T[probe.pack.response_index_R][probe.own_R]
             parity = measure_parity(theirs_R, probe.pack.behaviour_R[probe.own_R], version=probe.version)
-            return _gate(parity, settings)
+            return gate_parity(parity, settings)
     return measure_parity(logprobs_R, behaviour_R, version=None)
 
 
-def _gate(parity: Parity, settings: StepSettings) -> Parity:
+def gate_parity(parity: Parity, settings: StepSettings) -> Parity:
+    """Raise when trainer and rollout do not agree; what was measured is seen all the same."""
+    if parity.num_tokens >= MIN_GATED_TOKENS:
+        metrics.record_gate(parity.correlation, settings.parity.min_correlation)
     check_parity(parity, settings.parity)
     return check_equal(parity) if settings.must_be_equal else parity

@@ -8,6 +8,7 @@ from forklight_buffer.adapters.sqlite.commits import CommitTable
 from forklight_buffer.adapters.sqlite.database import Database
 from forklight_buffer.adapters.sqlite.evidence import EvidenceTable
 from forklight_buffer.adapters.sqlite.groups import GroupTable
+from forklight_buffer.adapters.sqlite.lookups import LookupTable
 from forklight_buffer.adapters.sqlite.reports import ReportTable
 from forklight_buffer.adapters.sqlite.rewind import RewindTable
 from forklight_buffer.adapters.sqlite.rounds import RoundTable
@@ -16,7 +17,15 @@ from forklight_buffer.adapters.sqlite.samples import SampleTable
 
 
 class SqliteLedger(
-    GroupTable, SampleTable, CommitTable, RewindTable, RunTable, RoundTable, ReportTable, EvidenceTable
+    GroupTable,
+    SampleTable,
+    CommitTable,
+    RewindTable,
+    RunTable,
+    RoundTable,
+    ReportTable,
+    EvidenceTable,
+    LookupTable,
 ):
     """Implements `Ledger`."""
 

@@ -27,6 +27,8 @@ class Database:
         for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             self._connection.execute(f"PRAGMA {pragma}")
         self._create(path)
+        self._look_lock = self._lock if path is None else threading.RLock()
+        self._reader = self._connection if path is None else _open_reader(path)
 
     def _create(self, path: Path | None) -> None:
         found = self._connection.execute("PRAGMA user_version").fetchone()[0]
@@ -81,6 +83,11 @@ class Database:
         with self._lock:
             return self._connection.execute(sql, values).fetchall()
 
+    def look(self, sql: str, values: Sequence[Value] = ()) -> list[sqlite3.Row]:
+        """All rows of a query of people, of what is committed: long ones keep no writer waiting."""
+        with self._look_lock:
+            return self._reader.execute(sql, values).fetchall()
+
     def row(self, sql: str, values: Sequence[Value] = ()) -> sqlite3.Row | None:
         """The first row of a query."""
         found = self.rows(sql, values)
@@ -93,8 +100,23 @@ class Database:
 
     def close(self) -> None:
         """Give the file free."""
+        with self._look_lock:
+            self._reader.close()
         with self._lock:
             self._connection.close()
+
+
+def _open_reader(path: Path) -> sqlite3.Connection:
+    """A second connection, beside the one that writes (WAL)."""
+    reader = sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=ro",
+        uri=True,
+        timeout=5.0,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    reader.row_factory = sqlite3.Row
+    return reader
 
 
 def _statements(script: str) -> Iterator[str]:

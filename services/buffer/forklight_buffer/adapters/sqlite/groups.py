@@ -35,7 +35,7 @@ class GroupTable:
 
     def read_group(self, group_id: str) -> GroupRow | None:
         found = self._db.row("SELECT * FROM groups WHERE group_id = ?", (group_id,))
-        return None if found is None else _group(found)
+        return None if found is None else read_group_row(found)
 
     def open_groups(self) -> list[OpenGroup]:
         groups = self._db.rows("SELECT * FROM groups WHERE closed = 0 ORDER BY opened_at, group_id")
@@ -55,7 +55,9 @@ class GroupTable:
         }
         return [
             OpenGroup(
-                row=_group(row), endings=endings.get(row["group_id"], {}), leased=leased.get(row["group_id"])
+                row=read_group_row(row),
+                endings=endings.get(row["group_id"], {}),
+                leased=leased.get(row["group_id"]),
             )
             for row in groups
         ]
@@ -74,7 +76,8 @@ class GroupTable:
         return {row["redrive_of"] for row in rows}
 
 
-def _group(row: sqlite3.Row) -> GroupRow:
+def read_group_row(row: sqlite3.Row) -> GroupRow:
+    """A row of groups."""
     return GroupRow(
         group_id=row["group_id"],
         purpose=Purpose(row["purpose"]),

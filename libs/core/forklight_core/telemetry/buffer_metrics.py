@@ -1,0 +1,183 @@
+"""The buffer's metrics, by name."""
+
+from __future__ import annotations
+
+from forklight_core.telemetry.metric_spec import MetricKind, MetricSpec
+
+C, H, G = MetricKind.COUNTER, MetricKind.HISTOGRAM, MetricKind.GAUGE
+
+BUFFER_METRICS: tuple[MetricSpec, ...] = (
+    MetricSpec(
+        "forklight.buffer.staleness.bound",
+        G,
+        "{version}",
+        "buffer.max_staleness: versions a sample may be behind",
+        "buffer",
+    ),
+    MetricSpec("forklight.buffer.batch.wait", H, "s", "Time a trainer waited for a batch", "buffer"),
+    MetricSpec(
+        "forklight.buffer.conflicts",
+        C,
+        "{sample}",
+        "Second, different terminal states that were refused: must stay 0",
+        "buffer",
+    ),
+    MetricSpec("forklight.buffer.credit.bytes", G, "By", "Blob bytes that may still be opened", "buffer"),
+    MetricSpec("forklight.buffer.credit.tokens", G, "{token}", "Tokens that may still be opened", "buffer"),
+    MetricSpec(
+        "forklight.buffer.demand",
+        G,
+        "{group}",
+        "Groups that rollout pods are needed for: waiting, in flight, and what the next batch lacks",
+        "buffer",
+    ),
+    MetricSpec(
+        "forklight.buffer.curriculum.groups",
+        C,
+        "{group}",
+        "Training groups the curriculum drew, by domain",
+        "buffer",
+        labels=("domain",),
+    ),
+    MetricSpec(
+        "forklight.buffer.curriculum.level",
+        G,
+        "1",
+        "Level that puzzles are drawn at, by task",
+        "buffer",
+        labels=("task",),
+    ),
+    MetricSpec(
+        "forklight.buffer.curriculum.share",
+        G,
+        "1",
+        "Share of the draws a domain gets now; 0 while it has nothing to draw",
+        "buffer",
+        labels=("domain",),
+    ),
+    MetricSpec(
+        "forklight.buffer.dead_letters",
+        C,
+        "{entry}",
+        "Queue entries delivered too often, by queue",
+        "buffer",
+        labels=("queue",),
+    ),
+    MetricSpec(
+        "forklight.buffer.evaluation.pass",
+        G,
+        "1",
+        "pass@k of the last complete evaluation round, by k",
+        "buffer",
+        labels=("k",),
+    ),
+    MetricSpec(
+        "forklight.buffer.evaluation.reward",
+        G,
+        "1",
+        "Mean reward of the last complete evaluation round",
+        "buffer",
+    ),
+    MetricSpec(
+        "forklight.buffer.evaluation.skipped",
+        C,
+        "{round}",
+        "Evaluation rounds not held because two others were open",
+        "buffer",
+    ),
+    MetricSpec(
+        "forklight.buffer.events",
+        C,
+        "{event}",
+        "Events reported by the trainer, by kind and severity",
+        "buffer",
+        labels=("kind", "severity"),
+    ),
+    MetricSpec(
+        "forklight.buffer.groups", G, "{group}", "Live groups by status", "buffer", labels=("status",)
+    ),
+    MetricSpec(
+        "forklight.buffer.groups.opened",
+        C,
+        "{group}",
+        "Groups opened, by purpose",
+        "buffer",
+        labels=("purpose",),
+    ),
+    MetricSpec(
+        "forklight.buffer.queue.age",
+        G,
+        "s",
+        "Age of the oldest entry of a queue",
+        "buffer",
+        labels=("queue",),
+    ),
+    MetricSpec(
+        "forklight.buffer.queue.depth",
+        G,
+        "{entry}",
+        "Entries of a queue, waiting or leased",
+        "buffer",
+        labels=("queue", "held"),
+    ),
+    MetricSpec(
+        "forklight.buffer.reconciliations",
+        C,
+        "{time}",
+        "Times Redis and the ledger were reconciled",
+        "buffer",
+    ),
+    MetricSpec("forklight.buffer.response.tokens", H, "{token}", "Tokens of a response", "buffer"),
+    MetricSpec(
+        "forklight.buffer.reward",
+        H,
+        "1",
+        "Reward of a scored sample, by purpose",
+        "buffer",
+        labels=("purpose",),
+    ),
+    MetricSpec(
+        "forklight.buffer.sample.age",
+        H,
+        "s",
+        "Time from opening a sample to its terminal state",
+        "buffer",
+        labels=("state",),
+    ),
+    MetricSpec(
+        "forklight.buffer.saved_tokens",
+        C,
+        "{token}",
+        "Tokens of unfinished responses that were saved",
+        "buffer",
+    ),
+    MetricSpec(
+        "forklight.buffer.saved_tokens.dropped",
+        C,
+        "{token}",
+        "Saved tokens nobody goes on from, by reason",
+        "buffer",
+        labels=("reason",),
+    ),
+    MetricSpec(
+        "forklight.buffer.samples",
+        C,
+        "{sample}",
+        "Samples that ended, by terminal state and reason",
+        "buffer",
+        labels=("state", "reason"),
+    ),
+    MetricSpec("forklight.buffer.step", G, "{step}", "Last committed optimizer step", "buffer"),
+    MetricSpec(
+        "forklight.buffer.stuck", G, "{sample}", "Samples open for longer than the watchdog allows", "buffer"
+    ),
+    MetricSpec("forklight.buffer.version", G, "{version}", "Newest announced policy version", "buffer"),
+    MetricSpec(
+        "forklight.buffer.version.lag",
+        H,
+        "{version}",
+        "Versions between a trained sample's oldest token and the newest policy",
+        "buffer",
+    ),
+    MetricSpec("forklight.buffer.window", G, "{token}", "Length window of groups opened now", "buffer"),
+)
