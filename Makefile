@@ -1,6 +1,6 @@
 # The same words for people and for CI; each is one line to a script or module.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo up test lint types proto dashboards chaos test-hostile soak-reward images bench-plane bench-reward test-gpu test-vllm bench-kernels bench-rollout bench-trainer
+.PHONY: help setup demo up test lint types proto dashboards chaos test-hostile soak-reward simulate-pods images bench-plane bench-reward test-gpu test-vllm bench-kernels bench-rollout bench-trainer
 TEST_JOBS ?= 2
 GPU_PYTHON ?= .venv/bin/python
 VLLM_PYTHON ?= .venv-vllm/bin/python
@@ -41,6 +41,9 @@ test-hostile: setup ## The slow rows of the tables of hostile programs, in real 
 
 soak-reward: setup ## 10,000 verdicts while workers are killed: none lost, double or wrong, memory flat (about 8 minutes)
 	@.venv/bin/python -m tests.soak.soak $(SOAK_OPTIONS)
+
+simulate-pods: setup ## 500 rollout pods without GPUs against a real buffer and Redis, with faults (9 minutes; SIMULATE_OPTIONS=--dry-run)
+	@.venv/bin/python -m tests.scale.simulate $(SIMULATE_OPTIONS)
 
 bench-plane: setup ## Trajectories a second through queue, ledger and blobs
 	@.venv/bin/python -m tests.bench.plane

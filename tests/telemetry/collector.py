@@ -11,6 +11,7 @@ from threading import Lock
 import grpc
 from opentelemetry.proto.collector.metrics.v1 import metrics_service_pb2, metrics_service_pb2_grpc
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1 import trace_pb2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,9 @@ class SpanRecord:
     kind: int
     attributes: dict[str, str]
     linked_traces: tuple[str, ...]
+    is_error: bool
+    events: str
+    """All of them, as text."""
 
 
 @dataclass(slots=True)
@@ -33,6 +37,8 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2
 
     spans: list[SpanRecord] = field(default_factory=list)
     metric_names: set[str] = field(default_factory=set)
+    exemplar_traces: set[str] = field(default_factory=set)
+    """Traces that points of histograms name as examples."""
     endpoint: str = ""
     _lock: Lock = field(default_factory=Lock)
 
@@ -59,6 +65,12 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer, metrics_service_pb2
             for group in request.resource_metrics:
                 for scope in group.scope_metrics:
                     self.metric_names |= {metric.name for metric in scope.metrics}
+                    self.exemplar_traces |= {
+                        example.trace_id.hex()
+                        for metric in scope.metrics
+                        for point in metric.histogram.data_points
+                        for example in point.exemplars
+                    }
         return metrics_service_pb2.ExportMetricsServiceResponse()
 
     def snapshot(self) -> list[SpanRecord]:
@@ -76,6 +88,8 @@ def _record(service: str, span: object) -> SpanRecord:
         kind=span.kind,  # type: ignore[attr-defined]
         attributes={item.key: str(item.value) for item in span.attributes},  # type: ignore[attr-defined]
         linked_traces=tuple(link.trace_id.hex() for link in span.links),  # type: ignore[attr-defined]
+        is_error=span.status.code == trace_pb2.Status.STATUS_CODE_ERROR,  # type: ignore[attr-defined]
+        events=" ".join(map(str, span.events)),  # type: ignore[attr-defined]
     )
 
 

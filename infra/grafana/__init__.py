@@ -1,0 +1,1 @@
+"""Four Grafana dashboards as code; `make dashboards` writes their JSON."""
