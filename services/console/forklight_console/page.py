@@ -40,6 +40,8 @@ class StuckRow:
     """A sample that is open for too long."""
 
     sample_id: str
+    path: str
+    """Of the sample's page."""
     state: str
     where: str
     since: str
@@ -111,7 +113,7 @@ def make_overview(status: buffer_pb2.GetStatusReply) -> Overview:
         lineage=status.lineage,
         window=f"{status.window_tokens:,} tokens",
         groups=f"{status.num_open_groups} open, {status.num_ready_groups} ready",
-        credit=f"{status.credit_tokens:,} tokens, {status.credit_bytes / 2**20:,.0f} MiB",
+        credit=f"{format_count(status.credit_tokens)} tokens, {status.credit_bytes / 2**30:,.1f} GiB",
         num_dead_letters=status.num_dead_letters,
         counts=[(state_name(count.state), count.reason, count.num_samples) for count in status.counts],
         queues=[
@@ -127,6 +129,7 @@ def make_overview(status: buffer_pb2.GetStatusReply) -> Overview:
         stuck=[
             StuckRow(
                 sample_id=sample.sample_id,
+                path=f"/samples/{sample.sample_id.partition('/')[2]}",
                 state=state_name(sample.state),
                 where=sample.where,
                 since=format_time(sample.since),
@@ -200,7 +203,17 @@ def format_value(value: object) -> str:
     """A number short enough for a table."""
     if value is None:
         return "-"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10**5 else str(value)
+
+
+def format_count(value: int) -> str:
+    """A large number in four characters or so."""
+    for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**4)):
+        if value >= size:
+            return f"{value / (1000 if unit == 'k' else size):,.1f}{unit}"
+    return f"{value:,}"
 
 
 def state_name(state: types_pb2.SampleState) -> str:

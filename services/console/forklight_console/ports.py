@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from forklight.v1 import buffer_pb2, types_pb2
+from forklight.v1 import buffer_pb2, rollout_pb2, types_pb2
+from forklight_console.steps.series import Series, SeriesQuery
 
 StepRecord = Mapping[str, object]
 JudgeRecord = Mapping[str, object]
@@ -28,5 +30,25 @@ class RunView(Protocol):
     async def steps(self, *, after: int, limit: int) -> Sequence[StepRecord]:
         """The newest records of optimizer steps behind the step `after`, oldest first."""
 
+    async def series(self, query: SeriesQuery) -> Series:
+        """Numbers of the step records, thinned for a chart."""
+
     async def judge(self, *, limit: int) -> Sequence[JudgeRecord]:
         """The newest windows, probes and switches of the judge, oldest first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodAnswer:
+    """What a rollout pod says of itself; `reply` is None from one that does not answer."""
+
+    name: str
+    address: str
+    reply: rollout_pb2.GetRolloutStatusReply | None = None
+    problem: str = ""
+
+
+class PodSource(Protocol):
+    """The rollout pods of the run."""
+
+    async def ask(self) -> Sequence[PodAnswer]:
+        """What each of them says now, by name."""

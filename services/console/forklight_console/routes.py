@@ -1,45 +1,19 @@
-"""The HTTP door: a page for people, JSON for programs, a health check."""
+"""The HTTP door for programs: JSON of the run, and a health check."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request
-from fastapi.responses import HTMLResponse, Response
-from fastapi.templating import Jinja2Templates
+from fastapi.responses import Response
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 
-from forklight_console.judge_panel import make_judge_panel
-from forklight_console.page import make_overview, make_step_table, parse_state
+from forklight_console.page import parse_state
 from forklight_console.ports import RunView
 from forklight_core.errors import DeadlineError, ForklightError, UnavailableError
 
-PAGE_STEPS = 50
-PAGE_JUDGE = 20
-templates = Jinja2Templates(Path(__file__).parent / "templates")
 router = APIRouter()
-
-
-@router.get("/", response_class=HTMLResponse)
-async def show_page(request: Request) -> Response:
-    """The overview; says so when the buffer does not answer, and still shows the steps."""
-    view = view_of(request)
-    overview, problem = None, ""
-    try:
-        overview = make_overview(await view.status())
-    except ForklightError as error:
-        problem = str(error)
-    steps = make_step_table(await view.steps(after=0, limit=PAGE_STEPS))
-    context = {
-        "run_id": request.app.state.run_id,
-        "overview": overview,
-        "problem": problem,
-        "steps": steps,
-        "judge": make_judge_panel(await view.judge(limit=PAGE_JUDGE)),
-    }
-    return templates.TemplateResponse(request, "overview.html", context)
 
 
 @router.get("/api/status")

@@ -13,6 +13,8 @@ import grpc.aio
 
 from forklight.v1 import buffer_pb2, buffer_pb2_grpc, types_pb2
 from forklight_console.ports import JudgeRecord, StepRecord
+from forklight_console.steps.log import StepLog
+from forklight_console.steps.series import Series, SeriesQuery, make_series
 
 CALL_DEADLINE_S = 5.0
 
@@ -23,7 +25,7 @@ class LiveRunView:
     def __init__(self, channel: grpc.aio.Channel, run_id: str, steps_path: Path, judge_path: Path) -> None:
         self._buffer = cast("buffer_pb2_grpc.BufferAsyncStub", buffer_pb2_grpc.BufferStub(channel))
         self._run_id = run_id
-        self._steps_path = steps_path
+        self._steps = StepLog(steps_path)
         self._judge_path = judge_path
 
     async def status(self) -> buffer_pb2.GetStatusReply:
@@ -47,7 +49,11 @@ class LiveRunView:
 
     async def steps(self, *, after: int, limit: int) -> Sequence[StepRecord]:
         """Read the file."""
-        return await asyncio.to_thread(read_steps, self._steps_path, after=after, limit=limit)
+        return await asyncio.to_thread(self._steps.records, after=after, limit=limit)
+
+    async def series(self, query: SeriesQuery) -> Series:
+        """Read what the file has more, and thin it."""
+        return await asyncio.to_thread(self._steps.look, lambda table: make_series(table, query))
 
     async def judge(self, *, limit: int) -> Sequence[JudgeRecord]:
         """Read the file."""
@@ -61,17 +67,3 @@ def read_judge(path: Path, *, limit: int) -> list[JudgeRecord]:
     with path.open("rb") as file:
         newest = deque((line for line in file if line.endswith(b"\n")), maxlen=limit)
     return [json.loads(line) for line in newest]
-
-
-def read_steps(path: Path, *, after: int, limit: int) -> list[StepRecord]:
-    """The newest complete lines of a steps file; a step that was redone after a crash counts once."""
-    newest: dict[int, StepRecord] = {}
-    if path.exists():
-        with path.open("rb") as file:
-            for line in file:
-                record = json.loads(line) if line.endswith(b"\n") else {}
-                step = int(record.get("step", 0))
-                if step > after:
-                    newest.pop(step, None)
-                    newest[step] = record
-    return list(deque(newest.values(), maxlen=limit))

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from forklight.v1 import buffer_pb2, types_pb2
-from forklight_console.ports import JudgeRecord, StepRecord
+from forklight_console.ports import JudgeRecord, PodAnswer, StepRecord
+from forklight_console.steps.series import Series, SeriesQuery, make_series
+from forklight_console.steps.table import StepTable
 from forklight_core.errors import ForklightError
 
 
@@ -56,6 +58,24 @@ class MemoryRunView:
         found = [record for record in self.step_records if int(str(record.get("step", 0))) > after]
         return found[-limit:]
 
+    async def series(self, query: SeriesQuery) -> Series:
+        """Of the given records."""
+        table = StepTable()
+        for record in self.step_records:
+            table.put(int(str(record.get("step", 0))), record)
+        return make_series(table, query)
+
     async def judge(self, *, limit: int) -> Sequence[JudgeRecord]:
         """The last of the given records."""
         return self.judge_records[-limit:]
+
+
+@dataclass(slots=True, kw_only=True)
+class MemoryPods:
+    """Pods that say what they were told to."""
+
+    answers: list[PodAnswer] = field(default_factory=list)
+
+    async def ask(self) -> Sequence[PodAnswer]:
+        """The given answers."""
+        return self.answers

@@ -1,21 +1,33 @@
-// Draws the page anew every two seconds, in place; says so when the console does not answer.
+// Draws the parts of a page that are marked with data-live (each needs an id) anew, in place, every
+// `data-live` milliseconds; says so when the console does not answer.
 "use strict";
 
-const EVERY_MS = 2000;
+const liveParts = () => [...document.querySelectorAll("[data-live]")];
+const everyMs = Math.min(...liveParts().map((part) => Number(part.dataset.live) || 2000));
 
 async function refresh() {
   const stale = document.getElementById("stale");
   try {
-    const response = await fetch("/", { signal: AbortSignal.timeout(EVERY_MS * 4) });
+    const response = await fetch(location.href, { signal: AbortSignal.timeout(everyMs * 4) });
+    if (response.status === 401) return location.reload();
+    if (response.redirected && new URL(response.url).pathname === "/login") return location.reload();
     if (!response.ok) throw new Error(String(response.status));
     const fresh = new DOMParser().parseFromString(await response.text(), "text/html");
-    const main = fresh.querySelector("main");
-    if (!document.getSelection().toString()) document.querySelector("main").replaceWith(main);
+    for (const part of liveParts()) {
+      const next = fresh.getElementById(part.id);
+      if (next && !part.contains(document.activeElement) && !document.getSelection().toString()) part.replaceWith(next);
+    }
     stale.hidden = true;
   } catch {
     stale.hidden = false;
   }
-  setTimeout(refresh, EVERY_MS);
+  setTimeout(whenVisible, everyMs);
+  return undefined;
 }
 
-setTimeout(refresh, EVERY_MS);
+function whenVisible() {
+  if (!document.hidden) refresh();
+  else document.addEventListener("visibilitychange", whenVisible, { once: true });
+}
+
+if (liveParts().length) setTimeout(whenVisible, everyMs);

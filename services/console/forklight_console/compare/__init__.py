@@ -1,0 +1,1 @@
+"""Runs over each other: curves, final figures, differing run file keys."""

@@ -1,0 +1,1 @@
+"""Run control: pause, resume, checkpoint, drain, schedules, each with an audit line."""

@@ -1,0 +1,1 @@
+"""The ledger: states of the samples, stuck ids, dead letters."""

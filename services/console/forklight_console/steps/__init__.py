@@ -1,0 +1,1 @@
+"""Step records: read as they grow, held as columns, thinned for charts."""
