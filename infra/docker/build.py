@@ -37,6 +37,8 @@ NO_ENGINE = """no container engine answers: {reason}
   - only look at what would run: make images IMAGES_OPTIONS=--dry-run
 """
 
+VERSION = "0.1.0"
+
 
 class NoEngineError(Exception):
     """Nothing here can build an image."""
@@ -120,11 +122,11 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """What to build, and with what."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", action="append", choices=IMAGES, help="one image; may be given again")
-    parser.add_argument("--tag", default="latest", help="default %(default)s: for clusters give a version")
+    parser.add_argument("--tag", default=VERSION, help="default %(default)s, which infra/k8s names")
     parser.add_argument(
         "--prefix", default="", help="registry before the names, such as registry.example/team/"
     )
-    parser.add_argument("--version", default="0.1.0", help="of the label, default %(default)s")
+    parser.add_argument("--version", default=VERSION, help="of the label, default %(default)s")
     parser.add_argument("--network", default="", help="network of the build, such as host")
     parser.add_argument(
         "--engine", default=os.environ.get("ENGINE", ""), help="docker or podman; default: the first found"

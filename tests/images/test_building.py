@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from infra.docker.build import EXIT_NO_ENGINE, IMAGES, arguments_of, main
 from infra.docker.third_party import BadRoomsError, third_party
 from tests.images.dockerfiles import ROOT, all_dockerfiles
 
+K8S = ROOT / "infra" / "k8s"
 LAUNCHER_TEST = """
 import os, sys
 from pathlib import Path
@@ -87,6 +89,15 @@ def test_a_dry_run_prints_commands_that_pass_on_what_each_file_declares(
         assert f"--tag registry.example/forklight-{image}:1.2 --file {IMAGES[image]} ." in line
         assert ("TORCH_INDEX" in line) == (image in ("rollout", "trainer"))
         assert "--build-arg REVISION=" in line
+
+
+def test_images_have_the_tag_that_the_manifests_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dry-run"]) == 0
+    named = set(
+        re.findall(r"image: (forklight-[a-z]+:[^\s}]+)", "".join(map(Path.read_text, K8S.rglob("*.yaml"))))
+    )
+    built = set(re.findall(r"--tag (\S+)", capsys.readouterr().out))
+    assert named == built
 
 
 def test_no_engine_is_told_with_what_to_do(

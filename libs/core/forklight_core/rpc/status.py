@@ -24,7 +24,9 @@ ERROR_NAME = "forklight-error"
 RETRY_AFTER = "retry-after-ms"
 LONGEST_HINT_S = 600.0
 
+_NOBODY = ("Connection refused", "nobody listens there: it is not up, or has another address now")
 _TLS_ADVICE = (
+    _NOBODY,
     (
         "WRONG_VERSION_NUMBER",
         "that door speaks plaintext: give it certificates, or unset them here",
@@ -42,7 +44,7 @@ _TLS_ADVICE = (
     ("reset by peer", "if it stays so: the door does not accept the certificate in FORKLIGHT_TLS_CERT"),
 )
 _NEEDS_CERTIFICATES = "if it stays so: that door wants certificates; set FORKLIGHT_TLS_CERT, _KEY and _CA"
-_PLAIN_ADVICE = (("Socket closed", _NEEDS_CERTIFICATES), ("reset by peer", _NEEDS_CERTIFICATES))
+_PLAIN_ADVICE = (_NOBODY, ("Socket closed", _NEEDS_CERTIFICATES), ("reset by peer", _NEEDS_CERTIFICATES))
 
 _BY_CODE: dict[grpc.StatusCode, type[ForklightError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInputError,
