@@ -12,10 +12,14 @@ import pytest_asyncio
 
 from forklight_buffer.audit import Kind, audit_run
 from forklight_buffer.audit.__main__ import main
+from forklight_buffer.audit.reading import read_live_groups
+from forklight_buffer.keys import BufferKeys
 from forklight_buffer.records import Commit
 from forklight_buffer.rehearsal import Rehearsal, Stage, rehearse
 from forklight_buffer.states import Phase, State
-from forklight_core.errors import DataLossError, NotFoundError
+from forklight_core.errors import DataLossError, NotFoundError, UnavailableError
+from forklight_core.ports import free_ports
+from forklight_core.queues.keys import RunKeys
 
 
 @pytest_asyncio.fixture
@@ -202,3 +206,9 @@ async def test_the_command_says_it_with_its_exit_code(
     plant(trained.stage.folder, "DELETE FROM commits WHERE step = 2")
     assert main([folder, "--redis-url", trained.stage.redis_url, "--json"]) == 1
     assert json.loads(capsys.readouterr().out)["violations"][0]["kind"] == "commit_gap"
+
+
+def test_a_redis_that_is_gone_is_told_with_what_to_do() -> None:
+    keys = BufferKeys(RunKeys("t-gone"))
+    with pytest.raises(UnavailableError, match="does not answer .* when it has ended"):
+        read_live_groups(f"redis://127.0.0.1:{free_ports(1)[0]}/0", keys)

@@ -15,7 +15,7 @@ from forklight_buffer.adapters import replies
 from forklight_buffer.keys import BufferKeys
 from forklight_buffer.live import LiveGroup
 from forklight_buffer.records import Commit
-from forklight_core.errors import DataLossError, NotFoundError
+from forklight_core.errors import DataLossError, NotFoundError, UnavailableError
 
 
 class LedgerFile:
@@ -83,7 +83,7 @@ def _commit(record: Mapping[str, object]) -> Commit:
 
 def read_live_groups(redis_url: str, keys: BufferKeys) -> dict[str, LiveGroup]:
     """Every group Redis holds."""
-    from redis import Redis
+    from redis import Redis, RedisError
 
     redis = Redis.from_url(redis_url, protocol=2, socket_timeout=30.0)
     try:
@@ -95,5 +95,10 @@ def read_live_groups(redis_url: str, keys: BufferKeys) -> dict[str, LiveGroup]:
                 named = {name.decode(): value for name, value in fields.items()}
                 found[group_id] = replies.live_group(group_id, named)
         return found
+    except RedisError as error:
+        raise UnavailableError(
+            f"the run's Redis does not answer while its groups are read ({error}): if the run is just "
+            "ending, ask again when it has ended; else bring Redis back"
+        ) from error
     finally:
         redis.close()
